@@ -1,0 +1,28 @@
+# Every target installs what it needs into .venv first; nothing but Python >= 3.11 and make is needed beforehand.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint format clean
+
+demo: .venv/installed  ## generate a click log, train full and folded models, write report.html
+	$(BIN)/tablefold demo
+
+test: .venv/installed  ## the whole test suite, slow proofs left out
+	$(BIN)/pytest -m "not slow and not gpu"
+
+lint: .venv/installed  ## style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,89 @@
+"""What a table is, and the letters our shapes are written in.
+
+Shapes in annotations and docstrings use these axes:
+
+| axis       | meaning                                                                                  |
+|------------|------------------------------------------------------------------------------------------|
+| `batch`    | examples                                                                                 |
+| `tables`   | categorical columns, in the order the tables were given                                  |
+| `features` | vectors that a group hands to the model; more than `tables` where a table gives several  |
+| `dim`      | floats of one vector                                                                     |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+FLOAT_BYTES = 4
+"""Bytes of one float32."""
+
+MAX_ROWS = 1 << 62
+"""No table has more rows: addresses are computed in signed 64-bit integers and must not overflow."""
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """One table: the embeddings of one categorical column.
+
+    Args:
+        name: the column's name; unique within a group.
+        rows: how many ids the column has; valid ids are 0 .. rows - 1. `None` declares an open vocabulary: any
+            int64 is an id, which only methods that hash can serve.
+        dim: floats of one embedding.
+
+    Raises:
+        ValueError: for an empty name, `rows` outside 1 .. 2^62, or `dim` below 1.
+
+    >>> TableSpec("user", rows=29_858, dim=16).num_bytes
+    1910912
+    """
+
+    name: str
+    rows: int | None
+    dim: int
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("a table needs a name; got an empty one")
+        if self.rows is not None and not 1 <= self.rows <= MAX_ROWS:
+            raise ValueError(f"table {self.name!r}: rows={self.rows} must lie in 1 .. {MAX_ROWS}")
+        if self.dim < 1:
+            raise ValueError(f"table {self.name!r}: dim={self.dim} must be at least 1")
+
+    @property
+    def vocabulary(self) -> int:
+        """`rows`, for callers that need a closed vocabulary; raises `ValueError` where it is open."""
+        if self.rows is None:
+            raise ValueError(
+                f"table {self.name!r} has an open vocabulary (rows=None); declare its rows or use a hashing method"
+            )
+        return self.rows
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the full table in float32: rows * dim * 4."""
+        return self.vocabulary * self.dim * FLOAT_BYTES
+
+
+def full_bytes(tables: Iterable[TableSpec]) -> int:
+    """Bytes of all full tables together, in float32.
+
+    >>> full_bytes([TableSpec("a", rows=10, dim=4), TableSpec("b", rows=5, dim=4)])
+    240
+    """
+    return sum(table.num_bytes for table in tables)
+
+
+def check_tables(tables: Sequence[TableSpec]) -> tuple[TableSpec, ...]:
+    """The tables of one group as a tuple: at least one, names unique, one `dim`; else `ValueError`."""
+    if not tables:
+        raise ValueError("a group needs at least one table; got none")
+    names = [table.name for table in tables]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two tables are named {name!r}; give every table of a group its own name")
+    dims = {table.dim for table in tables}
+    if len(dims) > 1:
+        raise ValueError(f"tables of one group share one dim; got {sorted(dims)}: build a group for each")
+    return tuple(tables)
