@@ -1,0 +1,94 @@
+"""Files and folders that appear whole or not at all.
+
+Everything is written under a temporary name beside its final place, on the same file system, and renamed at the end: a
+reader never meets half a result, and a failed job leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def check_free(path: str | Path) -> Path:
+    """`path`, if a new folder can take that name: nothing is there, or an empty folder.
+
+    Raises:
+        ValueError: if `path` is a file or a folder that holds something, or its parent is not a folder.
+    """
+    path = Path(path)
+    parent = path.absolute().parent
+    if parent.exists() and not parent.is_dir():
+        raise ValueError(f"{path}: {parent} is a file, not a folder")
+    if path.is_dir():
+        if any(path.iterdir()):
+            raise ValueError(f"{path} already holds something; name a new folder or remove it first")
+    elif path.exists():
+        raise ValueError(f"{path} is a file; name a new folder")
+    return path
+
+
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """A temporary folder to fill; it takes the name `path` when the block ends, and vanishes if the block raises.
+
+    Raises:
+        ValueError: before the block runs, if `path` is taken (see `check_free`).
+
+    >>> import tempfile
+    >>> out = Path(tempfile.mkdtemp()) / "run"
+    >>> with new_folder(out) as folder:
+    ...     _ = (folder / "result.json").write_text("{}")
+    >>> [file.name for file in out.iterdir()]
+    ['result.json']
+    """
+    path = check_free(path)
+    path.absolute().parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.absolute().parent))
+    try:
+        temporary.chmod(0o777 & ~_umask())
+        yield temporary
+        publish(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Give the finished folder `temporary` its final name; `path` may be an empty folder, never a full one."""
+    check_free(path)
+    # rename(2) replaces an empty folder atomically and refuses one that somebody filled in the meantime.
+    temporary.rename(path)
+
+
+@contextmanager
+def new_file(path: str | Path) -> Iterator[Path]:
+    """The name of a temporary file to write; it replaces `path` when the block ends, and vanishes if the block raises.
+
+    >>> import tempfile
+    >>> out = Path(tempfile.mkdtemp()) / "report.html"
+    >>> with new_file(out) as file:
+    ...     _ = file.write_text("<p>")
+    >>> out.read_text()
+    '<p>'
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file")
+    path.absolute().parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.absolute().parent / f".{path.name}.{os.getpid()}"
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """The process's umask: `mkdtemp` makes private folders, and a published one should be as `mkdir` makes it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,65 @@
+import pytest
+
+from tablefold.files import new_file, new_folder
+
+
+def test_folder_appears_whole(tmp_path):
+    out = tmp_path / "deep" / "out"
+    with new_folder(out) as folder:
+        (folder / "a").write_text("1")
+        assert not out.exists()
+    assert (out / "a").read_text() == "1"
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+    assert out.stat().st_mode & 0o777 == (tmp_path / "deep").stat().st_mode & 0o777
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, OSError])
+def test_nothing_left_on_error(tmp_path, error):
+    with pytest.raises(error), new_folder(tmp_path / "out") as folder:
+        (folder / "a").write_text("1")
+        raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_taken_folder_is_refused_before_the_work(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("precious")
+    with pytest.raises(ValueError, match="already holds something"), new_folder(tmp_path / "out"):
+        pytest.fail("the block must not run")
+    assert (tmp_path / "out" / "mine").read_text() == "precious"
+
+
+def test_empty_folder_is_taken_over(tmp_path):
+    (tmp_path / "out").mkdir()
+    with new_folder(tmp_path / "out") as folder:
+        (folder / "a").touch()
+    assert (tmp_path / "out" / "a").exists()
+
+
+def test_file_in_the_way(tmp_path):
+    (tmp_path / "out").touch()
+    with pytest.raises(ValueError, match="is a file"), new_folder(tmp_path / "out"):
+        pass
+    with pytest.raises(ValueError, match="is a file, not a folder"), new_folder(tmp_path / "out" / "in"):
+        pass
+
+
+def test_folder_filled_in_the_meantime_is_kept(tmp_path):
+    with pytest.raises(ValueError, match="already holds"), new_folder(tmp_path / "out"):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "theirs").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_new_file(tmp_path):
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(RuntimeError), new_file(tmp_path / "a") as file:
+        file.write_text("new")
+        raise RuntimeError
+    assert (tmp_path / "a").read_text() == "old"
+    with new_file(tmp_path / "a") as file:
+        file.write_text("new")
+    assert (tmp_path / "a").read_text() == "new"
+    assert len(list(tmp_path.iterdir())) == 1
+    with pytest.raises(ValueError, match="is a folder"), new_file(tmp_path):
+        pass
