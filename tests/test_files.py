@@ -13,11 +13,26 @@ def test_folder_appears_whole(tmp_path):
     assert out.stat().st_mode & 0o777 == (tmp_path / "deep").stat().st_mode & 0o777
 
 
+def fill(path, content="", error=None, meanwhile=None):
+    with new_folder(path) as folder:
+        (folder / "mine").write_text(content)
+        if meanwhile:
+            meanwhile()
+        if error:
+            raise error
+
+
+def rewrite(path, content, error=None):
+    with new_file(path) as file:
+        file.write_text(content)
+        if error:
+            raise error
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, OSError])
 def test_nothing_left_on_error(tmp_path, error):
-    with pytest.raises(error), new_folder(tmp_path / "out") as folder:
-        (folder / "a").write_text("1")
-        raise error
+    with pytest.raises(error):
+        fill(tmp_path / "out", error=error)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -45,21 +60,22 @@ def test_file_in_the_way(tmp_path):
 
 
 def test_folder_filled_in_the_meantime_is_kept(tmp_path):
-    with pytest.raises(ValueError, match="already holds"), new_folder(tmp_path / "out"):
+    def someone_else():
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "theirs").touch()
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+    with pytest.raises(ValueError, match="already holds"):
+        fill(tmp_path / "out", meanwhile=someone_else)
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "theirs"]
 
 
 def test_new_file(tmp_path):
     (tmp_path / "a").write_text("old")
-    with pytest.raises(RuntimeError), new_file(tmp_path / "a") as file:
-        file.write_text("new")
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        rewrite(tmp_path / "a", "new", RuntimeError)
     assert (tmp_path / "a").read_text() == "old"
-    with new_file(tmp_path / "a") as file:
-        file.write_text("new")
+    rewrite(tmp_path / "a", "new")
     assert (tmp_path / "a").read_text() == "new"
     assert len(list(tmp_path.iterdir())) == 1
-    with pytest.raises(ValueError, match="is a folder"), new_file(tmp_path):
-        pass
+    with pytest.raises(ValueError, match="is a folder"):
+        rewrite(tmp_path, "new")

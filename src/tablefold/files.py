@@ -1,7 +1,7 @@
 """Files and folders that appear whole or not at all.
 
-Everything is written under a temporary name beside its final place, on the same file system, and renamed at the end: a
-reader never meets half a result, and a failed job leaves nothing behind.
+Everything is written under a temporary name beside its final place, on the same file system, and renamed at the
+end: a reader never meets half a result, and a failed job leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def check_free(path: str | Path) -> Path:
 
 @contextmanager
 def new_folder(path: str | Path) -> Iterator[Path]:
-    """A temporary folder to fill; it takes the name `path` when the block ends, and vanishes if the block raises.
+    """A temporary folder to fill; it is named `path` when the block ends, and vanishes if the block raises.
 
     Raises:
         ValueError: before the block runs, if `path` is taken (see `check_free`).
@@ -58,7 +58,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
 
 
 def publish(temporary: Path, path: Path) -> None:
-    """Give the finished folder `temporary` its final name; `path` may be an empty folder, never a full one."""
+    """Give the finished folder `temporary` its final name; `path` may be an empty folder, not a full one."""
     check_free(path)
     # rename(2) replaces an empty folder atomically and refuses one that somebody filled in the meantime.
     temporary.rename(path)
@@ -66,7 +66,7 @@ def publish(temporary: Path, path: Path) -> None:
 
 @contextmanager
 def new_file(path: str | Path) -> Iterator[Path]:
-    """The name of a temporary file to write; it replaces `path` when the block ends, and vanishes if the block raises.
+    """A temporary file to write; it replaces `path` when the block ends, and vanishes if the block raises.
 
     >>> import tempfile
     >>> out = Path(tempfile.mkdtemp()) / "report.html"
@@ -88,7 +88,7 @@ def new_file(path: str | Path) -> Iterator[Path]:
 
 
 def _umask() -> int:
-    """The process's umask: `mkdtemp` makes private folders, and a published one should be as `mkdir` makes it."""
+    """The process's umask: `mkdtemp` makes private folders; a published one should be as `mkdir` makes it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
