@@ -1,1 +1,56 @@
-"""tablefold: fold the embedding tables of recommender and click models 10x to 10,000x."""
+"""tablefold: fold the embedding tables of recommender and click models 10x to 10,000x.
+
+The public names, on one screen. They are imported at first use, so that the command line answers without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tablefold.method import EmbeddingGroup, Method, all_methods, parse
+    from tablefold.methods.full import Full
+    from tablefold.methods.hash import Hash
+    from tablefold.methods.qr import QuotientRemainder
+    from tablefold.methods.robe import Robe
+    from tablefold.placement import Placement
+    from tablefold.tables import TableSpec, full_bytes
+
+__all__ = [
+    "EmbeddingGroup",
+    "Full",
+    "Hash",
+    "Method",
+    "Placement",
+    "QuotientRemainder",
+    "Robe",
+    "TableSpec",
+    "all_methods",
+    "full_bytes",
+    "parse",
+]
+
+_HOMES = {
+    "EmbeddingGroup": "method",
+    "Full": "methods.full",
+    "Hash": "methods.hash",
+    "Method": "method",
+    "Placement": "placement",
+    "QuotientRemainder": "methods.qr",
+    "Robe": "methods.robe",
+    "TableSpec": "tables",
+    "all_methods": "method",
+    "full_bytes": "tables",
+    "parse": "method",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tablefold' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"tablefold.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,7 +1,7 @@
 """Files and folders that appear whole or not at all.
 
-Everything is written under a temporary name beside its final place, on the same file system, and renamed at the
-end: a reader never meets half a result, and a failed job leaves nothing behind.
+Everything is written under a temporary name beside its final place, on the same file system, and renamed at
+the end: a reader never meets half a result, and a failed job leaves nothing behind.
 """
 
 from __future__ import annotations

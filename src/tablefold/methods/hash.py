@@ -1,0 +1,76 @@
+"""The hashing trick: fewer rows than ids, whoever meets shares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from tablefold import partitions
+from tablefold.hashing import derive_key
+from tablefold.method import Method
+from tablefold.methods.sizes import check_size, colliding_rows, most_rows
+from tablefold.starts import Start, full_std
+from tablefold.tables import TableSpec
+from tablefold.terms import AddressMap, MapBuilder, Term
+
+
+@dataclass(frozen=True)
+class Hash(Method):
+    """The hashing trick (Weinberger, Dasgupta, Langford, Smola and Attenberg, ICML 2009): `e(x) = memory[h(x) mod m]`.
+
+    m rows of `dim` floats for each table; ids that meet in a row are one and the same to the model.
+
+    Args:
+        collisions: ids per row: m = ceil(rows / collisions) for every table.
+        max_rows: rows at most, instead: m = min(rows, max_rows), so that small tables stay whole. Set by a budget.
+        by: `modulo` takes the id itself as h, which over ids ordered by frequency spreads the frequent ones; `mix` the
+            64-bit mixing hash, which no order of ids can help or hurt, and which needs no vocabulary.
+
+    When to use it: as the baseline every other method has to beat at equal bytes.
+
+    >>> from tablefold import Hash, TableSpec
+    >>> Hash(collisions=4).num_parameters([TableSpec("user", rows=10, dim=16)])
+    48
+    """
+
+    name: ClassVar[str] = "hash"
+    summary: ClassVar[str] = "ids that meet in a row share it; the baseline to beat at equal bytes"
+    size_options: ClassVar[tuple[str, ...]] = ("max_rows", "collisions")
+
+    collisions: float | None = None
+    max_rows: int | None = None
+    by: Literal["modulo", "mix"] = "modulo"
+
+    def __post_init__(self) -> None:
+        check_size(self.name, self.collisions, self.max_rows)
+        if self.by not in ("modulo", "mix"):
+            raise ValueError(f"hash: by={self.by} must be modulo or mix")
+
+    def size_range(self, tables: Sequence[TableSpec]) -> tuple[int, int]:
+        """From one row per table to all of them."""
+        return 1, most_rows(tuple(tables))
+
+    def address_map(self, tables: Sequence[TableSpec], seed: int = 0) -> AddressMap:
+        """One term per table."""
+        builder = MapBuilder(tables)
+        for column, table in enumerate(tables):
+            rows = self._rows(table)
+            base = builder.add_region(rows, table.dim, Start(full_std(table.dim)))
+            if self.by == "mix" and rows != table.rows:
+                partition = partitions.hashed(rows, derive_key(seed, column, 0))
+            else:
+                partition = partitions.remainder(rows)
+            builder.add_term(column, Term(partition, base, stride=table.dim, width=table.dim))
+        return builder.finish()
+
+    def _rows(self, table: TableSpec) -> int:
+        if self.collisions is not None:
+            return colliding_rows(table.vocabulary, self.collisions)
+        if self.max_rows is None:
+            raise ValueError("hash needs a size: collisions=4, max_rows=1000, or a budget")
+        if table.rows is None:
+            if self.by == "modulo":
+                raise ValueError(f"hash: table {table.name!r} has an open vocabulary, which needs by=mix")
+            return self.max_rows
+        return min(table.rows, self.max_rows)

@@ -1,0 +1,82 @@
+"""Placement: which tables a method gets; the rest stay full."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from tablefold.method import EmbeddingGroup, Method
+from tablefold.methods.full import Full
+from tablefold.tables import TableSpec, check_tables, full_bytes
+from tablefold.terms import AddressMap, join
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A method for the tables above a threshold; tables with `rows <= threshold` stay full, in the same memory.
+
+    Small tables cost next to nothing and their ids are seen often, so sharing their rows buys few bytes dearly.
+
+    Args:
+        method: folds every table with more than `threshold` rows.
+        threshold: rows; 0 gives the method every table.
+
+    Raises:
+        ValueError: for a negative threshold.
+
+    >>> from tablefold import Hash, Placement, TableSpec
+    >>> tables = [TableSpec("country", rows=200, dim=8), TableSpec("user", rows=10_000, dim=8)]
+    >>> Placement(Hash(), threshold=200).for_budget(tables, num_bytes=16_000).method
+    Hash(collisions=None, max_rows=300, by='modulo')
+    """
+
+    method: Method
+    threshold: int = 0
+
+    def __post_init__(self) -> None:
+        if self.threshold < 0:
+            raise ValueError(f"threshold={self.threshold} must be 0 or more rows")
+
+    def split(self, tables: Sequence[TableSpec]) -> tuple[list[TableSpec], list[TableSpec]]:
+        """(tables that stay full, tables that the method gets)."""
+        small = [table for table in tables if table.rows is not None and table.rows <= self.threshold]
+        return small, [table for table in tables if table not in small]
+
+    def num_bytes(self, tables: Sequence[TableSpec]) -> int:
+        """Bytes that `build(tables)` will hold."""
+        small, folded = self.split(tables)
+        return full_bytes(small) + (self.method.num_bytes(folded) if folded else 0)
+
+    def for_budget(self, tables: Sequence[TableSpec], num_bytes: int) -> Placement:
+        """This placement with its method at the largest size for which all tables together stay within `num_bytes`.
+
+        Raises:
+            ValueError: if the full tables alone, or with the method at its smallest, are larger.
+        """
+        small, folded = self.split(check_tables(tables))
+        kept = full_bytes(small)
+        if kept > num_bytes:
+            raise ValueError(
+                f"a budget of {num_bytes} bytes is below the {kept} bytes of the {len(small)} tables that "
+                f"threshold={self.threshold} keeps full: lower the threshold or raise the budget"
+            )
+        if not folded:
+            return self
+        return replace(self, method=self.method.for_budget(folded, num_bytes - kept))
+
+    def address_map(self, tables: Sequence[TableSpec], seed: int = 0) -> AddressMap:
+        """The terms of all tables over one memory: the method's region first, then the full tables."""
+        small, folded = self.split(tables)
+        maps = [self.method.address_map(folded, seed)] if folded else []
+        if small:
+            maps.append(Full().address_map(small))
+        return join(tables, maps)
+
+    def build(
+        self, tables: Sequence[TableSpec], seed: int = 0, *, device: torch.device | str | None = None
+    ) -> EmbeddingGroup:
+        """The group for `tables`; arguments and errors as `Method.build`."""
+        tables = check_tables(tables)
+        return EmbeddingGroup(self.address_map(tables, seed), seed=seed, device=device)

@@ -1,0 +1,71 @@
+"""How memory begins: every composed vector starts with the deviation of a full table's, whatever composes it.
+
+A full table starts uniform with standard deviation `full_std(dim)`. Where a vector is composed of k parts, the parts
+start such that the composed vector has that same deviation:
+
+- alone, concatenated, or as features of their own: each part as the full table;
+- added: each part with 1/sqrt(k) of it;
+- multiplied: the first factor as the full table, every other one with mean square 1. A product of k small factors
+  would begin near zero and starve every factor's gradient, which is the product of all the others.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+CombineOption = Literal["mul", "add", "concat", "features"]
+"""How the vectors of a table's partitions become its embedding."""
+
+InitOption = Literal["matched", "paper"]
+"""`matched`: as this module says. `paper`: U(sqrt(1/rows), 1) for every part, as the 2020 paper's code has it."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a region of memory begins: `mean + std * u`, u uniform with variance 1; with `signs`, times a random +-1.
+
+    `exact` scales what was drawn to the mean square it should have: a region of a few rows would miss it by chance.
+
+    >>> Start(std=0.25).square
+    0.0625
+    """
+
+    std: float
+    mean: float = 0.0
+    signs: bool = False
+    exact: bool = True
+
+    @property
+    def square(self) -> float:
+        """The mean square of one weight, E[w^2] = mean^2 + std^2."""
+        return self.mean**2 + self.std**2
+
+
+def full_std(dim: int) -> float:
+    """Standard deviation of a full table's weights at the start.
+
+    >>> full_std(16)
+    0.25
+    """
+    return 1 / math.sqrt(dim)
+
+
+FACTOR = Start(mean=math.sqrt(0.75), std=0.5, signs=True)
+
+
+def part_starts(combine: CombineOption, k: int, dim: int) -> tuple[Start, ...]:
+    """The starts of k parts whose composition has the full table's deviation."""
+    full = Start(std=full_std(dim))
+    if k == 1 or combine in ("concat", "features"):
+        return (full,) * k
+    if combine == "add":
+        return (Start(std=full.std / math.sqrt(k)),) * k
+    return (full, *(FACTOR,) * (k - 1))
+
+
+def paper_start(rows: int) -> Start:
+    """U(sqrt(1/rows), 1), the start of the 2020 paper's code for every part of a table of `rows` ids."""
+    low = math.sqrt(1 / rows)
+    return Start(mean=(1 + low) / 2, std=(1 - low) / math.sqrt(12), exact=False)
