@@ -1,0 +1,129 @@
+"""Every model: shapes, parameter counts, formulas, seeded starts, and the options it refuses."""
+
+import pytest
+import torch
+from torch import nn
+
+from tablefold.models import all_models, build_model, model_options
+
+
+class Lookup(nn.Module):
+    """The least that a model asks of a group: a full table per column, `extra` features more than tables."""
+
+    def __init__(self, tables=26, dim=16, rows=50, extra=0):
+        super().__init__()
+        self.dim = dim
+        self.num_features = tables + extra
+        self.extra = extra
+        start = torch.randn(tables, rows, dim, generator=torch.Generator().manual_seed(7))
+        self.memory = nn.Parameter(start * 0.1)
+
+    def forward(self, ids):
+        columns = torch.arange(ids.shape[1])
+        vectors = self.memory[columns, ids]
+        return torch.cat([vectors, vectors[:, : self.extra] * 2], dim=1)
+
+
+def inputs(batch=5, dense=13, tables=26, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return (
+        torch.rand(batch, dense, generator=generator),
+        torch.randint(50, (batch, tables), generator=generator),
+    )
+
+
+@pytest.mark.parametrize("name", all_models())
+@pytest.mark.parametrize("dense", [0, 13])
+@pytest.mark.parametrize("extra", [0, 3])
+def test_any_group_gives_one_logit_per_row_and_every_parameter_learns(name, dense, extra):
+    model = build_model(name, Lookup(extra=extra), dense)
+    for batch in (0, 1, 5):
+        assert model(*inputs(batch, dense)).shape == (batch,)
+    model(*inputs(64, dense)).square().sum().backward()
+    for parameter_name, parameter in model.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.abs().sum() > 0, parameter_name
+
+
+@pytest.mark.parametrize("name", all_models())
+def test_rows_do_not_see_each_other(name):
+    model = build_model(name, Lookup(), 13)
+    dense, ids = inputs(8)
+    apart = torch.cat([model(dense[i : i + 1], ids[i : i + 1]) for i in range(8)])
+    torch.testing.assert_close(model(dense, ids), apart)
+
+
+@pytest.mark.parametrize("name", all_models())
+def test_the_start_is_a_function_of_the_seed_alone(name):
+    state = torch.get_rng_state()
+    one = build_model(name, Lookup(), 13, seed=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(5)
+    other, different = build_model(name, Lookup(), 13, seed=3), build_model(name, Lookup(), 13, seed=4)
+    x = inputs()
+    assert torch.equal(one(*x), other(*x))
+    assert not torch.equal(one(*x), different(*x))
+
+
+@pytest.mark.parametrize("name", all_models())
+def test_logits_start_near_zero_but_not_constant(name):
+    """A start far off costs the first thousand steps; a constant one learns nothing from pairs."""
+    model = build_model(name, Lookup(), 13)
+    logits = model(*inputs(512))
+    assert logits.abs().mean() < 2
+    assert logits.std() > 1e-3
+
+
+def test_dlrm_has_the_papers_network_parameters():
+    assert build_model("dlrm", Lookup(), 13).num_network_parameters == 475_985
+
+
+def test_dlrm_reads_all_pairs_of_dot_products():
+    model = build_model("dlrm", Lookup(tables=2, dim=4), 3, top_mlp=(), bottom_mlp=(8,))
+    dense, ids = inputs(6, dense=3, tables=2)
+    bottom = model.bottom(dense)
+    first, second = model.group(ids).unbind(1)
+    pairs = [(first * bottom).sum(1), (second * bottom).sum(1), (second * first).sum(1)]
+    expected = model.top(torch.cat([bottom, torch.stack(pairs, 1)], 1)).squeeze(1)
+    torch.testing.assert_close(model(dense, ids), expected)
+
+
+def test_dcn_cross_layers_follow_the_formula():
+    model = build_model("dcn", Lookup(tables=2, dim=4), 3, cross_layers=2)
+    x0 = torch.rand(6, 11)
+    x = x0
+    for weight, bias in zip(model.cross.weight, model.cross.bias, strict=True):
+        x = x0 * (x @ weight)[:, None] + bias + x
+    torch.testing.assert_close(model.cross(x0), x)
+
+
+@pytest.mark.parametrize(("rank", "parameters"), [(0, 11 * 11 + 11), (2, 2 * 11 * 2 + 11)])
+def test_dcn_v2_cross_is_full_or_low_rank(rank, parameters):
+    model = build_model("dcn_v2", Lookup(tables=2, dim=4), 3, cross_layers=1, cross_rank=rank)
+    layer = model.cross[0]
+    assert sum(p.numel() for p in layer.parameters()) == parameters
+    x0, x = torch.rand(6, 11), torch.rand(6, 11)
+    torch.testing.assert_close(layer(x0, x), x0 * layer.weight(x) + x)
+
+
+def test_neumf_of_two_tables_reads_both_and_their_product():
+    model = build_model("neumf", Lookup(tables=2, dim=4), 0, top_mlp=(8,))
+    dense, ids = inputs(6, dense=0, tables=2)
+    user, item = model.group(ids).unbind(1)
+    torch.testing.assert_close(model(dense, ids), model.top(torch.cat([user, item, user * item], 1)).squeeze(1))
+
+
+def test_unknown_names_and_options_say_what_there_is():
+    with pytest.raises(ValueError, match=r"unknown model 'dlmr'; did you mean 'dlrm'\? models are: dcn,"):
+        build_model("dlmr", Lookup())
+    with pytest.raises(ValueError, match="'neumf' has no option 'bottom_mlp'; it has: top_mlp"):
+        build_model("neumf", Lookup(), bottom_mlp=(3,))
+    with pytest.raises(ValueError, match="cross_layers=0 must be at least 1"):
+        build_model("dcn", Lookup(), cross_layers=0)
+    with pytest.raises(ValueError, match="cross_rank=-1 must be at least 0"):
+        build_model("dcn_v2", Lookup(), cross_rank=-1)
+    with pytest.raises(ValueError, match="two vectors to interact"):
+        build_model("dlrm", Lookup(tables=1), 0)
+    with pytest.raises(ValueError, match="every width must be at least 1"):
+        build_model("dlrm", Lookup(), top_mlp=(0,))
+    assert model_options("dlrm") == {"bottom_mlp": (512, 256, 64), "top_mlp": (512, 256)}
