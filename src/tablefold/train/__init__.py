@@ -1,0 +1,1 @@
+"""Training click models: the loop, its optimisers, its metrics, and what a finished run holds."""
