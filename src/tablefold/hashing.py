@@ -78,9 +78,10 @@ def hash_id(ids: Int64[Tensor, "..."], key: Int64[Tensor, "..."] | int) -> Int64
 def hash_id_numpy(ids: NDArray[np.int64], key: int) -> NDArray[np.int64]:
     """`hash_id` in numpy, bit for bit."""
     word = (np.asarray(ids, dtype=np.int64) ^ np.int64(key)).view(np.uint64)
-    word = (word ^ (word >> np.uint64(30))) * np.uint64(_MULTIPLY_1)
-    word = (word ^ (word >> np.uint64(27))) * np.uint64(_MULTIPLY_2)
-    return (word ^ (word >> np.uint64(31))).view(np.int64)
+    with np.errstate(over="ignore"):  # numpy warns of wrap-around in scalars, though not in arrays
+        word = (word ^ (word >> np.uint64(30))) * np.uint64(_MULTIPLY_1)
+        word = (word ^ (word >> np.uint64(27))) * np.uint64(_MULTIPLY_2)
+    return np.asarray(word ^ (word >> np.uint64(31))).view(np.int64)
 
 
 def bucket_bits(word: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
@@ -90,7 +91,7 @@ def bucket_bits(word: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
 
 def bucket_bits_numpy(word: NDArray[np.int64]) -> NDArray[np.int64]:
     """`bucket_bits` in numpy."""
-    return (word.view(np.uint64) >> np.uint64(_BUCKET_SHIFT)).view(np.int64)
+    return np.asarray(word.view(np.uint64) >> np.uint64(_BUCKET_SHIFT)).view(np.int64)
 
 
 def sign_bit(word: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:

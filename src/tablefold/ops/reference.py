@@ -55,6 +55,7 @@ class Gather(nn.Module):
         super().__init__()
         self.unit = address_map.unit
         self.dim = address_map.tables[0].dim
+        self.num_features = sum(address_map.features)
         columns = [column for column, terms in enumerate(address_map.terms) for _ in terms]
         terms = [term for table_terms in address_map.terms for term in table_terms]
         chunks = _chunks(address_map)
@@ -96,7 +97,7 @@ class Gather(nn.Module):
         chunks = F.embedding(row, memory)
         if sign is not None:
             chunks = chunks * sign[:, self.chunk_term, None].to(chunks.dtype)
-        return self._compose(chunks).reshape(len(ids), -1, self.dim)
+        return self._compose(chunks).reshape(ids.shape[0], self.num_features, self.dim)
 
     def _numbers(
         self, words: Int64[Tensor, "batch terms"], lookup: Tensor | None

@@ -1,0 +1,36 @@
+import pytest
+
+from tablefold.tables import MAX_ROWS, TableSpec, check_tables, full_bytes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "", "rows": 1, "dim": 1}, "needs a name"),
+        ({"name": "t", "rows": 0, "dim": 1}, "rows=0 must lie in 1"),
+        ({"name": "t", "rows": MAX_ROWS + 1, "dim": 1}, f"rows={MAX_ROWS + 1} must lie in"),
+        ({"name": "t", "rows": 1, "dim": 0}, "dim=0 must be at least 1"),
+    ],
+)
+def test_impossible_tables_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        TableSpec(**arguments)
+
+
+def test_open_vocabulary_has_no_bytes():
+    with pytest.raises(ValueError, match="'t' has an open vocabulary"):
+        _ = TableSpec("t", rows=None, dim=4).num_bytes
+
+
+def test_groups_need_tables_of_one_dim_with_names_of_their_own():
+    one, other = TableSpec("a", 3, 4), TableSpec("b", 3, 8)
+    with pytest.raises(ValueError, match="at least one table"):
+        check_tables([])
+    with pytest.raises(ValueError, match=r"share one dim; got \[4, 8\]"):
+        check_tables([one, other])
+    with pytest.raises(ValueError, match="two tables are named 'a'"):
+        check_tables([one, one])
+
+
+def test_full_bytes_of_the_criteo_kaggle_tables(kaggle_tables):
+    assert full_bytes(kaggle_tables) == 540_201_232 * 4
