@@ -2,7 +2,7 @@
 
 A partition maps an id to a bucket. Every partition here is one formula,
 
-    bucket(x) = (g(x) // div) mod num_buckets,    g(x) = x, the mixing hash of x under a key, or an array looked up at x
+    bucket(x) = g(x // div) mod num_buckets,    g(y) = y, the mixing hash of y under a key, or an array looked up at y
 
 so that a kernel, a state dict or a proof reads four numbers and needs no classes.
 
@@ -46,15 +46,15 @@ class Lookup:
 
 @dataclass(frozen=True)
 class Partition:
-    """One map from ids to buckets: `bucket(x) = (g(x) // div) mod num_buckets`.
+    """One map from ids to buckets: `bucket(x) = g(x // div) mod num_buckets`.
 
     Use the functions of this module to make one; `Partition` itself is the data that terms carry.
 
     Args:
         num_buckets: buckets are 0 .. num_buckets - 1.
-        div: the divisor, 1 for all but quotients.
-        key: hash the id under this int64 key first.
-        lookup: read the id's bucket in this array first.
+        div: so many neighbouring ids share a bucket; 1 for all but quotients.
+        key: hash under this int64 key.
+        lookup: read the bucket in this array.
     """
 
     num_buckets: int
@@ -76,12 +76,12 @@ class Partition:
 
     def __call__(self, ids: ArrayLike) -> NDArray[np.int64]:
         """Buckets of `ids`, int64 of the same shape."""
-        number = np.asarray(ids, dtype=np.int64)
+        number = np.asarray(np.asarray(ids, dtype=np.int64) // self.div)
         if self.key is not None:
             number = bucket_bits_numpy(hash_id_numpy(number, self.key))
         elif self.lookup is not None:
             number = self.lookup.buckets[number].astype(np.int64)
-        return np.asarray((number // self.div) % self.num_buckets)
+        return np.asarray(number % self.num_buckets)
 
 
 def identity(rows: int) -> Partition:

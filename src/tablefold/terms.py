@@ -1,10 +1,12 @@
 """Terms: the one formula every index-based method is written in, as data.
 
-    e(x)[slot : slot + width]  (+)=  sign(x) * memory[base + stride * bucket(x) : + width]
+    e(x)[slot : slot + width]  (+)=  sign(x) * weight(x) * memory[base + stride * bucket(x) : + width]
 
 A table's embedding is a list of terms; `(+)` is assignment for the first term that writes a slot, and that term's
-`combine` (sum or product) for every later one. A group's `AddressMap` holds the terms of all its tables and the regions
-its memory is made of. It is plain data, equal wherever it is built: kernels, proofs, byte counts and exports read it.
+`combine` (sum or product) for every later one. Signs and weights are 1 but for the few methods that have them.
+
+A group's `AddressMap` holds the terms of all its tables and the regions its memory is made of. It is plain data, equal
+wherever it is built: kernels, proofs, byte counts and exports read it.
 """
 
 from __future__ import annotations
@@ -42,6 +44,15 @@ class Region:
 
 
 @dataclass(frozen=True)
+class Weight:
+    """A learned number per bucket, `memory[base + stride * bucket(x)]`, that multiplies what a term reads."""
+
+    partition: Partition
+    base: int
+    stride: int = 1
+
+
+@dataclass(frozen=True)
 class Term:
     """One read from memory: a bucket and a slice.
 
@@ -50,23 +61,43 @@ class Term:
         base: first float of the term's rows in memory.
         stride: floats from one bucket to the next.
         width: floats read.
+        neighbours: so many consecutive ids lie side by side, `width` floats apart: `width * (x mod neighbours)` is
+            added to the address.
+        wrap: floats of a circular region that begins at `base`; reads past its end go on at its beginning. 0 for none.
         slot: first output float written, counted from the start of the table's vector.
         combine: how the term joins what earlier terms wrote to its slots.
-        signed: multiply by the id's hashed sign; needs a hashed partition.
+        signed: multiply by the hashed sign; needs a hashed partition.
+        weight: multiply by a learned number.
     """
 
     partition: Partition
     base: int
     stride: int
     width: int
+    neighbours: int = 1
+    wrap: int = 0
     slot: int = 0
     combine: Combine = "add"
     signed: bool = False
+    weight: Weight | None = None
 
     @property
     def end(self) -> int:
         """One past the last float of memory that any id can read."""
-        return self.base + self.stride * (self.partition.num_buckets - 1) + self.width
+        if self.wrap:
+            return self.base + self.wrap
+        return self.base + self.stride * (self.partition.num_buckets - 1) + self.width * self.neighbours
+
+    @property
+    def partitions(self) -> tuple[Partition, ...]:
+        """All that tells ids apart in this term."""
+        inner = () if self.neighbours == 1 else (Partition(self.neighbours),)
+        return (self.partition, *inner, *(() if self.weight is None else (self.weight.partition,)))
+
+    def address(self, ids: ArrayLike) -> NDArray[np.int64]:
+        """The first float each id reads."""
+        place = self.stride * self.partition(ids) + self.width * (np.asarray(ids, dtype=np.int64) % self.neighbours)
+        return np.asarray(self.base + (place % self.wrap if self.wrap else place))
 
 
 @dataclass(frozen=True)
@@ -104,10 +135,8 @@ class AddressMap:
     @cached_property
     def lookups(self) -> tuple[Lookup, ...]:
         """The lookup arrays the terms read, each once."""
-        found = dict.fromkeys(
-            term.partition.lookup for terms in self.terms for term in terms if term.partition.lookup is not None
-        )
-        return tuple(found)
+        parts = (part for terms in self.terms for term in terms for part in term.partitions)
+        return tuple(dict.fromkeys(part.lookup for part in parts if part.lookup is not None))
 
     @cached_property
     def features(self) -> tuple[int, ...]:
@@ -124,10 +153,10 @@ class AddressMap:
         Memory is stored as rows of `unit` floats, so that a gather moves whole rows: `dim` for a full table, 1 where
         blocks may start anywhere.
         """
-        numbers = [self.floats]
+        numbers = [self.floats]  # weights are read one float at a time, whatever the unit
         for terms in self.terms:
             for term in terms:
-                numbers += [term.base, term.width, term.slot]
+                numbers += [term.base, term.width, term.slot, term.wrap]
                 if term.partition.num_buckets > 1:
                     numbers.append(term.stride)
         return math.gcd(*numbers)
@@ -139,12 +168,14 @@ class AddressMap:
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
 
     def codes(self, name: str, ids: ArrayLike) -> NDArray[np.int64]:
-        """The float addresses at which each term of table `name` starts to read, `[ids, terms]`.
+        """The float addresses at which each term of table `name` starts to read, `[ids, terms]`; weights come last.
 
         Ids with equal codes have equal embeddings, whatever the memory learns.
         """
         terms = self.terms[self.index(name)]
-        columns = [term.base + term.stride * term.partition(ids) for term in terms]
+        columns = [term.address(ids) for term in terms]
+        weights = [term.weight for term in terms if term.weight is not None]
+        columns += [weight.base + weight.stride * weight.partition(ids) for weight in weights]
         return np.stack(columns, axis=-1)
 
     def index(self, name: str) -> int:
@@ -161,10 +192,15 @@ def join(tables: Sequence[TableSpec], maps: Sequence[AddressMap]) -> AddressMap:
     base = 0
     for part in maps:
         for table, part_terms in zip(part.tables, part.terms, strict=True):
-            terms[table] = tuple(replace(term, base=term.base + base) for term in part_terms)
+            terms[table] = tuple(_moved(term, base) for term in part_terms)
         base += part.floats
     regions = tuple(region for part in maps for region in part.regions)
     return AddressMap(tuple(tables), tuple(terms[table] for table in tables), regions)
+
+
+def _moved(term: Term, by: int) -> Term:
+    weight = None if term.weight is None else replace(term.weight, base=term.weight.base + by)
+    return replace(term, base=term.base + by, weight=weight)
 
 
 class MapBuilder:

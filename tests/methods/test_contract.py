@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from cases import CASES, TABLES, Case
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import vector
 
+from methods.cases import CASES, TABLES, Case
+from oracle import vector
 from tablefold import Full, Method, TableSpec, all_methods, parse
 from tablefold.partitions import are_complementary
 
@@ -239,4 +239,5 @@ def test_uniqueness_is_what_the_partitions_say(case):
     for table, terms in zip(TABLES, group.address_map.terms, strict=True):
         codes = group.address_map.codes(table.name, np.arange(table.rows))
         distinct = len(np.unique(codes, axis=0)) == table.rows
-        assert distinct == bool(are_complementary([term.partition for term in terms], table.rows))
+        parts = [part for term in terms for part in term.partitions]
+        assert distinct == bool(are_complementary(parts, table.rows))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,21 +13,65 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tablefold.hashing import bucket_bits, hash_id, sign_bit
+from tablefold.partitions import Lookup, Partition
 from tablefold.terms import AddressMap, Combine, Term
 
-
-@dataclass(frozen=True)
-class _Chunk:
-    """`unit` floats that a term reads, and the output chunk they go to. `layer` counts earlier writers of it."""
-
-    layer: int
-    combine: Combine
-    slot: int
-    term: int
-    offset: int
+_NO_WRAP = 1 << 62
 
 
-class Gather(nn.Module):
+class Constants(nn.Module):
+    """Named int64 or bool vectors that follow their module to any device.
+
+    They are rebuilt from the spec wherever a group is built, hence no part of its state dict.
+    """
+
+    def constant(self, name: str, values: Sequence[int] | Sequence[bool]) -> None:
+        """Keep `values` as the attribute `name`."""
+        dtype = torch.bool if values and isinstance(values[0], bool) else torch.int64
+        self.register_buffer(name, torch.tensor(values, dtype=dtype, device="cpu"), persistent=False)
+
+
+class Buckets(Constants):
+    """The buckets of many partitions at once, each of one column of ids."""
+
+    column: Tensor
+    div: Tensor
+    num_buckets: Tensor
+    key: Tensor
+    hashed: Tensor
+    lookup_start: Tensor
+
+    def __init__(self, columns: Sequence[int], partitions: Sequence[Partition], lookups: Sequence[Lookup]) -> None:
+        super().__init__()
+        sizes = [len(lookup.buckets) for lookup in lookups]
+        starts = dict(zip(lookups, [0, *np.cumsum(sizes).tolist()], strict=False))
+        self.any_hashed = any(part.key is not None for part in partitions)
+        self.any_lookup = any(part.lookup is not None for part in partitions)
+        self.constant("column", columns)
+        self.constant("div", [part.div for part in partitions])
+        self.constant("num_buckets", [part.num_buckets for part in partitions])
+        self.constant("key", [part.key or 0 for part in partitions])
+        self.constant("hashed", [part.key is not None for part in partitions])
+        self.constant("lookup_start", [-1 if part.lookup is None else starts[part.lookup] for part in partitions])
+
+    def forward(
+        self, ids: Int64[Tensor, "batch tables"], lookup: Tensor | None
+    ) -> tuple[Int64[Tensor, "batch parts"], Int64[Tensor, "batch parts"]]:
+        """(buckets, hashed words; the words are of use where the partition hashes)."""
+        number = ids[:, self.column] // self.div
+        word = number
+        if self.any_hashed:
+            word = hash_id(number, self.key)
+            number = torch.where(self.hashed, bucket_bits(word), number)
+        if self.any_lookup:
+            assert lookup is not None
+            looks_up = self.lookup_start >= 0
+            place = torch.where(looks_up, number + self.lookup_start, 0)
+            number = torch.where(looks_up, lookup[place].to(torch.int64), number)
+        return number % self.num_buckets, word
+
+
+class Gather(Constants):
     """Reads the vectors of a batch of ids from memory, as an address map says.
 
     Every term contributes `width / unit` rows of `unit` floats. They are fetched by one embedding lookup, ordered in
@@ -39,15 +84,15 @@ class Gather(nn.Module):
     `[batch, tables]` returns `[batch, features, dim]`.
     """
 
-    column: Tensor
     base: Tensor
     stride: Tensor
-    div: Tensor
-    modulus: Tensor
-    key: Tensor
-    hashed: Tensor
+    wrap: Tensor
+    neighbours: Tensor
+    width: Tensor
     signed: Tensor
-    lookup_start: Tensor
+    weight_base: Tensor
+    weight_stride: Tensor
+    weight_term: Tensor
     chunk_term: Tensor
     chunk_offset: Tensor
 
@@ -58,29 +103,37 @@ class Gather(nn.Module):
         self.num_features = sum(address_map.features)
         columns = [column for column, terms in enumerate(address_map.terms) for _ in terms]
         terms = [term for table_terms in address_map.terms for term in table_terms]
+        self.buckets = Buckets(columns, [term.partition for term in terms], address_map.lookups)
+        self._add_terms(terms)
+        self._add_weights(columns, terms, address_map.lookups)
         chunks = _chunks(address_map)
+        self.constant("chunk_term", [chunk.term for chunk in chunks])
+        self.constant("chunk_offset", [chunk.offset * self.unit for chunk in chunks])
         self._layers = _layers(chunks)
-        self._hashes = any(term.partition.key is not None for term in terms)
-        self._signs = any(term.signed for term in terms)
-        self._looks_up = bool(address_map.lookups)
-        self._constant("column", columns)
-        self._constant("base", [term.base for term in terms])
-        self._constant("stride", [term.stride for term in terms])
-        self._constant("div", [term.partition.div for term in terms])
-        self._constant("modulus", [term.partition.num_buckets for term in terms])
-        self._constant("key", [term.partition.key or 0 for term in terms])
-        self._constant("hashed", [term.partition.key is not None for term in terms])
-        self._constant("signed", [term.signed for term in terms])
-        self._constant("lookup_start", _lookup_starts(address_map, terms))
-        self._constant("chunk_term", [chunk.term for chunk in chunks])
-        self._constant("chunk_offset", [chunk.offset for chunk in chunks])
         for index, layer in enumerate(self._layers):
-            self._constant(f"slots_{index}", layer.slots)
+            self.constant(f"slots_{index}", layer.slots)
 
-    def _constant(self, name: str, values: list[int] | list[bool]) -> None:
-        # Rebuilt from the spec wherever the group is built, hence no part of the state dict.
-        dtype = torch.bool if values and isinstance(values[0], bool) else torch.int64
-        self.register_buffer(name, torch.tensor(values, dtype=dtype, device="cpu"), persistent=False)
+    def _add_terms(self, terms: Sequence[Term]) -> None:
+        self.any_wrap = any(term.wrap for term in terms)
+        self.any_neighbours = any(term.neighbours > 1 for term in terms)
+        self.any_signed = any(term.signed for term in terms)
+        self.constant("base", [term.base for term in terms])
+        self.constant("stride", [term.stride for term in terms])
+        self.constant("wrap", [term.wrap or _NO_WRAP for term in terms])
+        self.constant("neighbours", [term.neighbours for term in terms])
+        self.constant("width", [term.width for term in terms])
+        self.constant("signed", [term.signed for term in terms])
+
+    def _add_weights(self, columns: Sequence[int], terms: Sequence[Term], lookups: Sequence[Lookup]) -> None:
+        weighted = [(index, term.weight) for index, term in enumerate(terms) if term.weight is not None]
+        self.weight_buckets = None
+        if weighted:
+            self.weight_buckets = Buckets(
+                [columns[index] for index, _ in weighted], [weight.partition for _, weight in weighted], lookups
+            )
+        self.constant("weight_base", [weight.base for _, weight in weighted])
+        self.constant("weight_stride", [weight.stride for _, weight in weighted])
+        self.constant("weight_term", [index for index, _ in weighted])
 
     def forward(
         self,
@@ -89,32 +142,31 @@ class Gather(nn.Module):
         ids: Int64[Tensor, "batch tables"],
     ) -> Float[Tensor, "batch features dim"]:
         """The composed vectors of every table, `[batch, features, dim]`."""
-        words = ids[:, self.column]
-        number, sign = self._numbers(words, lookup)
-        bucket = (number // self.div) % self.modulus
-        address = self.base + self.stride * bucket
-        row = address[:, self.chunk_term] // self.unit + self.chunk_offset
-        chunks = F.embedding(row, memory)
-        if sign is not None:
-            chunks = chunks * sign[:, self.chunk_term, None].to(chunks.dtype)
+        bucket, word = self.buckets(ids, lookup)
+        place = self.stride * bucket
+        if self.any_neighbours:
+            place = place + self.width * (ids[:, self.buckets.column] % self.neighbours)
+        place = place[:, self.chunk_term] + self.chunk_offset
+        if self.any_wrap:
+            place = place % self.wrap[self.chunk_term]
+        chunks = F.embedding((self.base[self.chunk_term] + place) // self.unit, memory)
+        factor = self._factor(memory, lookup, ids, word)
+        if factor is not None:
+            chunks = chunks * factor[:, self.chunk_term, None]
         return self._compose(chunks).reshape(ids.shape[0], self.num_features, self.dim)
 
-    def _numbers(
-        self, words: Int64[Tensor, "batch terms"], lookup: Tensor | None
-    ) -> tuple[Int64[Tensor, "batch terms"], Int64[Tensor, "batch terms"] | None]:
-        """g(x) of every term, and the signs where any term has one."""
-        number, sign = words, None
-        if self._hashes:
-            mixed = hash_id(words, self.key)
-            number = torch.where(self.hashed, bucket_bits(mixed), number)
-            if self._signs:
-                sign = torch.where(self.signed, sign_bit(mixed), 1)
-        if self._looks_up:
-            assert lookup is not None
-            looks_up = self.lookup_start >= 0
-            place = torch.where(looks_up, words + self.lookup_start, 0)
-            number = torch.where(looks_up, lookup[place].to(torch.int64), number)
-        return number, sign
+    def _factor(self, memory: Tensor, lookup: Tensor | None, ids: Tensor, word: Tensor) -> Tensor | None:
+        """What each term is multiplied by, `[batch, terms]`: signs, learned weights, both; None where all are 1."""
+        factor: Tensor | None = None
+        if self.any_signed:
+            factor = torch.where(self.signed, sign_bit(word), 1).to(memory.dtype)
+        if self.weight_buckets is not None:
+            bucket, _ = self.weight_buckets(ids, lookup)
+            place = self.weight_base + self.weight_stride * bucket
+            weight = F.embedding(place, memory.view(-1, 1)).squeeze(-1)
+            ones = memory.new_ones(word.shape) if factor is None else factor
+            factor = ones.index_copy(1, self.weight_term, ones[:, self.weight_term] * weight)
+        return factor
 
     def _compose(self, chunks: Float[Tensor, "batch chunks unit"]) -> Float[Tensor, "batch slots unit"]:
         first, *later = torch.split(chunks, [len(layer.slots) for layer in self._layers], dim=1)
@@ -127,6 +179,17 @@ class Gather(nn.Module):
             new = old * values if layer.combine == "mul" else old + values
             composed = new if whole else composed.index_copy(1, slots, new)
         return composed
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """`unit` floats that a term reads, and the output chunk they go to. `layer` counts earlier writers of it."""
+
+    layer: int
+    combine: Combine
+    slot: int
+    term: int
+    offset: int
 
 
 @dataclass(frozen=True)
@@ -164,10 +227,3 @@ def _layers(chunks: list[_Chunk]) -> list[_Layer]:
         _Layer(members[0].combine, [chunk.slot for chunk in members])
         for members in (list(group) for _, group in groups)
     ]
-
-
-def _lookup_starts(address_map: AddressMap, terms: list[Term]) -> list[int]:
-    """Where each term's lookup array begins in the concatenation of all; -1 for terms without one."""
-    sizes = [len(lookup.buckets) for lookup in address_map.lookups]
-    starts = dict(zip(address_map.lookups, [0, *np.cumsum(sizes).tolist()], strict=False))
-    return [-1 if term.partition.lookup is None else starts[term.partition.lookup] for term in terms]
