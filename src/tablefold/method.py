@@ -67,6 +67,11 @@ class Method(ABC):
         lookups = self.address_map(tables).lookups
         return self.num_parameters(tables) * FLOAT_BYTES + _lookup_array(lookups).nbytes
 
+    def smallest_bytes(self, tables: Sequence[TableSpec]) -> int:
+        """Bytes for `tables` at the smallest size: no budget below it can be met."""
+        smallest = self._sized(self.size_range(tables)[0]) if self.size_options else self
+        return smallest.num_bytes(tables)
+
     def for_budget(self, tables: Sequence[TableSpec], num_bytes: int) -> Self:
         """This method at the largest size whose bytes for `tables` stay within `num_bytes`.
 
@@ -78,11 +83,14 @@ class Method(ABC):
         'hash:max_rows=1000'
         """
         tables = check_tables(tables)
+        if (smallest := self.smallest_bytes(tables)) > num_bytes:
+            raise ValueError(
+                f"a budget of {num_bytes} bytes is below the smallest possible for {self.name}, {smallest} bytes: "
+                "raise the budget, or choose another method"
+            )
         if not self.size_options:
-            self._refuse_over(num_bytes, self.num_bytes(tables), "it has one size only: choose another method")
             return self
         low, high = self.size_range(tables)
-        self._refuse_over(num_bytes, self._sized(low).num_bytes(tables), "raise the budget")
         while low < high:
             middle = (low + high + 1) // 2
             if self._sized(middle).num_bytes(tables) <= num_bytes:
@@ -94,12 +102,6 @@ class Method(ABC):
     def _sized(self, size: int) -> Self:
         cleared: dict[str, Any] = dict.fromkeys(self.size_options)
         return replace(self, **{**cleared, self.size_options[0]: size})
-
-    def _refuse_over(self, num_bytes: int, smallest: int, way_out: str) -> None:
-        if smallest > num_bytes:
-            raise ValueError(
-                f"a budget of {num_bytes} bytes is below the smallest possible for {self}, {smallest} bytes: {way_out}"
-            )
 
     def build(
         self, tables: Sequence[TableSpec], seed: int = 0, *, device: torch.device | str | None = None

@@ -64,6 +64,11 @@ class Placement:
             )
         if not folded:
             return self
+        if (smallest := kept + self.method.smallest_bytes(folded)) > num_bytes:
+            raise ValueError(
+                f"a budget of {num_bytes} bytes is below the smallest possible, {smallest} bytes ({kept} of them for "
+                "tables kept full): raise the budget, or lower the threshold"
+            )
         return replace(self, method=self.method.for_budget(folded, num_bytes - kept))
 
     def address_map(self, tables: Sequence[TableSpec], seed: int = 0) -> AddressMap:

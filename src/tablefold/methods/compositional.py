@@ -51,7 +51,7 @@ class Compositional(Method):
                 f"{self.name}: combine=concat cuts dim into {k} equal parts; dim={table.dim} of table {table.name!r} "
                 f"is no multiple of {k}: take dim={width * k + k} or another combine"
             )
-        starts = part_starts(self.combine, k, table.dim)
+        starts = part_starts(self.combine, k)
         if self.init == "paper":
             starts = (paper_start(table.vocabulary),) * k
         slot_step = width if self.combine in ("concat", "features") else 0

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from tablefold import partitions
+from tablefold import partitions, spec
 from tablefold.hashing import derive_key
 from tablefold.method import Method
 from tablefold.methods.sizes import check_size, colliding_rows, most_rows
-from tablefold.starts import Start, full_std
+from tablefold.starts import FULL_START
 from tablefold.tables import TableSpec
 from tablefold.terms import AddressMap, MapBuilder, Term
 
@@ -44,8 +44,7 @@ class Hash(Method):
 
     def __post_init__(self) -> None:
         check_size(self.name, self.collisions, self.max_rows)
-        if self.by not in ("modulo", "mix"):
-            raise ValueError(f"hash: by={self.by} must be modulo or mix")
+        spec.check_choice(self.name, "by", self.by, ("modulo", "mix"))
 
     def size_range(self, tables: Sequence[TableSpec]) -> tuple[int, int]:
         """From one row per table to all of them."""
@@ -56,7 +55,7 @@ class Hash(Method):
         builder = MapBuilder(tables)
         for column, table in enumerate(tables):
             rows = self._rows(table)
-            base = builder.add_region(rows, table.dim, Start(full_std(table.dim)))
+            base = builder.add_region(rows, table.dim, FULL_START)
             if self.by == "mix" and rows != table.rows:
                 partition = partitions.hashed(rows, derive_key(seed, column, 0))
             else:

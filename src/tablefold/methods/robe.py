@@ -10,7 +10,7 @@ from tablefold.hashing import derive_key
 from tablefold.method import Method
 from tablefold.partitions import hashed
 from tablefold.spec import SHOWN
-from tablefold.starts import Start, full_std
+from tablefold.starts import FULL_START
 from tablefold.tables import TableSpec
 from tablefold.terms import AddressMap, MapBuilder, Term
 
@@ -63,7 +63,7 @@ class Robe(Method):
         """A term per block of a row."""
         floats = self._floats()
         builder = MapBuilder(tables)
-        base = builder.add_region(floats, 1, Start(full_std(tables[0].dim)))
+        base = builder.add_region(floats, 1, FULL_START)
         for column, table in enumerate(tables):
             for number, slot in enumerate(range(0, table.dim, self.block)):
                 partition = hashed(floats - self.block + 1, derive_key(seed, column, number))

@@ -1,0 +1,81 @@
+"""The shape of the code: who may import whom, how long a file may be, where a method may be named."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import tablefold
+from tablefold import all_methods
+
+SOURCE = Path(tablefold.__file__).parent
+FILES = sorted(SOURCE.rglob("*.py"))
+
+CORE = {"tables", "hashing", "partitions", "starts", "terms", "spec"}
+ALLOWED = {
+    "tables": set(),
+    "hashing": set(),
+    "starts": set(),
+    "spec": set(),
+    "files": set(),
+    "partitions": {"hashing"},
+    "terms": {"hashing", "partitions", "starts", "tables"},
+    "ops": {"hashing", "partitions", "tables", "terms", "ops"},
+    "method": CORE | {"ops"},
+    "methods": CORE | {"method", "methods", "ops"},
+    "placement": {"method", "methods", "tables", "terms"},
+    "nn": {"method", "tables"},
+    "optim": {"ops"},
+    "theory": CORE | {"method", "theory"},
+    "models": {"method", "models", "spec"},
+    "data": {"data", "files", "hashing", "tables"},
+    "train": {"data", "files", "hashing", "method", "models", "optim", "placement", "tables", "train"},
+}
+
+
+def owner(path: Path) -> str:
+    """The module of tablefold a file belongs to: a file at the top or a package."""
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    """The modules of tablefold that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+            if node.module == "tablefold":
+                names = [f"tablefold.{alias.name}" for alias in node.names]
+        found |= {name.split(".")[1] for name in names if name.startswith("tablefold.")}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_a_file_is_short_and_imports_only_what_lies_below_it(path):
+    assert path.read_text().count("\n") <= 400
+    if owner(path) in ALLOWED:
+        assert imports(path) <= ALLOWED[owner(path)]
+
+
+def test_layers_are_named_as_they_are():
+    packages = {owner(path) for path in FILES} - {"__init__", "__main__", "cli", "study"}
+    assert packages <= set(ALLOWED), "a new module needs its place among the layers"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_no_method_is_named_above_the_methods(path):
+    if owner(path) in {"methods", "__init__", "cli", "study"}:  # demos and studies hold spec strings as data
+        return
+    classes = {kind.__name__ for kind in all_methods().values()} - {"Full"}  # placement keeps small tables full
+    used = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+    assert not used & classes
+
+
+def test_public_names_are_found_and_others_are_not():
+    for name in tablefold.__all__:
+        assert getattr(tablefold, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'Robee'"):
+        _ = tablefold.Robee
