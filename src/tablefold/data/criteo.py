@@ -1,0 +1,63 @@
+"""Criteo's click logs: Kaggle's `train.txt`, and the day files of the terabyte log, which share one format.
+
+A line holds a label, 13 integers (I1 .. I13, may be empty or negative) and 26 hex numbers (C1 .. C26, may be empty),
+separated by tabs. Integers become log(1 + x), negative and missing ones 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tablefold.data.lines import HEX, INTEGER, LABEL, Field, hex_text, parse_lines
+from tablefold.data.source import Rows, Shard, byte_shards, describe_files, read_bytes, unpack_files
+
+DENSE = tuple(f"I{column}" for column in range(1, 14))
+TABLES = tuple(f"C{column}" for column in range(1, 27))
+FIELDS = (
+    Field("label", LABEL),
+    *(Field(name, INTEGER) for name in DENSE),
+    *(Field(name, HEX) for name in TABLES),
+)
+
+
+@dataclass(frozen=True)
+class Criteo:
+    """Raw lines of Criteo's logs, in the order of `files`, plain or gzipped; `paths` is where their bytes are."""
+
+    files: tuple[str, ...]
+    paths: tuple[str, ...] = ()
+    dense: tuple[str, ...] = DENSE
+    tables: tuple[str, ...] = TABLES
+
+    def describe(self) -> dict[str, Any]:
+        """The source's name and input."""
+        return {"name": "criteo", "files": describe_files(self.files)}
+
+    def unpack(self, folder: Path) -> Criteo:
+        """Unpack gzipped files."""
+        return replace(self, paths=unpack_files(self.files, folder))
+
+    def shards(self) -> list[Shard]:
+        """Pieces of every file."""
+        paths = self.paths or self.files
+        return [shard for file, path in zip(self.files, paths, strict=True) for shard in byte_shards(file, path)]
+
+    def read(self, shard: Shard) -> Rows:
+        """The rows of one piece of a file."""
+        parsed = parse_lines(read_bytes(shard), "\t", FIELDS)
+        label, dense, keys = np.split(parsed.values, [1, 1 + len(DENSE)])
+        return Rows(label[0].astype(np.uint8), log_counts(dense), keys, parsed.lines, parsed.rejects)
+
+    def raw_values(self, table: str, keys: NDArray[np.int64]) -> NDArray[Any]:
+        """Hex digits."""
+        return hex_text(keys)
+
+
+def log_counts(values: NDArray[np.int64]) -> NDArray[np.float32]:
+    """log(1 + x) of counts [columns, rows] as float32 [rows, columns]; negative and missing values count as 0."""
+    return np.log1p(np.maximum(values, 0).T.astype(np.float32, order="C"))

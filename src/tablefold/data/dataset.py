@@ -1,0 +1,230 @@
+"""Load a prepared dataset in batches of torch tensors.
+
+    dataset = Dataset("criteo")
+    for batch in dataset.part("train").batches(2048, seed=0, epoch=epoch):
+        logits = model(batch.dense, batch.ids)
+
+Shards are memory-mapped; shuffling is by blocks (`tablefold.data.order`); the next window of rows is read ahead in a
+thread. The batches of an epoch depend on `(batch_size, seed, epoch)` alone: not on ranks, loader workers or resuming.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from tablefold.data.order import BLOCK_ROWS, EpochOrder
+from tablefold.data.schema import Schema
+from tablefold.data.shards import Examples, read_shard
+
+MAX_OPEN_SHARDS = 128
+
+
+class Batch(NamedTuple):
+    """One batch: `dense` float32 [batch, dense_columns], `ids` int64 [batch, tables], `label` float32 [batch]."""
+
+    dense: Float32[Tensor, "batch dense"]
+    ids: Int64[Tensor, "batch tables"]
+    label: Float32[Tensor, " batch"]
+
+
+class Dataset:
+    """A prepared dataset: `dataset.schema` and `dataset.part("train" | "test" | "validation")`.
+
+    Raises:
+        ValueError: if the folder holds no prepared dataset.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.schema = Schema.load(folder)
+
+    def part(self, name: str) -> Part:
+        """One part of the split."""
+        if name not in self.schema.parts:
+            raise ValueError(f"{self.folder} has no part {name!r}; choose one of {', '.join(self.schema.parts)}")
+        return Part(self.folder / name, self.schema.parts[name].shards)
+
+
+class Part:
+    """One part of a dataset, memory-mapped.
+
+    Args:
+        folder: where the shard files are.
+        shards: rows of each shard, as the schema says; checked when a file is opened.
+    """
+
+    def __init__(self, folder: Path, shards: tuple[int, ...]) -> None:
+        self.folder = folder
+        self.rows = sum(shards)
+        self._shards = shards
+        self._opened: dict[int, Examples] = {}
+
+    def __reduce__(self) -> tuple[type[Part], tuple[Path, tuple[int, ...]]]:
+        return Part, (self.folder, self._shards)  # loader workers map the files themselves
+
+    @cached_property
+    def _ends(self) -> NDArray[np.int64]:
+        """Row at which each shard ends."""
+        return np.cumsum(self._shards, dtype=np.int64)
+
+    @cached_property
+    def _paths(self) -> list[Path]:
+        paths = sorted(self.folder.glob("*.arrow"))
+        if len(paths) != len(self._shards):
+            raise ValueError(
+                f"{self.folder} holds {len(paths)} shards, its schema lists {len(self._shards)}; prepare the data again"
+            )
+        return paths
+
+    def _open(self, shard: int) -> Examples:
+        """Shard number `shard`; the last ones used stay open (a part may have more than a process may open)."""
+        if shard not in self._opened:
+            path, rows = self._paths[shard], self._shards[shard]
+            examples = read_shard(path)
+            if len(examples) != rows:
+                raise ValueError(f"{path} holds {len(examples)} rows, its schema lists {rows}; prepare again")
+            while len(self._opened) >= MAX_OPEN_SHARDS:
+                self._opened.pop(next(iter(self._opened)), None)
+            self._opened[shard] = examples
+        return self._opened[shard]
+
+    def examples(self, start: int, stop: int) -> list[Examples]:
+        """Rows `start .. stop - 1` (clipped to the part's end): read-only views of one or more shards, in order."""
+        pieces: list[Examples] = []
+        stop = min(stop, self.rows)
+        shard = int(np.searchsorted(self._ends, start, side="right"))
+        while start < stop:
+            first, end = int(self._ends[shard]) - self._shards[shard], min(stop, int(self._ends[shard]))
+            if end > start:
+                pieces.append(self._open(shard)[start - first : end - first])
+            start, shard = end, shard + 1
+        return pieces
+
+    def num_batches(self, batch_size: int, world: int = 1) -> int:
+        """Batches per rank and epoch: the last may be short; of several ranks, all take equally many."""
+        if batch_size < 1 or world < 1:
+            raise ValueError(f"batch_size={batch_size} and world={world} must be at least 1")
+        batches = -(-self.rows // batch_size)
+        return batches // world if world > 1 else batches
+
+    def batches(
+        self,
+        batch_size: int,
+        seed: int | None = None,
+        epoch: int = 0,
+        *,
+        start: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> Iterator[Batch]:
+        """The batches of one epoch.
+
+        Args:
+            batch_size: rows of a batch; the last one may be short.
+            seed: shuffle by blocks; None keeps the order of the files.
+            epoch: each epoch has an order of its own.
+            start: first batch to yield, to resume at `(epoch, start)`; counts this rank's batches.
+            rank: of `world` ranks, the one that reads: it takes batches rank, rank + world, ... Batches that do not
+                fill a last round are left out, so that all ranks take the same number of steps.
+            world: how many ranks read this part.
+
+        Raises:
+            ValueError: for a batch size below 1, or a rank outside the world.
+        """
+        if not 0 <= rank < world or start < 0:
+            raise ValueError(f"rank={rank} must lie in 0 .. {world - 1} and start={start} not below 0")
+        numbers = range(start * world + rank, self.num_batches(batch_size, world) * world, world)
+        return self._read(batch_size, EpochOrder(self.rows, seed, epoch), numbers)
+
+    def iterable(self, batch_size: int, seed: int | None = None, *, rank: int = 0, world: int = 1) -> IterableBatches:
+        """The same batches as an `IterableDataset`, for `DataLoader(part.iterable(2048), batch_size=None)`."""
+        return IterableBatches(self, batch_size, seed, rank, world)
+
+    def _read(self, batch_size: int, order: EpochOrder, numbers: range) -> Iterator[Batch]:
+        """The batches `numbers` of one epoch."""
+        spans = ((number * batch_size, min((number + 1) * batch_size, self.rows)) for number in numbers)
+        if order.seed is None:
+            for start, stop in spans:
+                yield _to_torch(Examples.concatenate(self.examples(start, stop)))
+        else:
+            yield from self._read_shuffled(order, spans)
+
+    def _read_shuffled(self, order: EpochOrder, spans: Iterator[tuple[int, int]]) -> Iterator[Batch]:
+        """Cut the windows of the epoch into `spans` of positions, reading one window ahead in a thread."""
+        windows, ends = order.windows(), order.window_ends()
+        with ThreadPoolExecutor(1, thread_name_prefix="tablefold-read") as thread:
+            current, window, ahead = -1, _Window.empty(), None
+            for position, stop in spans:
+                pieces: list[Examples] = []
+                while position < stop:
+                    needed = int(np.searchsorted(ends, position, side="right"))
+                    if needed != current:
+                        follows = ahead is not None and needed == current + 1
+                        window = ahead.result() if ahead and follows else self._window(order, windows, needed)
+                        current = needed
+                        ahead = thread.submit(self._window, order, windows, needed + 1)
+                    first, end = int(ends[current]) - len(window.permutation), min(stop, int(ends[current]))
+                    pieces.append(window.examples[window.permutation[position - first : end - first]])
+                    position = end
+                yield _to_torch(Examples.concatenate(pieces))
+
+    def _window(self, order: EpochOrder, windows: list[NDArray[np.int64]], number: int) -> _Window:
+        """The rows of window `number`, copied together, and the permutation to read them in."""
+        if number >= len(windows):
+            return _Window.empty()
+        starts = windows[number] * BLOCK_ROWS
+        pieces = [piece for start in starts for piece in self.examples(int(start), int(start) + BLOCK_ROWS)]
+        examples = Examples.concatenate(pieces)
+        return _Window(examples, order.within(number, len(examples)))
+
+
+class _Window(NamedTuple):
+    examples: Examples
+    permutation: NDArray[np.int64]
+
+    @classmethod
+    def empty(cls) -> _Window:
+        nothing = np.empty((0, 0))
+        return cls(Examples(nothing.astype(np.float32), nothing, np.empty(0, np.uint8)), np.empty(0, np.int64))
+
+
+class IterableBatches(IterableDataset[Batch]):
+    """The batches of a part for a `DataLoader(..., batch_size=None)`; set `epoch` before each epoch.
+
+    With loader workers, worker w of n makes batches w, w + n, ...; the loader takes them in turn, so the order is the
+    same for any number of workers.
+    """
+
+    def __init__(self, part: Part, batch_size: int, seed: int | None, rank: int, world: int) -> None:
+        self.part, self.batch_size, self.seed, self.rank, self.world = part, batch_size, seed, rank, world
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.part.num_batches(self.batch_size, self.world)
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        numbers = range(len(self) * self.world)[self.rank :: self.world][first::step]
+        order = EpochOrder(self.part.rows, self.seed, self.epoch)
+        return self.part._read(self.batch_size, order, numbers)
+
+
+def _to_torch(examples: Examples) -> Batch:
+    """Copies: shards are read-only views, and a batch belongs to its receiver."""
+    return Batch(
+        torch.from_numpy(np.array(examples.dense)),
+        torch.from_numpy(examples.ids.astype(np.int64)),
+        torch.from_numpy(examples.label.astype(np.float32)),
+    )

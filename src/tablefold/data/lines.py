@@ -1,0 +1,197 @@
+"""Lines of delimited text to columns of integers, in one pass over the bytes.
+
+Every field of a line has a kind. Values come out as int64, `MISSING` where a field is empty; a line that does not fit
+is no row, but a `Reject` that says why. Any bytes are accepted: the parser knows newlines (with or without a carriage
+return), the separator, digits, and everything else is a reason to reject.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tablefold.data.compiled import compiled
+
+MISSING = -(1 << 63)
+"""Key of an empty field."""
+
+LABEL, INTEGER, HEX, SKIP = range(4)
+"""Kinds of fields: 0 or 1; a decimal integer; up to 8 hex digits; anything, not read."""
+
+MAX_DIGITS = 18
+"""Decimal digits that always fit a signed 64-bit integer."""
+HEX_DIGITS = 8
+
+_OK, _FIELDS, _NOT_LABEL, _NOT_INTEGER, _TOO_LARGE, _NOT_HEX = range(6)
+_REASONS = {
+    _NOT_LABEL: "is not 0 or 1",
+    _NOT_INTEGER: "is not an integer",
+    _TOO_LARGE: f"has more than {MAX_DIGITS} digits",
+    _NOT_HEX: f"is not a hex number of at most {HEX_DIGITS} digits",
+}
+_SHOWN = 60
+"""Characters of a bad value that a reason quotes."""
+
+_NEWLINE, _RETURN, _MINUS, _ZERO = 10, 13, 45, 48
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a line: its name in messages, and its kind."""
+
+    name: str
+    kind: int
+
+
+@dataclass(frozen=True)
+class Reject:
+    """One line that is no example: `line` counts from 1 within its shard; `text` without the newline."""
+
+    line: int
+    reason: str
+    text: bytes
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Parsed lines: `values` int64 [fields, rows]; `lines` read, rows and rejects together."""
+
+    values: NDArray[np.int64]
+    lines: int
+    rejects: list[Reject]
+
+
+def parse_lines(data: NDArray[np.uint8], separator: str, fields: Sequence[Field]) -> Lines:
+    """Parse whole lines (the last newline may be missing).
+
+    Args:
+        data: the bytes of the lines.
+        separator: one ASCII character.
+        fields: what a line consists of.
+    """
+    capacity = int(np.count_nonzero(data == _NEWLINE)) + 1
+    values = np.empty((len(fields), capacity), dtype=np.int64)
+    errors = np.empty((capacity, 5), dtype=np.int64)
+    kinds = np.array([field.kind for field in fields], dtype=np.int64)
+    lines, rows, bad = _parse(data, ord(separator), kinds, values, errors)
+    rejects = [_reject(data, separator, fields, error) for error in errors[:bad].tolist()]
+    return Lines(values[:, :rows], lines, rejects)
+
+
+def hex_text(keys: NDArray[np.int64]) -> NDArray[np.bytes_]:
+    """The hex digits that keys of kind `HEX` stand for.
+
+    A key holds the digits left-aligned in 32 bits and, below them, how many there are, so that keys sort as their
+    texts do and "ab" is not "0ab".
+
+    >>> hex_text(np.array([0x68FD1E64 << 4 | 8, 0xAB000000 << 4 | 2]))
+    array([b'68fd1e64', b'ab'], dtype='|S8')
+    """
+    digits = np.frombuffer(b"0123456789abcdef", dtype=np.uint8)
+    text = np.empty((len(keys), HEX_DIGITS), dtype=np.uint8)
+    length = keys & 15
+    for place in range(HEX_DIGITS):
+        digit = digits[(keys >> (4 * (HEX_DIGITS - place))) & 15]
+        text[:, place] = np.where(place < length, digit, 0)
+    return text.reshape(-1).view(f"S{HEX_DIGITS}")
+
+
+def _reject(data: NDArray[np.uint8], separator: str, fields: Sequence[Field], error: list[int]) -> Reject:
+    line, code, field, begin, end = error
+    text = data[begin:end].tobytes().removesuffix(b"\r")
+    if code == _FIELDS:
+        plural = "" if field == 1 else "s"
+        return Reject(line, f"{field} field{plural} instead of {len(fields)}", text)
+    value = text.split(separator.encode())[field].decode("utf-8", "backslashreplace")
+    shown = value if len(value) <= _SHOWN else value[:_SHOWN] + "..."
+    return Reject(line, f"field {fields[field].name} {_REASONS[code]}: {shown!r}", text)
+
+
+@compiled
+def _parse(
+    data: NDArray[np.uint8],
+    separator: int,
+    kinds: NDArray[np.int64],
+    values: NDArray[np.int64],
+    errors: NDArray[np.int64],
+) -> tuple[int, int, int]:
+    """Fill `values` and `errors` (line, code, field, begin, end); return how many lines, rows and errors."""
+    size, fields = data.size, kinds.size
+    lines, rows, bad, position = 0, 0, 0, 0
+    while position < size:
+        begin, start, field, code, at = position, position, 0, _OK, 0
+        while True:
+            end = start
+            while end < size and data[end] != separator and data[end] != _NEWLINE:
+                end += 1
+            last = end == size or data[end] == _NEWLINE
+            if code == _OK and field < fields:
+                stop = end - 1 if last and end > start and data[end - 1] == _RETURN else end
+                code, value = _field(data, start, stop, kinds[field])
+                values[field, rows] = value
+                at = field
+            field += 1
+            start = end + 1
+            if last:
+                break
+        position = start
+        lines += 1
+        if field != fields:
+            code, at = _FIELDS, field
+        if code == _OK:
+            rows += 1
+        else:
+            errors[bad] = (lines, code, at, begin, end)
+            bad += 1
+    return lines, rows, bad
+
+
+@compiled
+def _field(data: NDArray[np.uint8], start: int, end: int, kind: int) -> tuple[int, int]:
+    """Error code and value of one field."""
+    if kind == LABEL:
+        if end - start == 1 and (data[start] == _ZERO or data[start] == _ZERO + 1):
+            return _OK, data[start] - _ZERO
+        return _NOT_LABEL, 0
+    if kind == SKIP or start == end:
+        return _OK, MISSING
+    return _hex(data, start, end) if kind == HEX else _integer(data, start, end)
+
+
+@compiled
+def _integer(data: NDArray[np.uint8], start: int, end: int) -> tuple[int, int]:
+    negative = data[start] == _MINUS
+    if negative:
+        start += 1
+    if start == end:
+        return _NOT_INTEGER, 0
+    value = 0
+    for place in range(start, end):
+        digit = int(data[place]) - _ZERO
+        if digit < 0 or digit > 9:
+            return _NOT_INTEGER, 0
+        value = value * 10 + digit  # may wrap where there are too many digits: refused below
+    if end - start > MAX_DIGITS:
+        return _TOO_LARGE, 0
+    return _OK, -value if negative else value
+
+
+@compiled
+def _hex(data: NDArray[np.uint8], start: int, end: int) -> tuple[int, int]:
+    length = end - start
+    if length > HEX_DIGITS:
+        return _NOT_HEX, 0
+    value = 0
+    for place in range(start, end):
+        byte = int(data[place])
+        if _ZERO <= byte <= _ZERO + 9:
+            digit = byte - _ZERO
+        elif 97 <= (byte | 32) <= 102:  # a .. f, A .. F
+            digit = (byte | 32) - 87
+        else:
+            return _NOT_HEX, 0
+        value = value * 16 + digit
+    return _OK, (value << (4 * (HEX_DIGITS - length))) << 4 | length

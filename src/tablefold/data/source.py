@@ -1,0 +1,182 @@
+"""What a source of examples is: shards that can be read on their own, each to the same plain columns.
+
+A new source is one file: a frozen dataclass with the names of its columns, `shards()` and `read(shard)`. Reading is a
+pure function of the shard, so shards can be read in any order, in any process, twice.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tablefold.data.lines import Reject
+from tablefold.files import new_file
+
+SHARD_BYTES = 16 << 20
+"""Bytes of text per shard. Part of the output's identity: shards in, shards out."""
+
+MAX_LINE_BYTES = 16 << 20
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A piece of a file: the lines that start at byte `start` or later, and before byte `stop`.
+
+    Args:
+        file: the input file, as the user named it.
+        start: first byte.
+        stop: byte after the last.
+        path: where the bytes are: the file itself, or its unpacked copy.
+    """
+
+    file: str
+    start: int
+    stop: int
+    path: str
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a shard holds.
+
+    Args:
+        label: uint8 [rows].
+        dense: float32 [rows, dense_columns], transformed.
+        keys: int64 [tables, rows]; `lines.MISSING` where there is no value.
+        lines: lines (or records) read, rows and rejects together.
+        rejects: what is no row.
+    """
+
+    label: NDArray[np.uint8]
+    dense: NDArray[np.float32]
+    keys: NDArray[np.int64]
+    lines: int
+    rejects: list[Reject]
+
+
+class Source(Protocol):
+    """A kind of raw click log."""
+
+    @property
+    def dense(self) -> tuple[str, ...]:
+        """Names of the dense columns."""
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Names of the categorical columns."""
+
+    def describe(self) -> dict[str, Any]:
+        """The source's name and options, and what identifies its input: for `schema.json`."""
+
+    def unpack(self, folder: Path) -> Source:
+        """The same source, reading from copies in `folder` where the input cannot be read from the middle."""
+
+    def shards(self) -> list[Shard]:
+        """All shards, in the order of the log."""
+
+    def read(self, shard: Shard) -> Rows:
+        """The rows of one shard."""
+
+    def raw_values(self, table: str, keys: NDArray[np.int64]) -> NDArray[Any]:
+        """The raw values, as text, that `keys` of one table stand for."""
+
+
+def describe_files(files: Sequence[str]) -> list[dict[str, Any]]:
+    """Name and size of every input file.
+
+    Raises:
+        ValueError: for a file that is missing, not a file, or empty.
+    """
+    if not files:
+        raise ValueError("name at least one input file")
+    for file in files:
+        path = Path(file)
+        if not path.exists():
+            raise ValueError(f"{file}: no such file")
+        if not path.is_file():
+            raise ValueError(f"{file} is not a file")
+        if path.stat().st_size == 0:
+            raise ValueError(f"{file} is empty")
+    return [{"name": Path(file).name, "bytes": Path(file).stat().st_size} for file in files]
+
+
+def is_gzip(file: str) -> bool:
+    """Whether a file starts as gzip does, whatever its name."""
+    with open(file, "rb") as stream:
+        return stream.read(2) == _GZIP_MAGIC
+
+
+def unpack_files(files: Sequence[str], folder: Path) -> tuple[str, ...]:
+    """Where to read each file: a .gz file is unpacked into `folder` (once), another is read where it is.
+
+    Raises:
+        ValueError: for a .gz file that is cut off or damaged: how much is lost cannot be known.
+    """
+    paths = []
+    for number, file in enumerate(files):
+        paths.append(file)
+        if is_gzip(file):
+            copy = folder / f"unpacked-{number:06d}"
+            if not copy.exists():
+                _unpack(file, copy)
+            paths[-1] = str(copy)
+    return tuple(paths)
+
+
+def _unpack(file: str, copy: Path) -> None:
+    lines = 0
+    try:
+        with gzip.open(file) as stream, new_file(copy) as target, target.open("wb") as output:
+            while data := stream.read(1 << 20):
+                lines += data.count(b"\n")
+                output.write(data)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(
+            f"{file}: the gzip stream is cut off or damaged after line {lines:,} ({error}); get the file again"
+        ) from error
+    if copy.stat().st_size == 0:
+        raise ValueError(f"{file} is empty")
+
+
+def byte_shards(file: str, path: str, start: int = 0) -> list[Shard]:
+    """Cut a text file (whose bytes are at `path`) into shards of `SHARD_BYTES`, from byte `start`."""
+    size = Path(path).stat().st_size
+    return [Shard(file, at, min(at + SHARD_BYTES, size), path) for at in range(start, size, SHARD_BYTES)]
+
+
+def read_bytes(shard: Shard, first: int = 0) -> NDArray[np.uint8]:
+    """The whole lines that start in the shard; the file's lines start at byte `first`.
+
+    Raises:
+        ValueError: for a line longer than `MAX_LINE_BYTES`.
+    """
+    with open(shard.path, "rb") as stream:
+        if shard.start > first:  # a line that started earlier belongs to the shard before
+            stream.seek(shard.start - 1)
+            _read_line(stream, shard)
+        begin = stream.tell() if shard.start > first else first
+        if begin >= shard.stop:
+            return np.empty(0, dtype=np.uint8)
+        stream.seek(begin)
+        data = stream.read(shard.stop - begin)
+        if not data.endswith(b"\n"):
+            data += _read_line(stream, shard)
+    return np.frombuffer(data, dtype=np.uint8)
+
+
+def _read_line(stream: Any, shard: Shard) -> bytes:
+    line: bytes = stream.readline(MAX_LINE_BYTES)
+    if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
+        raise ValueError(
+            f"{shard.file}: the line around byte {shard.stop:,} is longer than {MAX_LINE_BYTES:,} bytes; "
+            "is this a click log?"
+        )
+    return line

@@ -1,0 +1,42 @@
+"""How rows are dealt to train, test and validation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tablefold.data.schema import PARTS
+
+DAYS = 7
+
+
+@dataclass(frozen=True)
+class Split:
+    """Parts of a log by order: rows `bounds[0] .. bounds[1] - 1` train, then test, then validation."""
+
+    bounds: tuple[int, int, int, int]
+
+    @classmethod
+    def by_order(cls, rows: int) -> Split:
+        """First 6/7 train, first half of the rest test, second half validation.
+
+        As if the log were cut into seven days of equal length, the first ones a row longer where it does not divide.
+
+        >>> Split.by_order(45_840_617).bounds
+        (0, 39291958, 42566288, 45840617)
+        """
+        train = (DAYS - 1) * (rows // DAYS) + min(rows % DAYS, DAYS - 1)
+        return cls((0, train, train + (rows - train + 1) // 2, rows))
+
+    @property
+    def train_rows(self) -> int:
+        """Rows of the training part."""
+        return self.bounds[1]
+
+    def pieces(self, start: int, stop: int) -> list[tuple[str, slice]]:
+        """How rows `start .. stop - 1` fall into parts: the part's name and a slice relative to `start`."""
+        pieces = []
+        for part, first, last in zip(PARTS, self.bounds[:-1], self.bounds[1:], strict=True):
+            begin, end = max(start, first), min(stop, last)
+            if begin < end:
+                pieces.append((part, slice(begin - start, end - start)))
+        return pieces

@@ -1,0 +1,62 @@
+"""Where a dataset is made: a work folder beside the output that outlives a killed job, and nothing else.
+
+`.OUT.partial` holds `job.json` (what is made from what), `work/` (the results of finished steps) and `out/` (the
+dataset so far). The same job finds it and goes on; another job starts anew; at the end `out/` is renamed to OUT.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tablefold.files import check_free, new_file, publish
+
+
+@contextmanager
+def open_workplace(out: Path, job: dict[str, Any]) -> Iterator[tuple[Path, Path]]:
+    """The folders `out/` and `work/` of the job that makes `out`; when the block ends, `out` appears.
+
+    An error in the input (`ValueError`) removes them; an interruption or a full disk leaves them for the next try.
+
+    Raises:
+        ValueError: if `out` is taken, if another process makes it just now, or if the disk is full.
+    """
+    check_free(out)
+    partial = out.absolute().parent / f".{out.name}.partial"
+    partial.mkdir(parents=True, exist_ok=True)
+    with (partial / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"{out} is being prepared by another process just now") from error
+        _adopt(partial, job)
+        try:
+            yield partial / "out", partial / "work"
+            publish(partial / "out", out)
+        except ValueError:
+            shutil.rmtree(partial)
+            raise
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise ValueError(f"the disk is full; free some space in {partial.parent} and run the same again") from error
+        shutil.rmtree(partial)
+
+
+def _adopt(partial: Path, job: dict[str, Any]) -> None:
+    """Keep what the same job has finished; clear what another one left."""
+    record = partial / "job.json"
+    text = json.dumps(job, indent=1)
+    if not record.exists() or record.read_text() != text:
+        for name in ("out", "work"):
+            shutil.rmtree(partial / name, ignore_errors=True)
+        with new_file(record) as file:
+            file.write_text(text)
+    for name in ("out", "work"):
+        (partial / name).mkdir(exist_ok=True)
