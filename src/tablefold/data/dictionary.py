@@ -18,7 +18,7 @@ from tablefold.data.lines import MISSING
 from tablefold.data.schema import MISSING_ID, RESERVED_IDS, UNSEEN_ID
 
 _EMPTY = -1
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: Fibonacci hashing
+_MULTIPLIER = 0x9E3779B97F4A7C15 - (1 << 64)  # 2^64 / golden ratio, as int64: Fibonacci hashing
 
 
 def count_keys(keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -72,8 +72,8 @@ def encode(slots: NDArray[np.int64], keys: NDArray[np.int64], ids: NDArray[np.in
 
 @compiled
 def _slot(key: int, mask: int) -> int:
-    word = np.uint64(key) * _MULTIPLIER
-    return int((word ^ (word >> np.uint64(32))) & np.uint64(mask))
+    word = key * _MULTIPLIER  # wraps at 64 bits
+    return (word ^ (word >> 32)) & mask
 
 
 @compiled
