@@ -2,25 +2,22 @@
 
 import pytest
 import torch
-from torch import nn
 
+from tablefold import EmbeddingGroup, Full, TableSpec
 from tablefold.models import all_models, build_model, model_options
 
 
-class Lookup(nn.Module):
-    """The least that a model asks of a group: a full table per column, `extra` features more than tables."""
+class Lookup(EmbeddingGroup):
+    """Full tables, of which the first `extra` give a second feature."""
 
     def __init__(self, tables=26, dim=16, rows=50, extra=0):
-        super().__init__()
-        self.dim = dim
-        self.num_features = tables + extra
+        specs = [TableSpec(f"t{i}", rows, dim) for i in range(tables)]
+        super().__init__(Full().address_map(specs))
+        self.num_features += extra
         self.extra = extra
-        start = torch.randn(tables, rows, dim, generator=torch.Generator().manual_seed(7))
-        self.memory = nn.Parameter(start * 0.1)
 
     def forward(self, ids):
-        columns = torch.arange(ids.shape[1])
-        vectors = self.memory[columns, ids]
+        vectors = super().forward(ids)
         return torch.cat([vectors, vectors[:, : self.extra] * 2], dim=1)
 
 

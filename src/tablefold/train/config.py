@@ -1,0 +1,105 @@
+"""What a run is asked to do: one frozen dataclass, JSON in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from tablefold.method import parse
+from tablefold.placement import Placement
+from tablefold.tables import TableSpec, full_bytes
+from tablefold.train.loop import Schedule
+from tablefold.train.target import Target
+
+
+@dataclass(frozen=True)
+class Config:
+    """A training run as asked for: data, method, model, optimiser, schedule.
+
+    Args:
+        data: folder of a prepared dataset.
+        method: spec string, such as "qr:collisions=4".
+        threshold: tables with at most so many rows stay full.
+        compression: full bytes / embedding bytes to reach; sets the method's size. At most one of this and `budget`.
+        budget: bytes that all embeddings together may take; sets the method's size.
+        dim: floats of one embedding.
+        model: one of `tablefold.models.all_models()`.
+        model_options: the model's sizes; what is left out keeps its default.
+        optimizer: "adagrad", "amsgrad" or "sgd".
+        lr: learning rate; None takes torch's default.
+        batch_size: rows of a batch.
+        epochs: passes over the training part.
+        seed: of addresses, start values and the order of rows.
+        until: stop at this target on the validation part, such as "auc=0.75".
+        eval_every: steps between evaluations on the validation part; None evaluates after each epoch.
+        device: "auto", "cpu" or "cuda".
+
+    Raises:
+        ValueError: for a value out of range, or both a compression and a budget.
+    """
+
+    data: str
+    method: str = "full"
+    threshold: int = 0
+    compression: float | None = None
+    budget: int | None = None
+    dim: int = 16
+    model: str = "dlrm"
+    model_options: dict[str, Any] = field(default_factory=dict)
+    optimizer: str = "amsgrad"
+    lr: float | None = None
+    batch_size: int = 128
+    epochs: int = 1
+    seed: int = 0
+    until: str | None = None
+    eval_every: int | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.compression is not None and self.budget is not None:
+            raise ValueError("a compression and a budget both set the size; give one of them")
+        if self.compression is not None and not self.compression >= 1:
+            raise ValueError(f"compression={self.compression:g} must be at least 1 (100 keeps one byte in a hundred)")
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed} must be at least 0")
+        self.schedule()  # refuses numbers and targets that cannot be
+
+    def placement(self, tables: Sequence[TableSpec]) -> Placement:
+        """The method and threshold for `tables`, sized to the compression or budget if there is one.
+
+        Raises:
+            ValueError: for a spec string that does not parse, or a budget below the smallest possible.
+        """
+        placement = Placement(parse(self.method), self.threshold)
+        budget = self.budget
+        if self.compression is not None:
+            budget = int(full_bytes(tables) / self.compression)
+        return placement if budget is None else placement.for_budget(tables, budget)
+
+    def schedule(self) -> Schedule:
+        """The part of this that the training loop reads."""
+        until = Target.parse(self.until) if self.until else None
+        return Schedule(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            eval_every=self.eval_every,
+            until=until,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Every field by name; `from_json` inverts it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Config:
+        """The config that `to_json` wrote.
+
+        Raises:
+            ValueError: for a field this version does not know.
+        """
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if unknown:
+            raise ValueError(f"the run's config has unknown fields: {', '.join(unknown)}")
+        return cls(**values)

@@ -1,0 +1,180 @@
+"""A run's folder: what it holds, that it says the truth, and that it can be read back."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from prepared import write_dataset
+from tablefold.train.config import Config
+from tablefold.train.run import load_run, train_run
+
+SIZES = {"top_mlp": [16], "bottom_mlp": [16]}
+
+
+def config(data, **changes):
+    values = {"data": str(data), "method": "qr:collisions=4", "dim": 8, "batch_size": 500, "model_options": SIZES}
+    return Config(**{**values, "device": "cpu", **changes})
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    return out, train_run(config(data, epochs=2), out)
+
+
+def test_the_folder_holds_what_the_result_says(run, data):
+    out, result = run
+    names = {path.name for path in out.iterdir()}
+    assert names == {"config.json", "metrics.jsonl", "model.safetensors", "result.json"}
+    assert json.loads((out / "result.json").read_text()) == result
+    assert result["full_bytes"] == (400 + 90 + 7) * 8 * 4
+    # remainder and quotient rows of each table: 100 + 4, 23 + 4, 2 + 4
+    assert result["embedding_bytes"] == (104 + 27 + 6) * 8 * 4
+    assert result["compression"] == result["full_bytes"] / result["embedding_bytes"]
+    weights = load_file(out / "model.safetensors")
+    floats = [tensor for tensor in weights.values() if tensor.is_floating_point()]
+    assert sum(tensor.numel() for tensor in floats) == result["total_parameters"]
+    assert result["optimizer_state_bytes"] >= 3 * 4 * result["total_parameters"]  # three arrays of AMSGrad
+    assert (result["iterations"], result["epochs"], result["seed"]) == (24, 2.0, 0)
+    assert (result["method"], result["model"]) == ("qr:collisions=4,combine=mul", "dlrm")
+    assert result["samples_per_second"] == pytest.approx(12_000 / result["seconds"])
+    assert result["total_seconds"] >= result["seconds"]
+    assert result["peak_rss_bytes"] > 50e6
+    assert result["machine"]["torch"] == torch.__version__
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records if record["part"] == "validation"] == [12, 24]
+
+
+def test_the_saved_weights_give_the_same_figures(run):
+    out, result = run
+    metrics = load_run(out).evaluate(device="cpu").as_dict()
+    assert metrics == {name: result[name] for name in metrics}
+
+
+def test_same_config_same_weights(run, data, tmp_path):
+    out, result = run
+    again = train_run(config(data, epochs=2), tmp_path / "again")
+    assert again["auc"] == result["auc"]
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
+    other = train_run(config(data, epochs=2, seed=1), tmp_path / "other")
+    assert other["auc"] != result["auc"]
+
+
+@pytest.mark.parametrize("method", ["hash", "qr", "robe:block=4"])
+def test_a_compression_is_kept(data, tmp_path, method):
+    result = train_run(config(data, method=method, compression=5), tmp_path / "run")
+    assert result["compression"] >= 5
+    assert result["embedding_bytes"] > 0.8 * result["full_bytes"] / 5
+    run = load_run(tmp_path / "run")
+    assert run.model.group.num_bytes == result["embedding_bytes"]
+    assert str(run.recipe.placement.method) == result["method"]
+
+
+def test_a_threshold_keeps_small_tables_full(data, tmp_path):
+    result = train_run(config(data, method="hash:collisions=4", threshold=90), tmp_path / "run")
+    assert result["embedding_bytes"] == (100 + 90 + 7) * 8 * 4
+    assert result["threshold"] == 90
+
+
+def test_until_is_recorded(data, tmp_path):
+    reached = train_run(config(data, method="full", lr=0.02, epochs=30, until="auc=0.7", eval_every=6), tmp_path / "a")
+    assert reached["target_reached"] is True
+    assert reached["epochs"] == reached["iterations"] / 12 < 30
+    missed = train_run(config(data, until="auc=0.99"), tmp_path / "b")
+    assert (missed["target"], missed["target_reached"]) == ("auc=0.99", False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"compression": 0}, "compression=0 must be at least 1"),
+        ({"compression": float("nan")}, "compression=nan must be at least 1"),
+        ({"compression": 2, "budget": 5}, "give one of them"),
+        ({"budget": 10}, "a budget of 10 bytes is below the smallest possible"),
+        ({"compression": 1e9}, "is below the smallest possible"),
+        ({"method": "qr:colisions=4"}, "did you mean 'collisions'"),
+        ({"method": "no"}, "no method 'no'"),
+        ({"threshold": -1}, "threshold=-1"),
+        ({"seed": -1}, "seed=-1 must be at least 0"),
+        ({"until": "auc"}, "auc=NUMBER"),
+        ({"epochs": 0}, "epochs=0 must be at least 1"),
+        ({"optimizer": "sgd", "lr": 1e12}, "loss is|not finite"),
+    ],
+)
+def test_a_config_that_cannot_be_leaves_nothing(data, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        train_run(config(data, **{"method": "hash:collisions=4", **changes}), tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_taken_folder_is_refused_before_training(run, data):
+    with pytest.raises(ValueError, match="already holds something"):
+        train_run(config(data, epochs=10**9), run[0])
+
+
+def test_other_data_is_refused_by_its_first_difference(run, tmp_path):
+    loaded = load_run(run[0])
+    tables = {"user": 400, "item": 91, "country": 7}
+    with pytest.raises(ValueError, match=r"\('item', 91\) against \('item', 90\)"):
+        loaded.evaluate(write_dataset(tmp_path / "a", tables=tables))
+    with pytest.raises(ValueError, match="2 against 3 tables"):
+        loaded.evaluate(write_dataset(tmp_path / "b", tables={"user": 400, "item": 90}))
+    with pytest.raises(ValueError, match=r"dense columns \['d0'\], the run was trained on"):
+        loaded.evaluate(write_dataset(tmp_path / "c", dense=1))
+    fresh = loaded.evaluate(write_dataset(tmp_path / "d", seed=5, rows={"train": 9, "test": 9, "validation": 0}))
+    assert fresh.rows == 9
+    with pytest.raises(ValueError, match="no part 'tst'"):
+        loaded.evaluate(part="tst")
+
+
+def damaged(run, tmp_path):
+    return shutil.copytree(run[0], tmp_path / "damaged")
+
+
+def test_damaged_runs_are_refused(run, tmp_path):
+    folder = damaged(run, tmp_path)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"model\.safetensors is missing or damaged"):
+        load_run(folder)
+    weights.unlink()
+    with pytest.raises(ValueError, match=r"model\.safetensors is missing or damaged"):
+        load_run(folder)
+    for text in ("{", "[]", '{"format": 1}', '{"format": 99}'):
+        (folder / "config.json").write_text(text)
+        with pytest.raises(ValueError, match=r"damaged|format 99"):
+            load_run(folder)
+    (folder / "result.json").unlink()
+    with pytest.raises(ValueError, match="holds no finished run"):
+        load_run(folder)
+
+
+def test_weights_of_other_addresses_are_refused(data, tmp_path):
+    train_run(config(data, method="robe:block=4", compression=5), tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    content = json.loads(path.read_text())
+    content["asked"]["seed"] = 1  # same sizes, other hashed addresses
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="other addresses"):
+        load_run(tmp_path / "run")
+
+
+def test_weights_of_another_size_are_refused(run, tmp_path):
+    folder = damaged(run, tmp_path)
+    state = load_file(folder / "model.safetensors")
+    state["top.0.weight"] = state["top.0.weight"][:, :3].contiguous()
+    save_file(state, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"does not fit config\.json"):
+        load_run(folder)
+
+
+def test_configs_survive_json(data):
+    asked = config(data, compression=4.5, until="auc=0.7", model_options={"top_mlp": (8, 4)})
+    assert Config.from_json(json.loads(json.dumps(asked.to_json()))).to_json() == json.loads(
+        json.dumps(asked.to_json())
+    )
+    with pytest.raises(ValueError, match="unknown fields: colour"):
+        Config.from_json({"data": "d", "colour": 1})
