@@ -1,0 +1,68 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from typing import Any
+
+from tablefold.cli.values import byte_size, integers, not_negative, positive
+
+
+def add_method_options(parser: ArgumentParser) -> None:
+    """How the tables are represented, and at what size."""
+    group = parser.add_argument_group("embeddings")
+    group.add_argument(
+        "--method",
+        default="full",
+        metavar="SPEC",
+        help="name:option=value,..., such as qr:collisions=4; `tablefold methods` lists them (default: full)",
+    )
+    group.add_argument(
+        "--threshold",
+        type=not_negative,
+        default=0,
+        metavar="ROWS",
+        help="tables with at most ROWS rows stay full (default: 0)",
+    )
+    size = group.add_mutually_exclusive_group()
+    size.add_argument(
+        "--compression",
+        type=float,
+        metavar="R",
+        help="size the method so that all embeddings take 1/R of the full bytes",
+    )
+    size.add_argument(
+        "--budget",
+        type=byte_size,
+        metavar="BYTES",
+        help="size the method so that all embeddings take at most this, such as 10MB (KB=1000, KiB=1024)",
+    )
+    group.add_argument("--dim", type=positive, default=16, help="floats of one embedding (default: 16)")
+
+
+def add_model_options(parser: ArgumentParser) -> None:
+    """Which model reads the embeddings, and its sizes."""
+    group = parser.add_argument_group("model")
+    group.add_argument("--model", default="dlrm", metavar="NAME", help="dlrm, dcn, dcn_v2 or neumf (default: dlrm)")
+    sizes = {
+        "--bottom-mlp": "dlrm: hidden widths over the dense columns (default: 512,256,64)",
+        "--top-mlp": "dlrm, neumf: hidden widths before the logit (default: 512,256)",
+        "--deep-mlp": "dcn, dcn_v2: widths of the deep part (default: 512,256,64)",
+    }
+    for option, text in sizes.items():
+        group.add_argument(option, type=integers, metavar="N,N", help=text)
+    group.add_argument("--cross-layers", type=positive, metavar="N", help="dcn, dcn_v2: cross layers (default: 6, 3)")
+    group.add_argument(
+        "--cross-rank", type=not_negative, metavar="N", help="dcn_v2: rank of the cross matrices (default: 0, full)"
+    )
+
+
+def model_options(args: Namespace) -> dict[str, Any]:
+    """The model's sizes that were given."""
+    names = ("bottom_mlp", "top_mlp", "deep_mlp", "cross_layers", "cross_rank")
+    return {name: value for name in names if (value := getattr(args, name)) is not None}
+
+
+def add_device_option(parser: ArgumentParser) -> None:
+    """Where the model runs."""
+    parser.add_argument("--device", default="auto", help="auto (CUDA where there is one), cpu or cuda (default: auto)")

@@ -1,0 +1,74 @@
+"""train a click model on a prepared dataset, its tables folded by a method
+
+The folder RUN then holds config.json, metrics.jsonl, model.safetensors and result.json. It appears whole or not at
+all, and the same command with the same seed gives the same weights.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from typing import Any
+
+from tablefold.cli.options import add_device_option, add_method_options, add_model_options, model_options
+from tablefold.cli.values import not_negative, positive, show_bytes
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("data", metavar="DIR", help="a dataset written by `tablefold prepare`")
+    parser.add_argument("--out", required=True, metavar="RUN", help="the new folder to write")
+    add_method_options(parser)
+    add_model_options(parser)
+    group = parser.add_argument_group("training")
+    group.add_argument("--optimizer", default="amsgrad", help="adagrad, amsgrad or sgd (default: amsgrad)")
+    group.add_argument("--lr", type=float, help="learning rate (default: torch's for the optimizer)")
+    group.add_argument("--batch-size", type=positive, default=128, help="rows of a batch (default: 128)")
+    group.add_argument("--epochs", type=positive, default=1, help="passes over the training part (default: 1)")
+    group.add_argument(
+        "--until",
+        metavar="TARGET",
+        help="stop when the validation part reaches auc=X, logloss=X or normalized_entropy=X",
+    )
+    group.add_argument(
+        "--eval-every",
+        type=positive,
+        metavar="STEPS",
+        help="steps between evaluations on the validation part (default: each epoch)",
+    )
+    group.add_argument(
+        "--seed", type=not_negative, default=0, help="of addresses, start values and order of rows (default: 0)"
+    )
+    add_device_option(parser)
+
+
+def run(args: Namespace) -> None:
+    """Train and print what came out."""
+    from tablefold.cli.display import TrainingDisplay
+    from tablefold.train.config import Config
+    from tablefold.train.run import train_run
+
+    options = {name: value for name, value in vars(args).items() if name in Config.__dataclass_fields__}
+    config = Config(**options, model_options=model_options(args))
+    result = train_run(config, args.out, [TrainingDisplay()])
+    print("\n".join(summary(result)))
+    print(f"{'run':<10}  {args.out}")
+
+
+def summary(result: dict[str, Any]) -> list[str]:
+    """A result in a few lines for people."""
+    size = show_bytes(result["embedding_bytes"])
+    if result["full_bytes"] is not None:
+        size += f" of {show_bytes(result['full_bytes'])} ({result['compression']:,.4g}x smaller)"
+    steps = f"{result['iterations']:,} steps, {result['epochs']:.3g} epochs, {result['seconds']:.1f} s"
+    figures = f"auc {result['auc']:.4f}, logloss {result['logloss']:.4f}"
+    if "excess_logloss" in result:
+        figures += f" ({result['excess_logloss']:+.4f} on the best reachable)"
+    lines = {
+        "method": result["method"],
+        "embeddings": size,
+        "training": f"{steps}, {result['samples_per_second']:,.0f} samples/s",
+        "test": f"{figures}, normalized entropy {result['normalized_entropy']:.4f}",
+    }
+    if result["target"]:
+        lines["target"] = f"{result['target']} {'reached' if result['target_reached'] else 'NOT reached'}"
+    return [f"{name:<10}  {value}" for name, value in lines.items()]
