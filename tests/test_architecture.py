@@ -21,15 +21,16 @@ ALLOWED = {
     "partitions": {"hashing"},
     "terms": {"hashing", "partitions", "starts", "tables"},
     "ops": {"hashing", "partitions", "tables", "terms", "ops"},
-    "method": CORE | {"ops"},
+    "group": CORE | {"ops"},
+    "method": CORE | {"group"},
     "methods": CORE | {"method", "methods", "ops"},
-    "placement": {"method", "methods", "tables", "terms"},
-    "nn": {"method", "tables"},
+    "placement": {"group", "method", "methods", "tables", "terms"},
+    "nn": {"group", "method", "ops", "tables"},
     "optim": {"ops"},
-    "theory": CORE | {"method", "theory"},
-    "models": {"method", "models", "spec"},
+    "theory": CORE | {"group", "method", "theory"},
+    "models": {"group", "method", "models", "spec"},
     "data": {"data", "files", "hashing", "tables"},
-    "train": {"data", "files", "hashing", "method", "models", "optim", "placement", "tables", "train"},
+    "train": {"data", "files", "group", "hashing", "method", "models", "optim", "placement", "tables", "train"},
 }
 
 

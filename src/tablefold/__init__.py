@@ -9,7 +9,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tablefold.method import EmbeddingGroup, Method, all_methods, parse
+    from tablefold.group import EmbeddingGroup
+    from tablefold.method import Method, all_methods, parse
     from tablefold.methods.full import Full
     from tablefold.methods.hash import Hash
     from tablefold.methods.qr import QuotientRemainder
@@ -32,7 +33,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "EmbeddingGroup": "method",
+    "EmbeddingGroup": "group",
     "Full": "methods.full",
     "Hash": "methods.hash",
     "Method": "method",

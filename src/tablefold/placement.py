@@ -84,4 +84,7 @@ class Placement:
     ) -> EmbeddingGroup:
         """The group for `tables`; arguments and errors as `Method.build`."""
         tables = check_tables(tables)
-        return EmbeddingGroup(self.address_map(tables, seed), seed=seed, device=device)
+        _, folded = self.split(tables)
+        columns = [column for column, table in enumerate(tables) if table in folded]
+        transform = self.method.transform(folded, columns, seed) if folded else None
+        return EmbeddingGroup(self.address_map(tables, seed), seed=seed, device=device, transform=transform)

@@ -46,9 +46,9 @@ class Start:
 FULL_START = Start(std=0.02)
 """How a full table begins.
 
-Chosen by experiment: of 0.25 (1/sqrt(dim)), 0.1, 0.02, 0.01 and 0.003 the last three train alike and the larger ones far
-slower, since every example first has to unlearn what its vectors happened to say. It does not depend on the number of
-rows (as DLRM's U(-1/sqrt(rows), 1/sqrt(rows)) does): a folded table's rows are shared by ids of many tables.
+Chosen by experiment: of deviations 0.25 (1/sqrt(dim)), 0.1, 0.02, 0.01 and 0.003 the last three train alike and the
+larger ones far slower, since every example first has to unlearn what its vectors happened to say. It does not depend on
+the number of rows (as DLRM's U(-1/sqrt(rows), 1/sqrt(rows)) does): a folded table's rows are shared by many ids.
 """
 
 FACTOR = Start(mean=math.sqrt(0.75), std=0.5, signs=True)

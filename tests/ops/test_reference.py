@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oracle import vector
-from tablefold.method import EmbeddingGroup
+from tablefold.group import EmbeddingGroup
 from tablefold.partitions import Partition, lookup
 from tablefold.starts import Start
 from tablefold.tables import TableSpec

@@ -1,0 +1,240 @@
+"""The module that stands for tables: one memory, one gather, all tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tablefold.hashing import HASH_VERSION, derive_key
+from tablefold.ops import Gather
+from tablefold.ops.pooling import PoolMode, pool
+from tablefold.partitions import Lookup, narrowest_integer
+from tablefold.tables import FLOAT_BYTES, full_bytes
+from tablefold.terms import AddressMap, Region
+
+
+class EmbeddingGroup(nn.Module):
+    """The module that stands for a list of tables: one memory, read by terms.
+
+    Called with int64 ids `[batch, tables]` (int32 is taken too) it returns vectors `[batch, features, dim]`; `features`
+    is the number of tables unless the method gives several vectors for one.
+
+    Args:
+        address_map: where every weight lives.
+        seed: of the start values.
+        device: where the memory lives.
+        transform: for methods that compute after the gather: called with the gathered vectors `[batch, features, dim]`
+            and the ids, it returns the vectors, of the same shape.
+
+    Attributes:
+        memory: the one learnable array, `[floats / unit, unit]`: flat memory cut into rows of the largest width that
+            every address is a multiple of.
+        lookup: all lookup arrays of the terms, concatenated; None without any. Part of the state dict.
+
+    Raises:
+        ValueError: when called with ids of another shape or type, or an id outside its table.
+    """
+
+    memory: nn.Parameter
+    lookup: Tensor | None
+    _rows: Tensor
+
+    def __init__(
+        self,
+        address_map: AddressMap,
+        *,
+        seed: int = 0,
+        device: torch.device | str | None = None,
+        transform: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        _refuse_larger_than_full(address_map, transform)
+        self.address_map = address_map
+        self.tables = address_map.tables
+        self.dim = self.tables[0].dim
+        self.num_features = sum(address_map.features)
+        memory = start_memory(address_map.regions, seed, device)
+        self.memory = nn.Parameter(memory.view(-1, address_map.unit))
+        lookup = lookup_array(address_map.lookups)
+        self.register_buffer("lookup", torch.from_numpy(lookup) if lookup.size else None)
+        self.gather = Gather(address_map)
+        self.transform = transform
+        limits = [0 if table.rows is None else table.rows for table in self.tables]
+        self.register_buffer("_rows", torch.tensor(limits), persistent=False)
+        self.register_load_state_dict_pre_hook(_check_addresses)  # type: ignore[no-untyped-call]
+        if device is not None:
+            self.to(device)
+
+    def forward(self, ids: Int[Tensor, "batch tables"]) -> Float[Tensor, "batch features dim"]:
+        """The vectors of a batch, `[batch, features, dim]`."""
+        # Tracers cannot branch on data; a traced model's ids are checked by whoever feeds it.
+        if not torch.compiler.is_compiling():
+            self._check(ids)
+        ids = ids.to(torch.int64)
+        vectors: Tensor = self.gather(self.memory, self.lookup, ids)
+        return vectors if self.transform is None else self.transform(vectors, ids)
+
+    def pool(
+        self,
+        values: Sequence[Int[Tensor, " _"]],
+        offsets: Sequence[Int[Tensor, " bags"]],
+        *,
+        mode: PoolMode = "sum",
+        weights: Sequence[Float[Tensor, " _"]] | None = None,
+    ) -> Float[Tensor, "bags features dim"]:
+        """Bags of ids per table, composed and then pooled (never the other way round: a product of sums is no sum).
+
+        Args:
+            values: for each table the ids of all its bags, one bag after the other.
+            offsets: for each table where in its `values` each bag begins; the first is 0. All tables have equally many.
+            mode: `sum`, `mean` or `max`; an empty bag gives zeros.
+            weights: for each table a factor per id, for `sum` only.
+
+        Raises:
+            ValueError: where a table's lists do not fit each other, or an id is outside its table.
+        """
+        count = len(self.tables)
+        if len(values) != count or len(offsets) != count or (weights is not None and len(weights) != count):
+            raise ValueError(f"bags need values, offsets (and weights, if any) for each of the {count} tables")
+        longest = max(len(ids) for ids in values)
+        ids = torch.zeros(longest, count, dtype=torch.int64, device=self.memory.device)
+        for column, table_ids in enumerate(values):
+            ids[: len(table_ids), column] = table_ids
+        vectors = self(ids)
+        pooled = []
+        for column, part in enumerate(vectors.split(self.address_map.features, dim=1)):
+            table_weights = None if weights is None else weights[column]
+            pooled.append(pool(part[: len(values[column])], offsets[column], mode, table_weights))
+        if len({len(part) for part in pooled}) > 1:
+            raise ValueError(f"all tables need equally many bags; got {[len(part) for part in pooled]}")
+        return torch.cat(pooled, dim=1)
+
+    def _check(self, ids: Tensor) -> None:
+        if ids.ndim != 2 or ids.shape[1] != len(self.tables):
+            raise ValueError(f"ids must be [batch, {len(self.tables)}], one column per table; got {list(ids.shape)}")
+        if ids.dtype not in (torch.int64, torch.int32):
+            raise ValueError(f"ids must be int64 or int32; got {ids.dtype}")
+        wild = ((ids < 0) | (ids >= self._rows)) & (self._rows > 0)
+        if bool(wild.any()):
+            place, column = (int(index) for index in wild.nonzero()[0])
+            table = self.tables[column]
+            raise ValueError(
+                f"table {table.name!r}: id {int(ids[place, column])} (example {place} of the batch) is outside "
+                f"0 .. {table.vocabulary - 1}; declare more rows, or map unseen values to an id of their own"
+            )
+
+    @property
+    def num_bytes(self) -> int:
+        """Every byte the group holds: memory and lookup arrays.
+
+        The description of the terms (a few numbers each, rebuilt from the spec) is not counted.
+        """
+        held = [*self.parameters(), *([] if self.lookup is None else [self.lookup])]
+        return sum(array.nbytes for array in held)
+
+    @property
+    def num_parameters(self) -> int:
+        """Learnable floats."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @torch.no_grad()
+    def unfold(self, name: str, chunk: int = 65_536) -> Float[Tensor, "rows ..."]:
+        """The full table that the group stands for: row i is the vector of id i.
+
+        Args:
+            name: the table's name.
+            chunk: ids composed at a time.
+
+        Returns:
+            `[rows, dim]`; `[rows, features, dim]` where the method gives several vectors for one id.
+
+        Raises:
+            ValueError: for an unknown name or an open vocabulary.
+        """
+        column = self.address_map.index(name)
+        rows = self.tables[column].vocabulary
+        first = sum(self.address_map.features[:column])
+        features = self.address_map.features[column]
+        full = self.memory.new_empty(rows, features, self.dim)
+        for begin in range(0, rows, chunk):
+            end = min(begin + chunk, rows)
+            ids = torch.zeros(end - begin, len(self.tables), dtype=torch.int64, device=self.memory.device)
+            ids[:, column] = torch.arange(begin, end, device=self.memory.device)
+            full[begin:end] = self(ids)[:, first : first + features]
+        return full.squeeze(1) if features == 1 else full
+
+    def get_extra_state(self) -> Tensor:
+        """What the saved weights mean: hash version and address fingerprint, checked when they are loaded."""
+        return torch.tensor([HASH_VERSION, self.address_map.fingerprint])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Nothing to restore: `_check_addresses` has compared it before anything was copied."""
+
+    def extra_repr(self) -> str:
+        """Tables, dim and bytes."""
+        return f"{len(self.tables)} tables, dim={self.dim}, {self.num_bytes} bytes"
+
+
+def start_memory(regions: Sequence[Region], seed: int, device: torch.device | str | None = None) -> Tensor:
+    """Memory as training begins, `[floats]` float32: every region drawn from its `Start`, the same on every device."""
+    floats = sum(region.floats for region in regions)
+    if device is not None and torch.device(device).type == "meta":
+        return torch.empty(floats, device="meta")
+    memory = torch.empty(floats)
+    base = 0
+    for index, region in enumerate(regions):
+        generator = torch.Generator().manual_seed(derive_key(seed, index))
+        values = memory[base : base + region.floats]
+        half_width = math.sqrt(3) * region.start.std  # of a uniform distribution with that deviation
+        values.uniform_(region.start.mean - half_width, region.start.mean + half_width, generator=generator)
+        if region.start.signs:
+            values *= torch.randint(0, 2, values.shape, generator=generator, dtype=torch.int8) * 2 - 1
+        if region.start.exact:
+            values *= math.sqrt(region.start.square / float(values.square().mean()))
+        base += region.floats
+    return memory if device is None else memory.to(device)
+
+
+def lookup_array(lookups: Sequence[Lookup]) -> np.ndarray[Any, Any]:
+    """All lookup arrays end to end, in the narrowest integer type that holds them; empty where there are none."""
+    if not lookups:
+        return np.empty(0, dtype=np.uint8)
+    highest = max(int(lookup.buckets.max()) for lookup in lookups)
+    return np.concatenate([lookup.buckets for lookup in lookups]).astype(narrowest_integer(highest))
+
+
+def _refuse_larger_than_full(address_map: AddressMap, transform: nn.Module | None) -> None:
+    if any(table.rows is None for table in address_map.tables):
+        return
+    full = full_bytes(address_map.tables)
+    folded = address_map.floats * FLOAT_BYTES + lookup_array(address_map.lookups).nbytes
+    if transform is not None:
+        folded += sum(parameter.nbytes for parameter in transform.parameters())
+    if folded > full:
+        raise ValueError(
+            f"the fold would take {folded} bytes, more than the full tables' {full}: choose a smaller size, or keep "
+            "small tables full with a threshold"
+        )
+
+
+def _check_addresses(group: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
+    assert isinstance(group, EmbeddingGroup)
+    saved = state.get(f"{prefix}_extra_state")
+    if saved is None:
+        return  # a missing key: load_state_dict reports it itself
+    version, fingerprint = (int(value) for value in saved)
+    if version != HASH_VERSION:
+        raise ValueError(
+            f"these weights were saved under hash version {version}; this tablefold computes version {HASH_VERSION}: "
+            "load them with the release that saved them"
+        )
+    if fingerprint != group.address_map.fingerprint:
+        raise ValueError(
+            "these weights were saved by a group with other addresses: build it with the same method, tables and seed"
+        )
