@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tablefold.data.best import load_best
 from tablefold.data.lines import HEX, INTEGER, LABEL, Field, hex_text, parse_lines
 from tablefold.data.source import Rows, Shard, byte_shards, describe_files, read_bytes, unpack_files
 
@@ -52,6 +53,10 @@ class Criteo:
         parsed = parse_lines(read_bytes(shard), "\t", FIELDS)
         label, dense, keys = np.split(parsed.values, [1, 1 + len(DENSE)])
         return Rows(label[0].astype(np.uint8), log_counts(dense), keys, parsed.lines, parsed.rejects)
+
+    def best(self) -> dict[str, dict[str, float]] | None:
+        """What `tablefold generate` wrote beside a synthetic log."""
+        return load_best(self.files)
 
     def raw_values(self, table: str, keys: NDArray[np.int64]) -> NDArray[Any]:
         """Hex digits."""

@@ -81,6 +81,13 @@ def parse_lines(data: NDArray[np.uint8], separator: str, fields: Sequence[Field]
     return Lines(values[:, :rows], lines, rejects)
 
 
+def format_lines(values: NDArray[np.int64], separator: str, fields: Sequence[Field]) -> bytes:
+    """The text that `parse_lines` reads as `values` (int64 [fields, rows])."""
+    kinds = np.array([field.kind for field in fields], dtype=np.int64)
+    text = np.empty(values.shape[1] * len(fields) * (MAX_DIGITS + 2), dtype=np.uint8)
+    return text[: _format(values, ord(separator), kinds, text)].tobytes()
+
+
 def hex_text(keys: NDArray[np.int64]) -> NDArray[np.bytes_]:
     """The hex digits that keys of kind `HEX` stand for.
 
@@ -195,3 +202,42 @@ def _hex(data: NDArray[np.uint8], start: int, end: int) -> tuple[int, int]:
             return _NOT_HEX, 0
         value = value * 16 + digit
     return _OK, (value << (4 * (HEX_DIGITS - length))) << 4 | length
+
+
+@compiled
+def _format(values: NDArray[np.int64], separator: int, kinds: NDArray[np.int64], text: NDArray[np.uint8]) -> int:
+    """Write all rows; returns how many bytes."""
+    at = 0
+    for row in range(values.shape[1]):
+        for field in range(len(kinds)):
+            value = values[field, row]
+            if value != MISSING:
+                at = _format_hex(value, text, at) if kinds[field] == HEX else _format_integer(value, text, at)
+            text[at] = separator
+            at += 1
+        text[at - 1] = _NEWLINE
+    return at
+
+
+@compiled
+def _format_hex(key: int, text: NDArray[np.uint8], at: int) -> int:
+    length = key & 15
+    for place in range(length):
+        digit = (key >> (4 * (HEX_DIGITS - place))) & 15
+        text[at + place] = digit + (_ZERO if digit < 10 else 87)
+    return at + length
+
+
+@compiled
+def _format_integer(value: int, text: NDArray[np.uint8], at: int) -> int:
+    if value < 0:
+        text[at] = _MINUS
+        at += 1
+        value = -value
+    digits = 1
+    while value >= 10**digits:
+        digits += 1
+    for place in range(digits - 1, -1, -1):
+        text[at + place] = _ZERO + value % 10
+        value //= 10
+    return at + digits

@@ -74,7 +74,7 @@ def prepare(source: Source, out: str | Path, options: Options | None = None) -> 
         write_rejects(shards, counted, work, folder)
         tables = [TableSchema(table, size) for table, size in zip(source.tables, sizes, strict=True)]
         rejected = sum(shard["rejects"] for shard in counted)
-        schema = Schema(source.dense, tuple(tables), _parts(written), description, rejected)
+        schema = Schema(source.dense, tuple(tables), _parts(written), description, rejected, source.best())
         schema.save(folder)
     return schema
 

@@ -85,6 +85,9 @@ class Source(Protocol):
     def read(self, shard: Shard) -> Rows:
         """The rows of one shard."""
 
+    def best(self) -> dict[str, dict[str, float]] | None:
+        """Of a synthetic log: what the model that drew its labels reaches on each part."""
+
     def raw_values(self, table: str, keys: NDArray[np.int64]) -> NDArray[Any]:
         """The raw values, as text, that `keys` of one table stand for."""
 

@@ -1,0 +1,32 @@
+"""Write a synthetic click log with a known best result."""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `tablefold generate`."""
+    parser.add_argument("out", metavar="OUT", help="the file to write: raw lines in Criteo's format")
+    parser.add_argument("--rows", type=int, default=200_000, metavar="N", help="lines (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="same seed, same log (default: %(default)s)")
+    parser.add_argument(
+        "--preset",
+        default="small",
+        help="small, criteo-kaggle or criteo-tb: how many values the tables have (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Generate, and print what came out."""
+    from tablefold.data.best import best_file
+    from tablefold.data.synthetic import Synthetic, generate
+
+    start = time.perf_counter()
+    best = generate(Synthetic(args.rows, args.seed, args.preset), args.out)
+    seconds = time.perf_counter() - start
+    print(f"{args.out}: {args.rows:,} rows in {seconds:.1f} s, {args.rows / seconds:,.0f} rows/s")
+    if "test" in best:
+        figures = ", ".join(f"{name} {value:.4f}" for name, value in best["test"].items())
+        print(f"best reachable on the test part: {figures} ({best_file(args.out)})")
