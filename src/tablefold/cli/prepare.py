@@ -5,25 +5,33 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tablefold.data.schema import Schema
+
+_INTERACTIONS = """\
+FILE (Parquet, or CSV with a header) lists what users took, one row each; items that the user never took are drawn as
+negatives. --split random: 10 % of the positives test, 5 % validate; leave-last-out: the last of every user tests, the
+one before validates; by-time: the last seventh, first half test, second half validation."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `tablefold prepare`."""
     sources = parser.add_subparsers(dest="source", required=True, metavar="SOURCE")
     criteo = sources.add_parser("criteo", help="Criteo Kaggle's train.txt (plain or .gz)")
+    criteo.set_defaults(prepare=_criteo)
     criteo.add_argument("files", nargs="+", metavar="FILE", help="raw lines, in the order of the log")
-    _add_common(criteo)
+    _add_log(criteo)
+    interactions = sources.add_parser(
+        "interactions", help="users and items, negatives drawn", description=_INTERACTIONS
+    )
+    interactions.set_defaults(prepare=_interactions)
+    _add_interactions(interactions)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="the dataset to write; must not exist yet")
-    parser.add_argument(
-        "--min-count",
-        type=int,
-        default=1,
-        metavar="N",
-        help="values seen less often in training share one id (default: %(default)s)",
-    )
     parser.add_argument(
         "--max-rejects",
         type=float,
@@ -31,17 +39,55 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="fail if a larger share of the lines is malformed (default: %(default)s)",
     )
+    parser.add_argument(
+        "--permute-ids", type=int, metavar="SEED", help="permute the ids (default: ranked by frequency)"
+    )
+
+
+def _add_log(parser: argparse.ArgumentParser) -> None:
+    _add_common(parser)
+    parser.add_argument(
+        "--min-count",
+        type=int,
+        default=1,
+        metavar="N",
+        help="values seen less often in training share one id (default: %(default)s)",
+    )
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
+
+
+def _add_interactions(parser: argparse.ArgumentParser) -> None:
+    _add_common(parser)
+    parser.add_argument("file", metavar="FILE")
+    parser.add_argument("--user", required=True, metavar="COL", help="column of the user")
+    parser.add_argument("--item", required=True, metavar="COL", help="column of the item")
+    parser.add_argument(
+        "--negatives", type=int, default=4, metavar="N", help="items drawn per positive (default: %(default)s)"
+    )
+    parser.add_argument("--split", default="random", help="random, leave-last-out or by-time (default: %(default)s)")
+    parser.add_argument("--time", metavar="COL", help="column to order by (default: the order of the file)")
+    parser.add_argument("--rating", metavar="COL", help="column of a rating")
+    parser.add_argument("--min-rating", type=float, metavar="X", help="only rows rated at least X are positives")
+    parser.add_argument(
+        "--user-columns", type=_names, default=(), metavar="COL,..", help="attributes of the user, kept as look-ups"
+    )
+    parser.add_argument(
+        "--item-columns", type=_names, default=(), metavar="COL,..", help="attributes of the item, kept as look-ups"
+    )
+    parser.add_argument("--side-tables", action="store_true", help="make the attributes tables of their own, too")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="of split, negatives and row order (default: %(default)s)"
+    )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
 
 
 def run(args: argparse.Namespace) -> None:
     """Prepare, and print what came out."""
-    from tablefold.data.criteo import Criteo
-    from tablefold.data.prepare import Options, prepare
-
     start = time.perf_counter()
-    options = Options(min_count=args.min_count, max_rejects=args.max_rejects, workers=args.workers)
-    schema = prepare(Criteo(tuple(args.files)), args.out, options)
+    schema: Schema = args.prepare(args)
     seconds = time.perf_counter() - start
     parts = ", ".join(f"{name} {part.rows:,}" for name, part in schema.parts.items())
     ids = sum(table.rows or 0 for table in schema.tables)
@@ -50,3 +96,33 @@ def run(args: argparse.Namespace) -> None:
     if schema.rejected:
         print(f"{schema.rejected:,} lines rejected: see {args.out}/rejects.parquet", file=sys.stderr)
     print(f"{seconds:.1f} s, {schema.rows / seconds:,.0f} rows/s")
+
+
+def _criteo(args: argparse.Namespace) -> Schema:
+    from tablefold.data.criteo import Criteo
+    from tablefold.data.prepare import Options, prepare
+
+    options = Options(min_count=args.min_count, max_rejects=args.max_rejects, workers=args.workers)
+    return prepare(Criteo(tuple(args.files)), args.out, options)
+
+
+def _interactions(args: argparse.Namespace) -> Schema:
+    from tablefold.data.interactions import Interactions, prepare_interactions
+
+    source = Interactions(
+        file=args.file,
+        user=args.user,
+        item=args.item,
+        negatives=args.negatives,
+        split=args.split,
+        time=args.time,
+        rating=args.rating,
+        min_rating=args.min_rating,
+        user_columns=args.user_columns,
+        item_columns=args.item_columns,
+        side_tables=args.side_tables,
+        permute=args.permute_ids,
+        seed=args.seed,
+        max_rejects=args.max_rejects,
+    )
+    return prepare_interactions(source, args.out)

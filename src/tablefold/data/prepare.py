@@ -19,14 +19,12 @@ import pyarrow.parquet as pq
 
 from tablefold.data import dictionary
 from tablefold.data.engine import Step, run_steps
-from tablefold.data.rejects import check_rejects, save_rejects, write_rejects
+from tablefold.data.rejects import MAX_REJECTS, check_rejects, save_rejects, write_rejects
 from tablefold.data.schema import PARTS, RESERVED_IDS, PartSchema, Schema, TableSchema
 from tablefold.data.shards import Examples, shard_name, write_shard
 from tablefold.data.source import Source
 from tablefold.data.split import Split
 from tablefold.data.workplace import open_workplace
-
-MAX_REJECTS = 0.001
 
 
 @dataclass(frozen=True)

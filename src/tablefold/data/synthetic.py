@@ -50,18 +50,18 @@ class Preset:
 
     rows: tuple[int, ...]
     exponent: float = 0.7
-    main: float = 0.5
-    vector: float = 0.2
+    main: float = 0.6
+    vector: float = 0.1
     bias: float = -1.3
-    large: int = 1000
+    large: int = 500
 
 
 # fmt: off
 PRESETS = {
     # Vocabularies large enough that collisions hurt, values frequent enough to be learned from 200,000 rows.
     "small": Preset((
-        40, 300, 4000, 3000, 60, 12, 2000, 100, 3, 2500, 1500, 3500, 1200,
-        20, 2200, 3200, 10, 800, 500, 4, 2800, 15, 12, 1800, 50, 1600,
+        30, 200, 2500, 1500, 50, 12, 1000, 80, 3, 1500, 800, 2000, 600,
+        20, 1200, 1800, 10, 100, 60, 4, 1600, 15, 12, 900, 40, 700,
     )),
     "criteo-kaggle": Preset((
         1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194,

@@ -1,0 +1,327 @@
+"""Interactions: a log of what users took, with negatives drawn for what they did not.
+
+The file lists positives (a user, an item, perhaps a time and attributes of either); for each, some items that the user
+never took are drawn as negatives. Users and items are closed catalogues: every one in the file has an id, ranked by
+(-training count, value), none is reserved. Positives are held in memory (about 100 bytes each).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from tablefold.data.permutation import permute_ids
+from tablefold.data.records import read_records
+from tablefold.data.rejects import MAX_REJECTS, RejectRow, check_share, write_reject_rows
+from tablefold.data.schema import PARTS, PartSchema, Schema, TableSchema
+from tablefold.data.shards import Examples, shard_name, write_shard
+from tablefold.data.source import describe_files
+from tablefold.data.split import Split
+from tablefold.files import new_folder
+
+SPLITS = ("random", "leave-last-out", "by-time")
+TEST_SHARE = 0.10
+VALIDATION_SHARE = 0.05
+SHARD_ROWS = 1 << 20
+_REDRAWS = 20
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """How to turn a file of positives into a dataset.
+
+    Args:
+        file: Parquet, or CSV with a header.
+        user: column of the user.
+        item: column of the item.
+        negatives: items drawn per positive, uniformly among those the user never took.
+        split: "random" (10 % of the positives test, 5 % validate), "leave-last-out" (of every user with at least
+            three positives, the last tests and the one before validates), or "by-time" (the last seventh, halved).
+        time: column to order by; without it, the order of the file counts.
+        rating: column of a rating; only rows of at least `min_rating` are positives.
+        min_rating: see `rating`.
+        user_columns: attributes of the user, kept in `lookup/USER.parquet`.
+        item_columns: attributes of the item, kept in `lookup/ITEM.parquet`.
+        side_tables: whether the attributes are tables of their own as well.
+        permute: seed of a permutation of the ids; None keeps them ranked.
+        seed: of the split, the negatives and the order of the training rows.
+        max_rejects: the share of records that may lack a user, an item, or a rating.
+    """
+
+    file: str
+    user: str
+    item: str
+    negatives: int = 4
+    split: str = "random"
+    time: str | None = None
+    rating: str | None = None
+    min_rating: float | None = None
+    user_columns: tuple[str, ...] = ()
+    item_columns: tuple[str, ...] = ()
+    side_tables: bool = False
+    permute: int | None = None
+    seed: int = 0
+    max_rejects: float = MAX_REJECTS
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise ValueError(f"--split {self.split!r}: choose one of {', '.join(SPLITS)}")
+        if self.negatives < 0 or self.seed < 0 or (self.permute is not None and self.permute < 0):
+            raise ValueError("--negatives, --seed and --permute-ids must not be negative")
+        if self.split == "by-time" and self.time is None:
+            raise ValueError("--split by-time needs --time COLUMN")
+        if (self.rating is None) != (self.min_rating is None):
+            raise ValueError("--rating COLUMN and --min-rating VALUE belong together")
+        names = [*self.columns]
+        if len(set(names)) < len(names) or "line" in names:
+            raise ValueError(f"name every column once, and none 'line'; got {', '.join(names)}")
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns to read."""
+        extra = [name for name in (self.time, self.rating) if name is not None]
+        return [self.user, self.item, *extra, *self.user_columns, *self.item_columns]
+
+
+def prepare_interactions(source: Interactions, out: str | Path) -> Schema:
+    """Write the prepared dataset `out`: training rows in a random order; every test and validation positive
+    followed by its negatives, so that ranks can be computed per positive.
+
+    Raises:
+        ValueError: for a missing or malformed file, or an `out` that is taken. Nothing is left then.
+    """
+    description = {"name": "interactions", "files": describe_files([source.file]), **_options(source)}
+    with new_folder(out) as folder:
+        positives, rejects = _positives(source)
+        check_share(rejects, len(rejects) + len(positives), source.max_rejects, source.file)
+        random = np.random.default_rng(source.seed)
+        part = _split(source, positives, random)
+        catalogues = [
+            _Catalogue.build(positives, column, part, number, source.permute)
+            for number, column in enumerate((source.user, source.item))
+        ]
+        user, item = (catalogue.ranks for catalogue in catalogues)
+        side = _write_lookups(source, positives, catalogues, folder)
+        taken = np.sort(user * catalogues[1].rows + item)
+        parts = {}
+        for number, name in enumerate(PARTS):
+            chosen = np.flatnonzero(part == number)
+            ranks, label = _with_negatives(source, user[chosen], item[chosen], catalogues, taken, random)
+            ids = np.stack([catalogue.ids[ranks[:, n]] for n, catalogue in enumerate(catalogues)], axis=1)
+            order = random.permutation(len(label)) if name == "train" else np.arange(len(label))
+            columns = [ids, *(table[ids[:, [owner]]] for owner, _, table in side if source.side_tables)]
+            parts[name] = _write_part(folder / name, np.hstack(columns), label, order)
+        tables = [TableSchema(catalogue.name, catalogue.rows) for catalogue in catalogues]
+        tables += [TableSchema(name, int(table.max()) + 1) for _, name, table in side if source.side_tables]
+        lookups = {
+            catalogue.name: {name: int(table.max()) + 1 for owner, name, table in side if owner == number}
+            for number, catalogue in enumerate(catalogues)
+        }
+        write_reject_rows(rejects, folder)
+        lookups = {name: attributes for name, attributes in lookups.items() if attributes}
+        schema = Schema((), tuple(tables), parts, description, len(rejects), lookups=lookups)
+        schema.save(folder)
+    return schema
+
+
+def _options(source: Interactions) -> dict[str, Any]:
+    return {name: value for name, value in vars(source).items() if name != "file"}
+
+
+def _positives(source: Interactions) -> tuple[pl.DataFrame, list[RejectRow]]:
+    """The distinct positives in the order of time (or of the file), and the records that are none."""
+    records = read_records(source.file, source.columns)
+    needed = [name for name in (source.user, source.item, source.time, source.rating) if name is not None]
+    rejects = records.rejects + [
+        (source.file, row["line"], f"field {name} is missing", str({key: row[key] for key in source.columns}))
+        for name in needed
+        for row in records.frame.filter(pl.col(name).is_null()).iter_rows(named=True)
+    ]
+    frame = records.frame.drop_nulls(needed)
+    if source.rating is not None:
+        rating = frame[source.rating].cast(pl.Float64, strict=False)
+        wrong = frame.filter(rating.is_null())
+        rejects += [
+            (source.file, row["line"], f"field {source.rating} is not a number: {row[source.rating]!r}", "")
+            for row in wrong.iter_rows(named=True)
+        ]
+        frame = frame.filter(rating >= source.min_rating)
+    if source.time is not None:
+        frame = frame.sort(source.time, maintain_order=True)
+    first = {row[1]: row for row in reversed(rejects)}  # one reason per record
+    rejects = sorted(first.values(), key=lambda row: row[1])
+    return frame.unique([source.user, source.item], keep="first", maintain_order=True), rejects
+
+
+def _split(source: Interactions, positives: pl.DataFrame, random: np.random.Generator) -> NDArray[np.int64]:
+    """The part of every positive: 0 train, 1 test, 2 validation."""
+    size = len(positives)
+    part = np.zeros(size, dtype=np.int64)
+    if source.split == "random":
+        order = random.permutation(size)
+        test, validation = round(size * TEST_SHARE), round(size * VALIDATION_SHARE)
+        part[order[:test]] = 1
+        part[order[test : test + validation]] = 2
+    elif source.split == "by-time":
+        for number, (_, piece) in enumerate(Split.by_order(size).pieces(0, size)):
+            part[piece] = number
+    else:
+        place = positives.select(
+            last=pl.int_range(pl.len()).reverse().over(source.user), count=pl.len().over(source.user)
+        )
+        enough = (place["count"] >= len(PARTS)).to_numpy()
+        last = place["last"].to_numpy()
+        part[enough & (last == 0)] = 1
+        part[enough & (last == 1)] = 2
+    return part
+
+
+@dataclass(frozen=True)
+class _Catalogue:
+    """The users, or the items.
+
+    Args:
+        name: of the table.
+        rows: how many there are.
+        ranks: rank of every positive's user (or item) by (-training count, value).
+        ids: id of every rank: the rank itself, or its image under a permutation.
+        values: "value" and "count" of every id, in id order.
+    """
+
+    name: str
+    rows: int
+    ranks: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    values: pl.DataFrame
+
+    @classmethod
+    def build(
+        cls, positives: pl.DataFrame, column: str, part: NDArray[np.int64], number: int, seed: int | None
+    ) -> _Catalogue:
+        frame = positives.select(value=pl.col(column), train=pl.Series(part == 0))
+        values = frame.group_by("value").agg(count=pl.col("train").sum().cast(pl.Int64))
+        values = values.sort(["count", "value"], descending=[True, False])
+        rows = len(values)
+        values = values.with_row_index("rank")
+        ranks = frame.join(values, on="value", how="left", maintain_order="left")["rank"].to_numpy()
+        ids = np.arange(rows, dtype=np.int64)
+        if seed is not None:
+            ids = permute_ids(ids, rows, seed, number)
+        return cls(column, rows, ranks.astype(np.int64), ids, values[np.argsort(ids)])
+
+
+def _write_lookups(
+    source: Interactions, positives: pl.DataFrame, catalogues: list[_Catalogue], folder: Path
+) -> list[tuple[int, str, NDArray[np.int64]]]:
+    """Write dictionaries and look-ups; returns (0 for the user's, 1 for the item's; name; attribute of every id)."""
+    (folder / "dictionary").mkdir()
+    side: list[tuple[int, str, NDArray[np.int64]]] = []
+    for number, (catalogue, names) in enumerate(
+        zip(catalogues, (source.user_columns, source.item_columns), strict=True)
+    ):
+        _write_dictionary(catalogue.values, catalogue.name, folder)
+        if not names:
+            continue
+        owner = catalogue.values.select("value").join(
+            _attributes(positives, catalogue.name, names), left_on="value", right_on=catalogue.name, how="left",
+            maintain_order="left",
+        )  # fmt: skip
+        lookup = {}
+        for name in names:
+            values = owner.group_by(value=pl.col(name)).agg(count=pl.len().cast(pl.Int64))
+            values = values.sort(["count", "value"], descending=[True, False], nulls_last=True).with_row_index("id")
+            codes = owner.join(
+                values, left_on=name, right_on="value", how="left", maintain_order="left", nulls_equal=True
+            )
+            lookup[name] = codes["id"].cast(pl.Int32)
+            side.append((number, name, lookup[name].to_numpy().astype(np.int64)))
+            _write_dictionary(values, name, folder)
+        (folder / "lookup").mkdir(exist_ok=True)
+        pl.DataFrame(lookup).write_parquet(folder / "lookup" / f"{catalogue.name}.parquet")
+    return side
+
+
+def _attributes(positives: pl.DataFrame, owner: str, names: tuple[str, ...]) -> pl.DataFrame:
+    """One row per user (or item) with its attributes; an error where two records disagree."""
+    frame = positives.group_by(owner, maintain_order=True).agg(pl.col(names).drop_nulls().unique())
+    for name in names:
+        conflicts = frame.filter(pl.col(name).list.len() > 1)
+        if len(conflicts):
+            first = conflicts.row(0, named=True)
+            values = " and ".join(repr(value) for value in sorted(first[name])[:2])
+            raise ValueError(
+                f"{owner} {first[owner]!r} has the values {values} in column {name}; an attribute has one value"
+            )
+    return frame.with_columns(pl.col(names).list.first())
+
+
+def _write_dictionary(values: pl.DataFrame, name: str, folder: Path) -> None:
+    columns = values.select(pl.col("value").cast(pl.String), "count")
+    columns.write_parquet(folder / "dictionary" / f"{name}.parquet")
+
+
+def _with_negatives(
+    source: Interactions,
+    user: NDArray[np.int64],
+    item: NDArray[np.int64],
+    catalogues: list[_Catalogue],
+    taken: NDArray[np.int64],
+    random: np.random.Generator,
+) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Ranks of user and item [rows, 2] and labels: every positive followed by its negatives.
+
+    Drawn over ranks, so that a permutation of the ids leaves the examples as they are.
+    """
+    items = catalogues[1].rows
+    users = np.repeat(user, source.negatives)
+    drawn = random.integers(0, items, len(users))
+    open_rows = np.arange(len(users))
+    for _ in range(_REDRAWS):
+        code = users[open_rows] * items + drawn[open_rows]
+        found = np.searchsorted(taken, code)
+        hit = taken[np.minimum(found, len(taken) - 1)] == code
+        open_rows = open_rows[hit]
+        if not len(open_rows):
+            break
+        drawn[open_rows] = random.integers(0, items, len(open_rows))
+    for row in open_rows:  # users who took nearly everything: draw from what is left
+        drawn[row] = _draw_rest(catalogues[0], int(users[row]), items, taken, random)
+    pairs = np.empty((len(user), 1 + source.negatives, 2), dtype=np.int64)
+    pairs[:, :, 0] = user[:, np.newaxis]
+    pairs[:, 0, 1] = item
+    pairs[:, 1:, 1] = drawn.reshape(len(user), source.negatives)
+    label = np.zeros(pairs.shape[:2], dtype=np.uint8)
+    label[:, 0] = 1
+    return pairs.reshape(-1, 2), label.reshape(-1)
+
+
+def _draw_rest(users: _Catalogue, user: int, items: int, taken: NDArray[np.int64], random: np.random.Generator) -> int:
+    first, last = np.searchsorted(taken, [user * items, (user + 1) * items])
+    rest = np.setdiff1d(np.arange(items), taken[first:last] - user * items)
+    if not len(rest):
+        value = users.values["value"][int(users.ids[user])]
+        raise ValueError(f"{users.name} {value!r} took every item, so no negative can be drawn; use --negatives 0")
+    return int(random.choice(rest))
+
+
+def _write_part(folder: Path, ids: NDArray[np.int64], label: NDArray[np.uint8], order: NDArray[np.int64]) -> PartSchema:
+    folder.mkdir()
+    shards = []
+    for number, rows in enumerate(_pieces(order)):
+        write_shard(
+            folder / shard_name(number),
+            Examples(np.empty((len(rows), 0), dtype=np.float32), ids[rows].astype(np.int32), label[rows]),
+        )
+        shards.append(len(rows))
+    return PartSchema(len(label), int(label.sum()), tuple(shards))
+
+
+def _pieces(order: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    for start in range(0, len(order), SHARD_ROWS):
+        yield order[start : start + SHARD_ROWS]
