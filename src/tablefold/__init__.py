@@ -11,18 +11,26 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tablefold.group import EmbeddingGroup
     from tablefold.method import Method, all_methods, parse
+    from tablefold.methods.chinese_remainder import ChineseRemainder
+    from tablefold.methods.custom import Custom
     from tablefold.methods.full import Full
     from tablefold.methods.hash import Hash
+    from tablefold.methods.mixed_radix import MixedRadix
+    from tablefold.methods.path import PathBased
     from tablefold.methods.qr import QuotientRemainder
     from tablefold.methods.robe import Robe
     from tablefold.placement import Placement
     from tablefold.tables import TableSpec, full_bytes
 
 __all__ = [
+    "ChineseRemainder",
+    "Custom",
     "EmbeddingGroup",
     "Full",
     "Hash",
     "Method",
+    "MixedRadix",
+    "PathBased",
     "Placement",
     "QuotientRemainder",
     "Robe",
@@ -37,6 +45,10 @@ _HOMES = {
     "Full": "methods.full",
     "Hash": "methods.hash",
     "Method": "method",
+    "ChineseRemainder": "methods.chinese_remainder",
+    "MixedRadix": "methods.mixed_radix",
+    "Custom": "methods.custom",
+    "PathBased": "methods.path",
     "Placement": "placement",
     "QuotientRemainder": "methods.qr",
     "Robe": "methods.robe",

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tablefold.hashing import HASH_VERSION, derive_key
-from tablefold.ops import Gather
+from tablefold.ops import Gather, WildIdError, is_fused
 from tablefold.ops.pooling import PoolMode, pool
 from tablefold.partitions import Lookup, narrowest_integer
 from tablefold.tables import FLOAT_BYTES, full_bytes
@@ -73,12 +73,17 @@ class EmbeddingGroup(nn.Module):
 
     def forward(self, ids: Int[Tensor, "batch tables"]) -> Float[Tensor, "batch features dim"]:
         """The vectors of a batch, `[batch, features, dim]`."""
-        # Tracers cannot branch on data; a traced model's ids are checked by whoever feeds it.
-        if not torch.compiler.is_compiling():
+        self._check_kind(ids)
+        fused = is_fused(self.memory)
+        # A kernel refuses wild ids itself. Tracers cannot branch on data: whoever feeds a traced model checks its ids.
+        if not (fused or torch.compiler.is_compiling()):
             self._check(ids)
-        ids = ids.to(torch.int64)
-        vectors: Tensor = self.gather(self.memory, self.lookup, ids)
-        return vectors if self.transform is None else self.transform(vectors, ids)
+        try:
+            vectors: Tensor = self.gather(self.memory, self.lookup, ids)
+        except WildIdError:
+            self._check(ids)
+            raise
+        return vectors if self.transform is None else self.transform(vectors, ids.to(torch.int64))
 
     def pool(
         self,
@@ -115,11 +120,13 @@ class EmbeddingGroup(nn.Module):
             raise ValueError(f"all tables need equally many bags; got {[len(part) for part in pooled]}")
         return torch.cat(pooled, dim=1)
 
-    def _check(self, ids: Tensor) -> None:
+    def _check_kind(self, ids: Tensor) -> None:
         if ids.ndim != 2 or ids.shape[1] != len(self.tables):
             raise ValueError(f"ids must be [batch, {len(self.tables)}], one column per table; got {list(ids.shape)}")
         if ids.dtype not in (torch.int64, torch.int32):
             raise ValueError(f"ids must be int64 or int32; got {ids.dtype}")
+
+    def _check(self, ids: Tensor) -> None:
         wild = ((ids < 0) | (ids >= self._rows)) & (self._rows > 0)
         if bool(wild.any()):
             place, column = (int(index) for index in wild.nonzero()[0])
@@ -195,6 +202,8 @@ def start_memory(regions: Sequence[Region], seed: int, device: torch.device | st
         values.uniform_(region.start.mean - half_width, region.start.mean + half_width, generator=generator)
         if region.start.signs:
             values *= torch.randint(0, 2, values.shape, generator=generator, dtype=torch.int8) * 2 - 1
+        if region.start.exact and region.start.mean == 0 and region.floats > 1:
+            values -= values.mean()
         if region.start.exact:
             values *= math.sqrt(region.start.square / float(values.square().mean()))
         base += region.floats

@@ -106,7 +106,7 @@ class Method(ABC):
         return self._sized(low)
 
     def _sized(self, size: int) -> Self:
-        cleared: dict[str, Any] = dict.fromkeys(self.size_options)
+        cleared: dict[str, Any] = dict.fromkeys(self.size_options)  # all of them optional, None when not given
         return replace(self, **{**cleared, self.size_options[0]: size})
 
     def build(

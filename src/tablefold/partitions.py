@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -207,7 +207,8 @@ def coprime_moduli(rows: int, k: int) -> tuple[int, ...]:
     """k pairwise coprime moduli with product >= rows and a sum close to the smallest, largest first.
 
     From each of a few largest moduli near rows^(1/k) the next smaller coprime ones are taken greedily; then each
-    modulus in turn shrinks as far as the product allows. Where `rows` has no room for k factors, the last moduli are 1.
+    modulus in turn, from the smallest up and from the largest down, shrinks as far as the product allows. Where `rows`
+    has no room for k factors, the last moduli are 1.
 
     >>> coprime_moduli(1000, 3)
     (13, 11, 7)
@@ -218,9 +219,10 @@ def coprime_moduli(rows: int, k: int) -> tuple[int, ...]:
     while best is None or largest <= root + 2 * k + 2:
         moduli = _coprime_below(largest, k)
         if math.prod(moduli) >= rows:
-            candidate = _shrink(moduli, rows)
-            if best is None or (sum(candidate), math.prod(candidate)) < (sum(best), math.prod(best)):
-                best = candidate
+            for order in (range(k), range(k - 1, -1, -1)):
+                candidate = _shrink(moduli, rows, order)
+                if best is None or (sum(candidate), math.prod(candidate)) < (sum(best), math.prod(best)):
+                    best = candidate
         largest += 1
     return best
 
@@ -235,9 +237,9 @@ def _coprime_below(largest: int, k: int) -> list[int]:
     return moduli
 
 
-def _shrink(moduli: Sequence[int], rows: int) -> tuple[int, ...]:
+def _shrink(moduli: Sequence[int], rows: int, order: Iterable[int]) -> tuple[int, ...]:
     shrunk = list(moduli)
-    for i in reversed(range(len(shrunk))):
+    for i in order:
         others = shrunk[:i] + shrunk[i + 1 :]
         modulus = ceil_div(rows, math.prod(others))
         while any(math.gcd(modulus, other) > 1 for other in others):

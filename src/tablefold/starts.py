@@ -5,13 +5,14 @@ the parts start such that the composed vector has that same deviation:
 
 - alone, concatenated, or as features of their own: each part as the full table;
 - added: each part with 1/sqrt(k) of it;
-- multiplied: the first factor as the full table, every other one with mean square 1. A product of k small factors
-  would begin near zero and starve every factor's gradient, which is the product of all the others.
+- multiplied: the part with the most rows as the full table, every other factor with mean square 1. A product of k
+  small factors would begin near zero and starve every factor's gradient, which is the product of all the others.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,7 +27,8 @@ InitOption = Literal["matched", "paper"]
 class Start:
     """How a region of memory begins: `mean + std * u`, u uniform with variance 1; with `signs`, times a random +-1.
 
-    `exact` scales what was drawn to the mean square it should have: a region of a few rows would miss it by chance.
+    `exact` gives what was drawn the mean square it should have, and the mean 0 if that is the mean: a region of a few
+    rows would miss them by chance.
 
     >>> Start(std=0.25).square
     0.0625
@@ -51,18 +53,20 @@ larger ones far slower, since every example first has to unlearn what its vector
 the number of rows (as DLRM's U(-1/sqrt(rows), 1/sqrt(rows)) does): a folded table's rows are shared by many ids.
 """
 
-FACTOR = Start(mean=math.sqrt(0.75), std=0.5, signs=True)
+FACTOR = Start(mean=math.sqrt(0.99), std=0.1, signs=True)
 """How the further factors of a product begin: mean square 1, random signs (ids that share the first factor then
 begin uncorrelated, where positive factors would make them begin alike), and no two of them equal."""
 
 
-def part_starts(combine: CombineOption, k: int) -> tuple[Start, ...]:
-    """The starts of k parts whose composition has the full table's deviation."""
+def part_starts(combine: CombineOption, sizes: Sequence[int]) -> tuple[Start, ...]:
+    """The starts of parts of so many rows each, whose composition has the full table's deviation."""
+    k = len(sizes)
     if k == 1 or combine in ("concat", "features"):
         return (FULL_START,) * k
     if combine == "add":
         return (Start(std=FULL_START.std / math.sqrt(k)),) * k
-    return (FULL_START, *(FACTOR,) * (k - 1))
+    largest = sizes.index(max(sizes))
+    return tuple(FULL_START if number == largest else FACTOR for number in range(k))
 
 
 def paper_start(rows: int) -> Start:

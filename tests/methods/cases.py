@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from tablefold import Method, TableSpec, parse
+
+LOOKUP = os.path.relpath(Path(__file__).parent / "lookup")
 
 TABLES = [TableSpec("user", 1000, 8), TableSpec("item", 317, 8), TableSpec("country", 20, 8)]
 
@@ -20,6 +24,13 @@ class Case:
     parameters: int
     first_codes: tuple[int, ...]
     features: int = 3
+
+    @property
+    def large_tables(self) -> list[TableSpec]:
+        """Tables with ids enough for statistics; metadata there are for `TABLES` alone."""
+        if "lookup" in self.spec:
+            return TABLES[:2]
+        return [TableSpec("user", 20_000, 16), TableSpec("item", 3_000, 16)]
 
     @property
     def method(self) -> Method:
@@ -38,6 +49,19 @@ CASES = [
     Case("qr:collisions=4,combine=features", (250 + 4 + 80 + 4 + 5 + 4) * 8, (2072, 2672), features=6),
     Case("qr:combine=mul", (32 + 32 + 18 + 18 + 5 + 4) * 8, (552, 656)),
     Case("qr:max_rows=150,combine=mul", (142 + 8 + 147 + 3 + 20) * 8, (1240, 2376)),
+    Case("mixed_radix:k=3,combine=mul", (3 * 10 + 3 * 7 + 3 * 3) * 8, (280, 296, 352)),
+    Case("mixed_radix:moduli=40x25x20,combine=add", 3 * (40 + 25 + 20) * 8, (720, 1000, 1200)),
+    Case("mixed_radix:k=4,max_rows=60,combine=concat", (51 + 9 + 54 + 6) * 2 + 20 * 8, (130, 228, 232, 236)),
+    Case("chinese_remainder:k=3,combine=mul", (13 + 11 + 7 + 11 + 6 + 5 + 5 + 4 + 1) * 8, (288, 376, 384)),
+    Case("chinese_remainder:moduli=37x27x25,combine=features", 3 * (37 + 27 + 25) * 8, (752, 1048, 1264), features=9),
+    Case("chinese_remainder:k=2,max_rows=100,combine=mul", (85 + 12 + 95 + 4 + 20) * 8, (816, 1544)),
+    Case(f"custom:lookup={LOOKUP},combine=mul", (2 + 7 + 21 + 8 + 36 + 9) * 8, (344, 448)),
+    Case(
+        f"custom:lookup={LOOKUP},max_rows=100,combine=concat", (2 + 7 + 21 + 8) * 2 + (96 + 4) * 4 + 20 * 8, (96, 460)
+    ),
+    Case("path:collisions=4,hidden=16", 335 * 8 + 12 * 280, (2040,)),
+    Case("path:collisions=8,hidden=16,k=3", 168 * 8 + 18 * 280, (1040,)),
+    Case("path:max_rows=150,hidden=64,function=linear", 238 * 8 + 14 * 72, (800,)),
     Case("robe:block=8,floats=1000", 1000, (818,)),
     Case("robe:block=3,sign=true,floats=1000", 1000, (454, 974, 625)),
     Case("robe:block=1,floats=999", 999, (923, 688, 920, 103, 880, 85, 96, 987)),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tablefold import Hash, Placement, QuotientRemainder, TableSpec, parse
-from tablefold.methods.qr import most_remainders
+from tablefold.methods.sizes import largest_first_modulus
 from tablefold.partitions import ceil_div
 
 
@@ -62,9 +62,10 @@ def test_gathered_rows_of_large_ids_are_exact(power):
 
 @given(st.integers(1, 10**9), st.integers(1, 10**9))
 def test_the_split_takes_what_the_size_allows(rows, max_rows):
-    modulus = most_remainders(rows, max_rows)
+    smallest_first = math.isqrt(rows - 1) + 1
+    modulus = largest_first_modulus(rows, max_rows, smallest_first, lambda first: first + ceil_div(rows, first))
     taken = rows if modulus == rows else modulus + ceil_div(rows, modulus)
-    smallest = min(rows, math.isqrt(rows - 1) + 1 + ceil_div(rows, math.isqrt(rows - 1) + 1))
+    smallest = min(rows, smallest_first + ceil_div(rows, smallest_first))
     assert taken <= max(max_rows, smallest)
     if smallest < max_rows < rows:
         assert modulus + 1 + ceil_div(rows, modulus + 1) > max_rows

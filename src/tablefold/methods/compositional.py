@@ -14,6 +14,19 @@ from tablefold.tables import TableSpec
 from tablefold.terms import AddressMap, MapBuilder, Term
 
 
+def check_parts(name: str, k: int | None, moduli: Sequence[int] | None, max_rows: int | None) -> None:
+    """`ValueError` for fewer than two parts, or for sizes given twice."""
+    if k is not None and k < 2:
+        raise ValueError(f"{name}: k={k} must be at least 2 parts")
+    if moduli is None:
+        return
+    text = "x".join(map(str, moduli))
+    if len(moduli) < 2:
+        raise ValueError(f"{name}: moduli={text} must be at least 2 numbers, as in moduli={text}x{text}")
+    if k is not None or max_rows is not None:
+        raise ValueError(f"{name}: moduli={text} set the parts and their sizes; leave out k and max_rows")
+
+
 class Compositional(Method):
     """A method that gives every table some partitions, a row for each of their buckets, and composes the rows.
 
@@ -51,7 +64,7 @@ class Compositional(Method):
                 f"{self.name}: combine=concat cuts dim into {k} equal parts; dim={table.dim} of table {table.name!r} "
                 f"is no multiple of {k}: take dim={width * k + k} or another combine"
             )
-        starts = part_starts(self.combine, k)
+        starts = part_starts(self.combine, [partition.num_buckets for partition in parts])
         if self.init == "paper":
             starts = (paper_start(table.vocabulary),) * k
         slot_step = width if self.combine in ("concat", "features") else 0

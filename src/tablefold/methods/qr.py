@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from tablefold.methods.compositional import Compositional
-from tablefold.methods.sizes import check_size, colliding_rows, most_rows
+from tablefold.methods.sizes import check_size, colliding_rows, largest_first_modulus, most_rows
 from tablefold.partitions import Partition, ceil_div, ceil_root, identity, quotient, remainder
 from tablefold.spec import SHOWN
 from tablefold.starts import CombineOption, InitOption
@@ -56,7 +56,7 @@ class QuotientRemainder(Compositional):
 
     def size_range(self, tables: Sequence[TableSpec]) -> tuple[int, int]:
         """From the split with the fewest rows to full tables."""
-        return 1, most_rows(tuple(tables))
+        return 1, most_rows(tables)
 
     def partitions(self, table: TableSpec, column: int, seed: int) -> tuple[Partition, ...]:
         """Remainder and quotient by m."""
@@ -64,31 +64,9 @@ class QuotientRemainder(Compositional):
         if self.collisions is not None:
             modulus = colliding_rows(rows, self.collisions)
         else:
-            modulus = most_remainders(rows, self.max_rows or 1)
-        if modulus >= rows:
+            modulus = largest_first_modulus(
+                rows, self.max_rows or 1, ceil_root(rows, 2), lambda first: first + ceil_div(rows, first)
+            )
+        if modulus == rows:
             return (identity(rows),)
         return remainder(modulus), quotient(rows, modulus)
-
-
-def most_remainders(rows: int, max_rows: int) -> int:
-    """The largest m with m + ceil(rows / m) <= max_rows; if none fits, the m of the smallest sum.
-
-    Where the full table is no larger than that, it is `rows`.
-
-    >>> most_remainders(1000, 300), most_remainders(1000, 10), most_remainders(5, 1)
-    (296, 32, 5)
-    """
-    if rows <= max_rows:
-        return rows
-    smallest = ceil_root(rows, 2)
-    if smallest + ceil_div(rows, smallest) >= rows:
-        return rows
-    # From sqrt(rows) on, the sum never falls as m grows: bisect for the last m that fits.
-    low, high = smallest, rows - 1
-    while low < high:
-        middle = (low + high + 1) // 2
-        if middle + ceil_div(rows, middle) <= max_rows:
-            low = middle
-        else:
-            high = middle - 1
-    return low

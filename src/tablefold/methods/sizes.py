@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 from tablefold.tables import TableSpec
@@ -23,6 +24,34 @@ def colliding_rows(rows: int, collisions: float) -> int:
     return math.ceil(Fraction(rows) / Fraction(collisions))
 
 
-def most_rows(tables: list[TableSpec] | tuple[TableSpec, ...]) -> int:
+def most_rows(tables: Sequence[TableSpec]) -> int:
     """The largest `max_rows` that still changes something: the rows of the largest closed table."""
     return max((table.rows for table in tables if table.rows is not None), default=1 << 40)
+
+
+def largest_first_modulus(rows: int, max_rows: int, smallest: int, cost: Callable[[int], float]) -> int:
+    """How many rows the first part of a split may have.
+
+    Args:
+        rows: ids of the table.
+        max_rows: what the whole split may cost, in rows.
+        smallest: the first part of the cheapest split. From there on, the cost must not fall as the first part grows.
+        cost: rows that a split takes in all, by the size of its first part.
+
+    Returns:
+        The largest m whose split costs at most `max_rows`, or `smallest` if none does; `rows` (a full table) where the
+        table fits as it is, or where no split is cheaper.
+
+    >>> largest_first_modulus(1000, 300, smallest=32, cost=lambda m: m + -(-1000 // m))
+    296
+    """
+    if rows <= max_rows or cost(smallest) >= rows:
+        return rows
+    low, high = smallest, rows - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        if cost(middle) <= max_rows:
+            low = middle
+        else:
+            high = middle - 1
+    return low
