@@ -60,6 +60,8 @@ def test_nothing_and_version(capsys):
         (["--trian"], "tablefold: unknown option --trian"),
         (["train", "d", "--comression", "4"], "train: unknown option --comression; did you mean --compression?"),
         (["train", "d", "--out", "r", "e"], "tablefold train: unexpected argument 'e'"),
+        (["prepare", "criteo", "--oot", "d"], "tablefold prepare criteo: unknown option --oot; did you mean --out?"),
+        (["prepare", "kriteo", "--out", "d"], "tablefold prepare: unknown option --out"),
         (["train"], "tablefold train: the following arguments are required: DIR, --out"),
         (["train", "d", "--out", "r", "--epochs", "0"], "--epochs: '0' is not an integer of at least 1"),
         (["train", "d", "--out", "r", "--budget", "4QB"], "--budget: '4QB' is not a size in bytes"),

@@ -1,4 +1,4 @@
-"""compute a run's figures again from its saved weights, on its own data or another part or dataset
+"""Compute a run's figures again from its saved weights, on its own data or another part or dataset.
 
 The figures are printed as JSON; on the test part of the run's own data they are those of its result.json.
 """

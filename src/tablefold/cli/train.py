@@ -1,4 +1,4 @@
-"""train a click model on a prepared dataset, its tables folded by a method
+"""Train a click model on a prepared dataset, its tables folded by a method.
 
 The folder RUN then holds config.json, metrics.jsonl, model.safetensors and result.json. It appears whole or not at
 all, and the same command with the same seed gives the same weights.
@@ -58,8 +58,8 @@ def summary(result: dict[str, Any]) -> list[str]:
     """A result in a few lines for people."""
     size = show_bytes(result["embedding_bytes"])
     if result["full_bytes"] is not None:
-        size += f" of {show_bytes(result['full_bytes'])} ({result['compression']:,.4g}x smaller)"
-    steps = f"{result['iterations']:,} steps, {result['epochs']:.3g} epochs, {result['seconds']:.1f} s"
+        size += f", full {show_bytes(result['full_bytes'])}: compression {result['compression']:,.4g}x"
+    steps = f"{result['iterations']:,} steps, epochs {result['epochs']:.3g}, {result['seconds']:.1f} s"
     figures = f"auc {result['auc']:.4f}, logloss {result['logloss']:.4f}"
     if "excess_logloss" in result:
         figures += f" ({result['excess_logloss']:+.4f} on the best reachable)"
