@@ -25,7 +25,7 @@ ALLOWED = {
     "method": CORE | {"group"},
     "methods": CORE | {"method", "methods", "ops"},
     "placement": {"group", "method", "methods", "tables", "terms"},
-    "nn": {"group", "method", "ops", "tables"},
+    "nn": {"group", "method", "ops", "spec", "tables"},
     "optim": {"ops"},
     "theory": CORE | {"group", "method", "theory"},
     "models": {"group", "method", "models", "spec"},

@@ -19,12 +19,15 @@ if TYPE_CHECKING:
     from tablefold.methods.path import PathBased
     from tablefold.methods.qr import QuotientRemainder
     from tablefold.methods.robe import Robe
+    from tablefold.nn import Embedding, EmbeddingBag
     from tablefold.placement import Placement
     from tablefold.tables import TableSpec, full_bytes
 
 __all__ = [
     "ChineseRemainder",
     "Custom",
+    "Embedding",
+    "EmbeddingBag",
     "EmbeddingGroup",
     "Full",
     "Hash",
@@ -41,6 +44,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Embedding": "nn",
+    "EmbeddingBag": "nn",
     "EmbeddingGroup": "group",
     "Full": "methods.full",
     "Hash": "methods.hash",
