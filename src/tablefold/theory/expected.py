@@ -1,0 +1,250 @@
+"""What to expect of an address map, by formula: distinct rows, shared terms, load. Nothing is enumerated or allocated.
+
+Hashed buckets are taken as independent and uniform; arithmetic ones are what they are. Formulas cover all ids of a
+table, or a random sample in which each id is with probability `kept`. Lookup arrays follow no formula: None then.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tablefold.partitions import Partition, known_modulus
+from tablefold.tables import FLOAT_BYTES
+from tablefold.terms import AddressMap, Term
+from tablefold.theory.occupancy import expected_distinct, expected_repeats, largest_load
+
+
+@dataclass(frozen=True)
+class Codes:
+    """How the codes (the addresses of all terms) of a table's ids arise.
+
+    Args:
+        classes: ids in different residues modulo this have different codes, by arithmetic.
+        per_class: codes that the ids of one class are hashed to, uniformly.
+    """
+
+    classes: int
+    per_class: int
+
+    def distinct(self, rows: int, kept: float = 1.0) -> float:
+        """Expected number of different codes among `rows` ids: at most this many rows of the table can differ."""
+        return self._sum(rows, expected_distinct, kept)
+
+    def repeats(self, rows: int, kept: float = 1.0) -> float:
+        """Expected number of ids whose code another id had before, precise where it is far below one."""
+        if self.classes >= rows:
+            return 0.0
+        return self._sum(rows, expected_repeats, kept)
+
+    def pairs(self, rows: int) -> float:
+        """Expected number of pairs of ids with one code; a bound on the probability that there is any."""
+        size, larger = divmod(rows, self.classes)
+        pairs = larger * (size + 1) * size // 2 + (self.classes - larger) * size * (size - 1) // 2
+        if pairs == 0:
+            return 0.0
+        return math.exp(min(math.log(pairs) - math.log(self.per_class), 700.0))
+
+    def _sum(self, rows: int, count: Callable[[int, int, float], float], kept: float) -> float:
+        size, larger = divmod(rows, self.classes)
+        total = (self.classes - larger) * count(size, self.per_class, kept) if size else 0.0
+        return total + (larger * count(size + 1, self.per_class, kept) if larger else 0.0)
+
+
+def codes_of(terms: Sequence[Term], rows: int) -> Codes | None:
+    """How the codes of ids 0 .. rows - 1 arise; None where a lookup array or a hash of a quotient decides."""
+    period, _ = known_modulus([part for term in terms for part in _separating(term)], rows)
+    if period >= rows:
+        return Codes(rows, 1)
+    parts = [part for term in terms for part in term.partitions]
+    if any(part.lookup is not None for part in parts):
+        return None
+    if any(term.partition.key is not None and term.partition.div > term.neighbours for term in terms):
+        return None
+    per_class = math.prod(part.num_buckets for part in parts if part.key is not None)
+    return Codes(period, per_class)
+
+
+def _separating(term: Term) -> list[Partition]:
+    """The partitions of a term whose buckets can be told from the address it reads."""
+    weight = [] if term.weight is None else [term.weight.partition]
+    span = term.width * term.neighbours
+    if term.neighbours > 1 and term.stride < span:  # blocks overlap: one address, several (bucket, neighbour)
+        return weight
+    if term.wrap and term.stride * term.partition.num_buckets > term.wrap:
+        return weight
+    return [*term.partitions]
+
+
+def same_address(term: Term, rows: int) -> float | None:
+    """The probability that two different ids, drawn from `rows`, start to read at the same place.
+
+    >>> from tablefold.partitions import remainder
+    >>> same_address(Term(remainder(2), base=0, stride=8, width=8), rows=4)
+    0.3333333333333333
+    """
+    partition = term.partition
+    if rows < 2:
+        return 0.0
+    if partition.lookup is not None:
+        return None
+    if term.neighbours > 1:
+        return 1 / _places(term)
+    if partition.key is None:
+        return _same_bucket(rows, partition.div, partition.num_buckets)
+    together = _same_bucket(rows, partition.div, rows)
+    return together + (1 - together) / partition.num_buckets
+
+
+def _places(term: Term) -> int:
+    """Different addresses at which a term can start to read."""
+    if term.wrap:
+        return term.wrap // math.gcd(term.stride, term.width, term.wrap)
+    span = term.width * term.neighbours
+    if term.stride >= span:
+        return term.partition.num_buckets * term.neighbours
+    return term.partition.num_buckets + (span - term.width) // math.gcd(term.stride, term.width)
+
+
+def bucket_sizes(rows: int, div: int, num_buckets: int) -> list[tuple[int, int]]:
+    """(how many buckets, ids in each) of `(x // div) mod num_buckets` over ids 0 .. rows - 1.
+
+    >>> bucket_sizes(rows=10, div=1, num_buckets=4)
+    [(2, 3), (2, 2)]
+    """
+    cycles, rest = divmod(rows, div * num_buckets)
+    whole, part = divmod(rest, div)
+    sizes = [(whole, (cycles + 1) * div), (1 if part else 0, cycles * div + part)]
+    sizes.append((num_buckets - whole - (1 if part else 0), cycles * div))
+    return [(count, size) for count, size in sizes if count]
+
+
+def _same_bucket(rows: int, div: int, num_buckets: int) -> float:
+    pairs = sum(count * size * (size - 1) for count, size in bucket_sizes(rows, div, num_buckets))
+    return pairs / (rows * (rows - 1))
+
+
+@dataclass(frozen=True)
+class Load:
+    """How many ids read a weight.
+
+    Args:
+        mean: over all weights of the memory.
+        largest: of the most read weight.
+        unread: share of the weights that no id reads.
+    """
+
+    mean: float
+    largest: float
+    unread: float
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """Reads of one term: `reads` of `width` floats each, spread over memory from `begin` to `end`.
+
+    Places lie `step` floats apart. Where arithmetic deals the ids out, `fullest` of all ids meet in one place, and the
+    sample `kept` of them is thinned; where a hash does, fullest is None.
+    """
+
+    begin: int
+    end: int
+    width: int
+    step: int
+    reads: float
+    fullest: int | None
+    kept: float
+
+    @property
+    def density(self) -> float:
+        """Mean reads of a weight."""
+        return self.reads * self.width / (self.end - self.begin)
+
+    @property
+    def log_unread(self) -> float:
+        """Logarithm of the share of weights left unread."""
+        if self.fullest is None:
+            return -self.density
+        if self.kept == 1.0:
+            return math.log1p(-self.density) if self.density < 1 else -math.inf
+        return self.density / self.kept * math.log1p(-self.kept)
+
+
+def expected_load(address_map: AddressMap, ids: Sequence[float], kept: Sequence[float] | None = None) -> Load:
+    """The load of memory's weights when `ids[t]` ids of table t are each looked up once.
+
+    Hashed reads fall on a weight like Poisson arrivals; the weights within a block of either end of a region see a
+    little less than its mean, which is neglected.
+
+    Args:
+        address_map: of the group.
+        ids: for each table how many ids are looked up.
+        kept: for each table the share of its ids that this is; all by default.
+    """
+    kept = [1.0] * len(ids) if kept is None else kept
+    streams = [
+        stream
+        for terms, count, share in zip(address_map.terms, ids, kept, strict=True)
+        for term in terms
+        for stream in _streams(term, count, share)
+    ]
+    borders = sorted({0, address_map.floats, *(s.begin for s in streams), *(s.end for s in streams)})
+    reads, largest, unread = 0.0, 0.0, 0.0
+    for begin, end in itertools.pairwise(borders):
+        here = [stream for stream in streams if stream.begin <= begin and stream.end >= end]
+        reads += sum(stream.density for stream in here) * (end - begin)
+        largest = max(largest, _largest(here, end - begin))
+        unread += math.exp(sum(stream.log_unread for stream in here)) * (end - begin)
+    return Load(reads / address_map.floats, largest, unread / address_map.floats)
+
+
+def _largest(streams: Sequence[_Stream], floats: int) -> float:
+    """The largest load in a stretch of `floats` weights that all of `streams` cover."""
+    dealt = [stream for stream in streams if stream.fullest is not None]
+    limit = math.inf if len(dealt) < len(streams) else sum(stream.fullest or 0 for stream in dealt)
+    exact = sum(stream.fullest or 0 for stream in dealt if stream.kept == 1.0)
+    by_chance = [stream for stream in streams if stream.fullest is None or stream.kept < 1.0]
+    step = min((stream.step for stream in by_chance), default=1)
+    peak = largest_load(sum(stream.density for stream in by_chance), max(1.0, floats / step))
+    return min(limit, exact + peak)
+
+
+def _streams(term: Term, ids: float, kept: float) -> list[_Stream]:
+    span = term.width * term.neighbours
+    fullest = None
+    if term.partition.is_arithmetic and kept:
+        sizes = bucket_sizes(round(ids / kept), term.partition.div, term.partition.num_buckets)
+        fullest = math.ceil(max(size for _, size in sizes) / term.neighbours) if sizes else 0
+    streams = [_Stream(term.base, term.end, term.width, min(term.stride, span), ids, fullest, kept)]
+    if (weight := term.weight) is not None:
+        end = weight.base + weight.stride * (weight.partition.num_buckets - 1) + 1
+        streams.append(_Stream(weight.base, end, 1, 1, ids, None, kept))
+    return streams
+
+
+def table_bytes(address_map: AddressMap, column: int) -> tuple[int, bool]:
+    """(bytes of memory that the table's ids can read, whether other tables read there too)."""
+    own = _spans(address_map.terms[column])
+    others = [terms for index, terms in enumerate(address_map.terms) if index != column]
+    foreign = [span for terms in others for span in _spans(terms)]
+    floats = sum(end - begin for begin, end in own)
+    shared = any(begin < end2 and begin2 < end for begin, end in own for begin2, end2 in foreign)
+    return floats * FLOAT_BYTES, shared
+
+
+def _spans(terms: Sequence[Term]) -> list[tuple[int, int]]:
+    """The stretches of memory that terms can read, merged."""
+    spans = {(term.base, term.end) for term in terms}
+    for weight in (term.weight for term in terms):
+        if weight is not None:
+            last = weight.base + weight.stride * (weight.partition.num_buckets - 1)
+            spans.add((weight.base, last + 1))
+    merged: list[tuple[int, int]] = []
+    for begin, end in sorted(spans):
+        if merged and begin <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((begin, end))
+    return merged

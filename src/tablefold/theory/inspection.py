@@ -1,0 +1,143 @@
+"""An address map looked over: every table's distinct rows and shared terms, the load of memory, formula and sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tablefold.partitions import known_modulus
+from tablefold.terms import AddressMap, Term
+from tablefold.theory.expected import Codes, Load, codes_of, expected_load, same_address, table_bytes
+from tablefold.theory.sample import Ids, Sharing, measure_load, measure_sharing, sample_ids
+
+_READS = 2_000_000
+_FEWEST, _MOST = 1_000, 1_000_000
+
+
+@dataclass(frozen=True)
+class Distinct:
+    """How many rows of a table can differ, and how that is known.
+
+    Args:
+        proof: "arithmetic": proved for all ids; "counting": all ids were compared; "formula": expected over the choice
+            of the hash; "none": a lookup array too long to count decides.
+        rows: distinct rows; None without proof.
+        repeats: the others, precise where they are far below one.
+    """
+
+    proof: Literal["arithmetic", "counting", "formula", "none"]
+    rows: float | None
+    repeats: float | None
+
+
+@dataclass(frozen=True)
+class TableReport:
+    """One table of an address map.
+
+    Args:
+        terms: reads per id.
+        bytes: of the memory that the table's ids can read.
+        shared: whether other tables read there too.
+        distinct: of all its ids; None for an open vocabulary.
+        sampled_distinct: expected different codes in the sample; None where no formula applies.
+        terms_per_pair: expected terms at the same place, for a pair of ids; None likewise.
+        second_given_first: expected P(term 1 shared | term 0 shared); None with one term, or where it is not constant.
+        measured: on the sample.
+    """
+
+    name: str
+    rows: int | None
+    terms: int
+    bytes: int
+    shared: bool
+    distinct: Distinct | None
+    sampled_distinct: float | None
+    terms_per_pair: float | None
+    second_given_first: float | None
+    measured: Sharing
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """All tables of an address map, and the load of its memory.
+
+    Args:
+        load: expected when every id is looked up once; None with an open vocabulary.
+        sampled_load: expected for the sampled ids.
+        measured_load: measured for them.
+    """
+
+    tables: tuple[TableReport, ...]
+    load: Load | None
+    sampled_load: Load
+    measured_load: Load
+
+
+def sample_size(address_map: AddressMap) -> int:
+    """Ids per table that a sample of a few seconds can hold: between a thousand and a million."""
+    terms = sum(len(terms) for terms in address_map.terms)
+    return min(_MOST, max(_FEWEST, _READS // terms))
+
+
+def inspect(address_map: AddressMap, size: int | None = None, seed: int = 0) -> Inspection:
+    """Look an address map over.
+
+    Args:
+        address_map: of a method or placement; no memory is allocated for it.
+        size: ids sampled per table; by default what takes a few seconds.
+        seed: of the sample.
+    """
+    size = sample_size(address_map) if size is None else size
+    rows = [table.rows for table in address_map.tables]
+    samples = [sample_ids(count, size, seed) for count in rows]
+    tables = tuple(_table(address_map, column, ids) for column, ids in enumerate(samples))
+    kept = [1.0 if count is None else len(ids) / count for count, ids in zip(rows, samples, strict=True)]
+    closed = [count for count in rows if count is not None]
+    return Inspection(
+        tables,
+        expected_load(address_map, closed) if len(closed) == len(rows) else None,
+        expected_load(address_map, [len(ids) for ids in samples], kept),
+        measure_load(address_map, samples),
+    )
+
+
+def _table(address_map: AddressMap, column: int, ids: Ids) -> TableReport:
+    table, terms = address_map.tables[column], address_map.terms[column]
+    measured = measure_sharing(address_map.codes(table.name, ids), len(terms))
+    rows = int(ids[-1]) + 1 if table.rows is None else table.rows
+    codes = codes_of(terms, rows)
+    num_bytes, shared = table_bytes(address_map, column)
+    together = [same_address(term, rows) for term in terms]
+    return TableReport(
+        name=table.name,
+        rows=table.rows,
+        terms=len(terms),
+        bytes=num_bytes,
+        shared=shared,
+        distinct=None if table.rows is None else _distinct(terms, table.rows, codes, measured),
+        sampled_distinct=None if codes is None else codes.distinct(rows, len(ids) / rows),
+        terms_per_pair=None if None in together else sum(share for share in together if share is not None),
+        second_given_first=_second_given_first(terms, rows),
+        measured=measured,
+    )
+
+
+def _distinct(terms: Sequence[Term], rows: int, codes: Codes | None, measured: Sharing) -> Distinct:
+    if codes is not None and codes.classes >= rows:
+        return Distinct("arithmetic", rows, 0.0)
+    if measured.ids == rows:
+        return Distinct("counting", measured.distinct, rows - measured.distinct)
+    if codes is None:
+        return Distinct("none", None, None)
+    return Distinct("formula", codes.distinct(rows), codes.repeats(rows))
+
+
+def _second_given_first(terms: Sequence[Term], rows: int) -> float | None:
+    if len(terms) < 2:
+        return None
+    first, second = terms[:2]
+    if second.partition.key is not None and second.partition.key != first.partition.key:
+        return same_address(second, rows)
+    period, _ = known_modulus([*first.partitions, *second.partitions], rows)
+    return 0.0 if period >= rows else None
