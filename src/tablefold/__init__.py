@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from tablefold.methods.custom import Custom
     from tablefold.methods.full import Full
     from tablefold.methods.hash import Hash
+    from tablefold.methods.hash_embeddings import HashEmbeddings
     from tablefold.methods.mixed_radix import MixedRadix
     from tablefold.methods.path import PathBased
     from tablefold.methods.qr import QuotientRemainder
     from tablefold.methods.robe import Robe
+    from tablefold.methods.unified import Unified
     from tablefold.nn import Embedding, EmbeddingBag
     from tablefold.placement import Placement
     from tablefold.tables import TableSpec, full_bytes
@@ -31,6 +33,7 @@ __all__ = [
     "EmbeddingGroup",
     "Full",
     "Hash",
+    "HashEmbeddings",
     "Method",
     "MixedRadix",
     "PathBased",
@@ -38,6 +41,7 @@ __all__ = [
     "QuotientRemainder",
     "Robe",
     "TableSpec",
+    "Unified",
     "all_methods",
     "full_bytes",
     "parse",
@@ -54,6 +58,8 @@ _HOMES = {
     "MixedRadix": "methods.mixed_radix",
     "Custom": "methods.custom",
     "PathBased": "methods.path",
+    "HashEmbeddings": "methods.hash_embeddings",
+    "Unified": "methods.unified",
     "Placement": "placement",
     "QuotientRemainder": "methods.qr",
     "Robe": "methods.robe",

@@ -104,6 +104,11 @@ def hashed(num_buckets: int, key: int) -> Partition:
     return Partition(num_buckets, key=key)
 
 
+def hashed_neighbours(num_buckets: int, key: int, neighbours: int) -> Partition:
+    """`hashed`, where `neighbours` consecutive ids hash alike."""
+    return Partition(num_buckets, div=neighbours, key=key)
+
+
 def lookup(buckets: ArrayLike, num_buckets: int | None = None) -> Partition:
     """A bucket per id, given as an array: metadata such as the maker of a car or the genre of a film.
 

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from tablefold.hashing import derive_key
 from tablefold.method import Method
-from tablefold.partitions import hashed
+from tablefold.methods.sharing import check_share, divide, sharing_groups
+from tablefold.partitions import hashed, hashed_neighbours
 from tablefold.spec import SHOWN
 from tablefold.starts import FULL_START
 from tablefold.tables import TableSpec
@@ -24,11 +25,19 @@ class Robe(Method):
     One array of `floats` weights for all tables; every block of Z weights of every row starts at a hashed place in it.
 
     Args:
-        block: Z, floats per block. 1 hashes every weight on its own, dim a whole row.
+        block: Z, floats per block. 1 hashes every weight on its own (HashedNets, Chen et al., ICML 2015), dim a whole
+            row; a multiple of dim keeps so many neighbouring ids together in one block.
         sign: multiply each block by a hashed +-1, so that shared weights meet with random signs.
-        floats: size of the array, for all tables together. Set by a budget.
+        wrap: let blocks that begin near the end go on at the beginning, as published; otherwise they begin early enough
+            to fit. It matters only to arrays of few blocks.
+        aligned: let blocks begin at multiples of Z alone: memory is then read in whole rows of Z floats, at most one
+            cache line for Z = 16, and weights are shared by whole blocks.
+        share: `all` tables share one array, each `table` has its own, or groups of tables do, written as names joined
+            by `+` within a group and `/` between groups (tables that are not named share one more).
+        floats: size of memory, for all tables together; several arrays divide it as their full tables' sizes.
+            Set by a budget.
 
-    When to use it: for high compression (100x to 10,000x), many tables, or ids without a vocabulary.
+    When to use it: for high compression (100x to 10,000x), many tables, or ids without a vocabulary (`rows=None`).
 
     >>> from tablefold import Robe, TableSpec
     >>> Robe(block=16, floats=540_000).num_parameters([TableSpec("user", rows=33_762_577, dim=16)])
@@ -41,6 +50,9 @@ class Robe(Method):
 
     block: int = field(default=16, metadata=SHOWN)
     sign: bool = False
+    wrap: bool = False
+    aligned: bool = False
+    share: str = "all"
     floats: int | None = None
 
     def __post_init__(self) -> None:
@@ -48,30 +60,61 @@ class Robe(Method):
             raise ValueError(f"robe: block={self.block} must be at least 1")
         if self.floats is not None and self.floats < self.block:
             raise ValueError(f"robe: floats={self.floats} must hold at least one block of {self.block}")
+        check_share(self.name, self.share)
 
     def size_range(self, tables: Sequence[TableSpec]) -> tuple[int, int]:
-        """From one block to as many floats as the full tables have."""
-        closed = [table.vocabulary * table.dim for table in tables if table.rows is not None]
+        """From one block per array to as many floats as the full tables have."""
+        smallest = self.block * len(sharing_groups(self.share, tables))
+        closed = [table.rows * table.dim for table in tables if table.rows is not None]
         full = sum(closed) if len(closed) == len(tables) else 1 << 40
-        return self.block, max(self.block, full)
+        return smallest, max(smallest, full)
 
     def num_parameters(self, tables: Sequence[TableSpec]) -> int:
-        """`floats`, whatever the tables."""
-        return self._floats()
+        """`floats`, whatever the tables; in whole blocks per array if `aligned`."""
+        return sum(self._arrays(tables, sharing_groups(self.share, tables)))
 
     def address_map(self, tables: Sequence[TableSpec], seed: int = 0) -> AddressMap:
         """A term per block of a row."""
-        floats = self._floats()
+        if self.block > (dim := tables[0].dim) and self.block % dim:
+            raise ValueError(
+                f"robe: block={self.block} must divide into whole rows: at most dim={dim}, or a multiple of it"
+            )
         builder = MapBuilder(tables)
-        base = builder.add_region(floats, 1, FULL_START)
-        for column, table in enumerate(tables):
-            for number, slot in enumerate(range(0, table.dim, self.block)):
-                partition = hashed(floats - self.block + 1, derive_key(seed, column, number))
-                width = min(self.block, table.dim - slot)
-                builder.add_term(column, Term(partition, base, stride=1, width=width, slot=slot, signed=self.sign))
+        groups = sharing_groups(self.share, tables)
+        for columns, floats in zip(groups, self._arrays(tables, groups), strict=True):
+            unit = self.block if self.aligned else 1
+            base = builder.add_region(floats // unit, unit, FULL_START)
+            for column in columns:
+                for number, slot in enumerate(range(0, dim, self.block)):
+                    key = derive_key(seed, column, number)
+                    builder.add_term(column, self._block(base, floats, dim, slot, key))
         return builder.finish()
 
-    def _floats(self) -> int:
+    def _block(self, base: int, floats: int, dim: int, slot: int, key: int) -> Term:
+        neighbours = max(1, self.block // dim)
+        stride = self.block if self.aligned else 1
+        room = floats if self.wrap else floats - self.block + 1
+        places = floats // self.block if self.aligned else room
+        return Term(
+            hashed_neighbours(places, key, neighbours) if neighbours > 1 else hashed(places, key),
+            base,
+            stride=stride,
+            width=min(self.block, dim - slot),
+            neighbours=neighbours,
+            wrap=floats if self.wrap else 0,
+            slot=slot,
+            signed=self.sign,
+        )
+
+    def _arrays(self, tables: Sequence[TableSpec], groups: Sequence[Sequence[int]]) -> list[int]:
+        """Floats of each array."""
         if self.floats is None:
             raise ValueError("robe needs a size: floats=540000, or a budget")
-        return self.floats
+        unit = self.block if self.aligned else 1
+        if self.floats < self.block * len(groups):
+            raise ValueError(
+                f"robe: floats={self.floats} must hold a block of {self.block} in each of {len(groups)} arrays: raise "
+                "floats, or share one among more tables"
+            )
+        parts = [[tables[column] for column in columns] for columns in groups]
+        return divide(self.floats, parts, least=self.block, unit=unit)
