@@ -3,7 +3,12 @@
 from jaxtyping import install_import_hook
 
 install_import_hook(
-    ["tablefold.hashing", "tablefold.ops", "tablefold.models"],
+    [
+        "tablefold.hashing",
+        "tablefold.models",
+        # Not all of `ops`: Numba compiles the functions of some modules itself.
+        *(f"tablefold.ops.{name}" for name in ("backends", "cpu", "gather", "pooling", "reference")),
+    ],
     "beartype.beartype",
 )
 

@@ -1,5 +1,7 @@
 """Operations on memory: what the one formula means, and (per device) how it is computed fast."""
 
-from tablefold.ops.reference import Gather
+from tablefold.ops.backends import backend, is_fused
+from tablefold.ops.cpu import WildIdError
+from tablefold.ops.gather import Gather
 
-__all__ = ["Gather"]
+__all__ = ["Gather", "WildIdError", "backend", "is_fused"]

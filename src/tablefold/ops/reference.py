@@ -71,7 +71,7 @@ class Buckets(Constants):
         return number % self.num_buckets, word
 
 
-class Gather(Constants):
+class ReferenceGather(Constants):
     """Reads the vectors of a batch of ids from memory, as an address map says.
 
     Every term contributes `width / unit` rows of `unit` floats. They are fetched by one embedding lookup, ordered in

@@ -1,0 +1,80 @@
+"""Which implementation computes: the reference in plain torch, Numba's on a CPU, Triton's on a CUDA device."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Backend = Literal["reference", "cpu", "triton"]
+"""`reference`: plain torch, on every device; it defines what the others compute. `cpu`: compiled by Numba.
+`triton`: for CUDA devices."""
+
+_PACKAGES = {"cpu": "numba", "triton": "triton"}
+_DEVICES = {"cpu": "cpu", "triton": "cuda"}
+_chosen: ContextVar[Backend | None] = ContextVar("tablefold backend", default=None)
+
+
+@contextmanager
+def backend(name: Backend) -> Iterator[None]:
+    """Compute with the named implementation inside this context.
+
+    Without it the fastest one for the memory's device computes: `cpu` or `triton` for float32 and float64 memory where
+    it is available, else `reference`. Exported and traced programs always consist of the reference's plain torch
+    operations.
+
+    Raises:
+        ValueError: for an unknown name, or an implementation that is not available here, with the reason. Inside the
+            context, a group whose memory is on another device than the implementation's raises it too.
+
+    >>> from tablefold import TableSpec, backend, parse
+    >>> group = parse("qr:combine=mul").build([TableSpec("user", rows=1000, dim=16)])
+    >>> with backend("reference"):
+    ...     vectors = group(torch.tensor([[3], [999]]))
+    """
+    if name not in get_args(Backend):
+        raise ValueError(f"no backend {name!r}; backends: {', '.join(get_args(Backend))}")
+    reason = missing(name)
+    if reason:
+        raise ValueError(f"backend {name!r} is not available: {reason}")
+    token = _chosen.set(name)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+@cache
+def missing(name: Backend) -> str | None:
+    """Why an implementation is not available here; None where it is."""
+    if name == "reference":
+        return None
+    if name == "triton" and not torch.cuda.is_available():
+        return "torch finds no CUDA device"
+    try:
+        importlib.import_module(_PACKAGES[name])
+    except ImportError as error:
+        return f"{_PACKAGES[name]} cannot be imported ({error})"
+    return None
+
+
+def is_fused(memory: Tensor) -> bool:
+    """Whether a compiled kernel reads `memory` rather than the reference."""
+    name = _chosen.get()
+    if name == "reference" or torch.compiler.is_exporting() or torch._C._get_tracing_state():
+        return False
+    if name is not None:
+        if memory.device.type != _DEVICES[name]:
+            raise ValueError(f"backend {name!r} reads memory on {_DEVICES[name]}; this memory is on {memory.device}")
+        return True
+    if memory.dtype not in (torch.float32, torch.float64) or not memory.is_contiguous():
+        return False
+    if memory.device.type == "cpu":
+        return missing("cpu") is None
+    return memory.device.type == "cuda" and missing("triton") is None

@@ -1,0 +1,175 @@
+"""The gather on a CPU: a tile of examples at a time, table by table, in one pass over the ids."""
+
+# Numba infers the types of these functions itself, by rules that mypy does not know.
+# mypy: ignore-errors
+# ruff: noqa: ANN001, ANN201, ANN202
+
+from __future__ import annotations
+
+from numba import cfunc, types
+
+from tablefold.ops import arguments as a
+from tablefold.ops import program as p
+from tablefold.ops.numba_places import places_of, signs_of, weights_of
+from tablefold.ops.numba_rows import (
+    TILE,
+    add_rows,
+    add_scaled,
+    assign_rows,
+    assign_scaled,
+    compiled,
+    fetch_add,
+    fetch_min,
+    inlined,
+    multiply_rows,
+    multiply_scaled,
+    pointer_float32,
+    pointer_float64,
+    pointer_int32,
+    pointer_int64,
+    pointer_like,
+    scratch_like,
+)
+
+SIGNATURE = types.void(types.CPointer(types.int64))
+
+
+def kernel(dtype, version):
+    """The address of the compiled kernel; `version` keeps the disk cache from serving code of older sources."""
+    if dtype == "float32":
+
+        @cfunc(SIGNATURE, cache=True)
+        def float32(arguments):
+            if version:
+                gather_tiles(arguments, pointer_float32(arguments[a.MEMORY]))
+
+        return float32.address
+
+    @cfunc(SIGNATURE, cache=True)
+    def float64(arguments):
+        if version:
+            gather_tiles(arguments, pointer_float64(arguments[a.MEMORY]))
+
+    return float64.address
+
+
+@inlined
+def gather_tiles(arguments, memory):
+    """Take tiles until none is left; write the vectors of their examples."""
+    program = pointer_int64(arguments[a.PROGRAM])
+    vectors = pointer_like(memory, arguments[a.VECTORS])
+    batch = arguments[a.BATCH]
+    ids = scratch_like(program)
+    while True:
+        begin = TILE * fetch_add(arguments, a.NEXT, 1)
+        if begin >= batch:
+            return
+        count = min(TILE, batch - begin)
+        for table in range(program[p.TABLES]):
+            if load_ids(arguments, program, table, begin, ids, count):
+                _gather_table(arguments, program, table, begin, ids, count, memory, vectors)
+
+
+@inlined
+def piece_at(program, number):
+    """Where in the program a piece is."""
+    return program[p.PIECES_AT] + number * p.PIECE_WORDS
+
+
+@compiled
+def load_ids(arguments, program, table, begin, ids, count):
+    """Copy a tile's ids of one table to `ids`; False, and `WILD` lowered, where one is outside the table."""
+    row = arguments[a.ID_ROW]
+    first = begin * row + table * arguments[a.ID_COLUMN]
+    if arguments[a.ID_SIZE] == 8:
+        long = pointer_int64(arguments[a.IDS])
+        for i in range(count):
+            ids[i] = long[first + i * row]
+    else:
+        short = pointer_int32(arguments[a.IDS])
+        for i in range(count):
+            ids[i] = types.int64(short[first + i * row])
+    rows = program[program[p.ROWS_AT] + table]
+    if rows == 0:
+        return True
+    wild = 0
+    for i in range(count):
+        wild += types.uint64(ids[i]) >= types.uint64(rows)
+    if wild == 0:
+        return True
+    for i in range(count):
+        if ids[i] < 0 or ids[i] >= rows:
+            fetch_min(arguments, a.WILD, (begin + i) * program[p.TABLES] + table)
+            break
+    return False
+
+
+@inlined
+def _gather_table(arguments, program, table, begin, ids, count, memory, vectors):
+    lookup, size = arguments[a.LOOKUPS], arguments[a.LOOKUP_SIZE]
+    places, words = scratch_like(program), scratch_like(program)
+    spare, weights = scratch_like(program), scratch_like(program)
+    factors = scratch_like(memory)
+    step = arguments[a.FLOATS]
+    columns, chains = program[p.COLUMNS_AT], program[p.CHAINS_AT]
+    first_piece = program[chains + program[columns + table]]
+    last_piece = program[chains + program[columns + table + 1]]
+    for number in range(first_piece, last_piece):
+        piece = piece_at(program, number)
+        places_of(program, piece, lookup, size, ids, places, words, spare, count)
+        scaled = program[piece + p.SIGNED] or program[piece + p.WEIGHTED]
+        if scaled:
+            for i in range(count):
+                factors[i] = 1
+            if program[piece + p.SIGNED]:
+                signs_of(words, factors, count)
+            if program[piece + p.WEIGHTED]:
+                weights_of(program, piece, lookup, size, ids, weights, spare, count)
+                for i in range(count):
+                    factors[i] *= memory[weights[i]]
+        start = begin * step + program[piece + p.SLOT]
+        op = program[piece + p.OP]
+        read_rows(program, piece, op, scaled, vectors, start, step, memory, places, factors, count)
+
+
+@compiled
+def read_rows(program, piece, op, scaled, vectors, start, step, memory, places, factors, count):
+    """Assign, add or multiply the rows of memory at `places` into rows of `vectors`."""
+    width = program[piece + p.WIDTH]
+    if program[piece + p.WRAP]:
+        _read_wrapped(program, piece, op, scaled, vectors, start, step, memory, places, factors, count)
+    elif op == p.ASSIGN:
+        if scaled:
+            assign_scaled(vectors, start, step, memory, places, factors, count, width)
+        else:
+            assign_rows(vectors, start, step, memory, places, factors, count, width)
+    elif op == p.ADD:
+        if scaled:
+            add_scaled(vectors, start, step, memory, places, factors, count, width)
+        else:
+            add_rows(vectors, start, step, memory, places, factors, count, width)
+    elif scaled:
+        multiply_scaled(vectors, start, step, memory, places, factors, count, width)
+    else:
+        multiply_rows(vectors, start, step, memory, places, factors, count, width)
+
+
+@compiled
+def _read_wrapped(program, piece, op, scaled, vectors, start, step, memory, places, factors, count):
+    width = program[piece + p.WIDTH]
+    base, wrap = program[piece + p.BASE], program[piece + p.WRAP]
+    for i in range(count):
+        place = places[i]
+        slot = start + i * step
+        for j in range(slot, slot + width):
+            value = memory[base + place]
+            if scaled:
+                value *= factors[i]
+            if op == p.ADD:
+                value += vectors[j]
+            elif op == p.MULTIPLY:
+                value *= vectors[j]
+            vectors[j] = value
+            place += 1
+            if place == wrap:
+                place = 0

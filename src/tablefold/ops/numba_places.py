@@ -1,0 +1,172 @@
+"""Where a tile of ids reads: the bucket and address arithmetic of the formula, eight ids to a vector instruction.
+
+A remainder by a divisor known only at run time costs a hardware division of some 10 to 40 cycles, which no vector unit
+has. Here it is one multiplication with the reciprocal in float64 and a correction by at most one, exact for numbers up
+to 2^53: x / d is off by less than one, so the truncated quotient is at most one off, which the sign of the remainder
+(or its size) shows. Hashed words are cut to 53 bits for that reason. Larger vocabularies, and negative ids, take the
+true division.
+"""
+
+# Numba infers the types of these functions itself, by rules that mypy does not know.
+# mypy: ignore-errors
+# ruff: noqa: ANN001, ANN201, ANN202, D103
+
+from __future__ import annotations
+
+from numba import types
+
+from tablefold.hashing import _BUCKET_SHIFT, _MULTIPLY_1, _MULTIPLY_2
+from tablefold.ops.numba_rows import compiled, inlined, pointer_int16, pointer_int32, pointer_int64, pointer_uint8
+from tablefold.ops.program import (
+    BASE,
+    BUCKETS,
+    BUCKETS_EXACT,
+    DIV,
+    DIV_EXACT,
+    HASHED,
+    KEY,
+    LOOKUP,
+    NEIGHBOURS,
+    OFFSET,
+    PART,
+    STEP,
+    STRIDE,
+    WEIGHT_BASE,
+    WEIGHT_PART,
+    WEIGHT_STRIDE,
+    WRAP,
+)
+
+
+@inlined
+def mix(number, key):
+    word = types.uint64(number) ^ types.uint64(key)
+    word = (word ^ (word >> types.uint64(30))) * types.uint64(_MULTIPLY_1)
+    word = (word ^ (word >> types.uint64(27))) * types.uint64(_MULTIPLY_2)
+    return types.int64(word ^ (word >> types.uint64(31)))
+
+
+@compiled
+def quotients(numbers, count, divisor, exact):
+    """numbers // divisor in place; `exact` where they may be negative or beyond 2^53."""
+    if exact:
+        for i in range(count):
+            numbers[i] = numbers[i] // divisor
+        return
+    inverse = 1.0 / types.float64(divisor)
+    for i in range(count):
+        quotient = types.int64(types.float64(numbers[i]) * inverse)
+        rest = numbers[i] - quotient * divisor
+        numbers[i] = quotient - (1 if rest < 0 else 0) + (1 if rest >= divisor else 0)
+
+
+@compiled
+def remainders(numbers, count, divisor, exact):
+    """numbers % divisor in place; `exact` where they may be negative or beyond 2^53."""
+    if exact:
+        for i in range(count):
+            numbers[i] = numbers[i] % divisor
+        return
+    inverse = 1.0 / types.float64(divisor)
+    for i in range(count):
+        rest = numbers[i] - types.int64(types.float64(numbers[i]) * inverse) * divisor
+        rest = rest + (divisor if rest < 0 else 0)
+        numbers[i] = rest - (divisor if rest >= divisor else 0)
+
+
+@compiled
+def _hashed(numbers, words, count, key):
+    for i in range(count):
+        words[i] = mix(numbers[i], key)
+    for i in range(count):
+        numbers[i] = types.int64(types.uint64(words[i]) >> types.uint64(_BUCKET_SHIFT))
+
+
+@compiled
+def _scaled(numbers, count, factor, summand):
+    for i in range(count):
+        numbers[i] = numbers[i] * factor + summand
+
+
+@compiled
+def _copied(target, source, count):
+    for i in range(count):
+        target[i] = source[i]
+
+
+@compiled
+def _add_scaled(target, source, count, factor):
+    for i in range(count):
+        target[i] += source[i] * factor
+
+
+@compiled
+def _looked_up(numbers, count, array, size, first):
+    if size == 1:
+        bytes_1 = pointer_uint8(array)
+        for i in range(count):
+            numbers[i] = types.int64(bytes_1[first + numbers[i]])
+    elif size == 2:
+        bytes_2 = pointer_int16(array)
+        for i in range(count):
+            numbers[i] = types.int64(bytes_2[first + numbers[i]])
+    elif size == 4:
+        bytes_4 = pointer_int32(array)
+        for i in range(count):
+            numbers[i] = types.int64(bytes_4[first + numbers[i]])
+    else:
+        bytes_8 = pointer_int64(array)
+        for i in range(count):
+            numbers[i] = bytes_8[first + numbers[i]]
+
+
+@inlined
+def buckets(program, part, lookup, lookup_size, numbers, words, count):
+    """Turn `numbers` from ids into buckets; `words` get the hashed words where the partition hashes."""
+    divisor = program[part + DIV]
+    if divisor != 1:
+        quotients(numbers, count, divisor, program[part + DIV_EXACT] != 0)
+    if program[part + HASHED]:
+        _hashed(numbers, words, count, program[part + KEY])
+    elif program[part + LOOKUP] >= 0:
+        _looked_up(numbers, count, lookup, lookup_size, program[part + LOOKUP])
+    if program[part + BUCKETS]:
+        remainders(numbers, count, program[part + BUCKETS], program[part + BUCKETS_EXACT] != 0)
+
+
+@compiled
+def places_of(program, piece, lookup, lookup_size, ids, places, words, spare, count):
+    """Fill `places` with the first float that `piece` reads for each id.
+
+    Where the piece wraps, that is the place within its region, not yet wrapped, without `BASE`. `spare` is scratch.
+    """
+    _copied(places, ids, count)
+    buckets(program, piece + PART, lookup, lookup_size, places, words, count)
+    stride = program[piece + STRIDE]
+    first = program[piece + OFFSET]
+    if program[piece + WRAP] == 0:
+        first += program[piece + BASE]
+    _scaled(places, count, stride, first)
+    neighbours = program[piece + NEIGHBOURS]
+    if neighbours > 1:
+        _copied(spare, ids, count)
+        remainders(spare, count, neighbours, program[piece + PART + DIV_EXACT] != 0)
+        _add_scaled(places, spare, count, program[piece + STEP])
+    wrap = program[piece + WRAP]
+    if wrap:
+        remainders(places, count, wrap, True)
+
+
+@inlined
+def weights_of(program, piece, lookup, lookup_size, ids, places, words, count):
+    """Fill `places` with the float that is the learned weight of each id."""
+    _copied(places, ids, count)
+    buckets(program, piece + WEIGHT_PART, lookup, lookup_size, places, words, count)
+    _scaled(places, count, program[piece + WEIGHT_STRIDE], program[piece + WEIGHT_BASE])
+
+
+@compiled
+def signs_of(words, signs, count):
+    """Fill `signs` with the +-1 that bit 0 of the hashed words says."""
+    for i in range(count):
+        signs[i] = 1 - 2 * (words[i] & 1)

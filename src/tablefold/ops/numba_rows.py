@@ -1,0 +1,190 @@
+"""Rows of floats for Numba kernels: typed pointers, scratch on the stack, and vector instructions on whole rows.
+
+Numba's own arrays carry bounds, strides and reference counts, and its loops over a row of 16 floats are checked for
+aliasing at run time. These few LLVM instructions are all a gather needs.
+"""
+
+# Numba infers the types of these functions itself, by rules that mypy does not know.
+# mypy: ignore-errors
+# ruff: noqa: ANN001, ANN201, ANN202
+
+from __future__ import annotations
+
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from tablefold.ops.arguments import TILE
+
+compiled = njit(error_model="numpy", boundscheck=False)
+"""Compiles a function that kernels call: no bounds are checked, nothing raises."""
+inlined = njit(error_model="numpy", boundscheck=False, inline="always")
+"""Copies a function into its callers, where that keeps the calls flat: Numba optimises what a compiled function calls
+anew at every level of calls: ten levels take a minute to compile, three take seconds."""
+
+
+def _pointer(kind):
+    @intrinsic
+    def pointer(_context, address):
+        def generate(context, builder, signature, arguments):
+            return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+        return types.CPointer(kind)(types.int64), generate
+
+    return pointer
+
+
+pointer_uint8 = _pointer(types.uint8)
+pointer_int16 = _pointer(types.int16)
+pointer_int32 = _pointer(types.int32)
+pointer_int64 = _pointer(types.int64)
+pointer_float32 = _pointer(types.float32)
+pointer_float64 = _pointer(types.float64)
+
+
+@intrinsic
+def scratch_like(_context, pointer):
+    """Room for `TILE` values of the pointer's type, on the stack."""
+
+    def generate(context, builder, signature, _arguments):
+        word = context.get_value_type(signature.return_type.dtype)
+        block = cgutils.alloca_once(builder, ir.ArrayType(word, TILE))
+        return builder.bitcast(block, context.get_value_type(signature.return_type))
+
+    return pointer(pointer), generate
+
+
+def _fetch(operation):
+    """An intrinsic that gives `pointer[index]` and updates it with `value`, atomically."""
+
+    @intrinsic
+    def fetch(_context, pointer, index, value):
+        def generate(_target, builder, _signature, arguments):
+            return builder.atomic_rmw(operation, builder.gep(arguments[0], [arguments[1]]), arguments[2], "monotonic")
+
+        return types.int64(types.CPointer(types.int64), types.int64, types.int64), generate
+
+    return fetch
+
+
+fetch_add, fetch_min = _fetch("add"), _fetch("min")
+
+
+@intrinsic
+def pointer_like(_context, pointer, address):
+    """The pointer to `address` that has the type of `pointer`."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[1], context.get_value_type(signature.return_type))
+
+    return pointer(pointer, types.int64), generate
+
+
+@intrinsic
+def zero(_context, pointer, begin, end):
+    """Set `pointer[begin:end]` to zero."""
+
+    def generate(context, builder, signature, arguments):
+        target, first, last = arguments
+        size = context.get_abi_sizeof(context.get_value_type(signature.args[0].dtype))
+        count = builder.mul(builder.sub(last, first), ir.Constant(ir.IntType(64), size))
+        cgutils.memset(builder, builder.gep(target, [first]), count, 0)
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.int64, types.int64), generate
+
+
+def _row(kind):
+    """An intrinsic `row(lanes, target, i, source, j, factor)` on `lanes` neighbouring floats at once."""
+
+    @intrinsic(prefer_literal=True)
+    def row(_context, lanes, target, i, source, j, factor):
+        count = lanes.literal_value
+        signature = types.void(lanes, target, types.int64, source, types.int64, target.dtype)
+
+        def generate(context, builder, signature, arguments):
+            _, to, at, source_, begin, scale = arguments
+            scalar = context.get_value_type(signature.args[1].dtype)
+            vector = ir.VectorType(scalar, count)
+            align = context.get_abi_sizeof(scalar)
+            to = builder.bitcast(builder.gep(to, [at]), vector.as_pointer())
+            value = builder.load(builder.bitcast(builder.gep(source_, [begin]), vector.as_pointer()), align=align)
+            if kind.startswith("scaled"):
+                value = builder.fmul(value, _splat(builder, scale, vector))
+            if kind.endswith("add"):
+                value = builder.fadd(builder.load(to, align=align), value)
+            if kind.endswith("multiply"):
+                value = builder.fmul(builder.load(to, align=align), value)
+            builder.store(value, to, align=align)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return row
+
+
+def _splat(builder, scalar, vector):
+    one = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), [0] * vector.count)
+    return builder.shuffle_vector(one, one, mask)
+
+
+def _into_rows(kind):
+    row = _row(kind)
+
+    @compiled
+    def strips(target, begin, step, source, places, factors, count, width):
+        for i in range(count):
+            for v in range(0, width, 16):
+                row(16, target, begin + i * step + v, source, places[i] + v, factors[i])
+
+    @compiled
+    def narrow_strips(target, begin, step, source, places, factors, count, width):
+        lanes = 4 if width % 4 == 0 else 1
+        for i in range(count):
+            for v in range(0, width, lanes):
+                if lanes == 4:
+                    row(4, target, begin + i * step + v, source, places[i] + v, factors[i])
+                else:
+                    row(1, target, begin + i * step + v, source, places[i] + v, factors[i])
+
+    @inlined
+    def rows(target, begin, step, source, places, factors, count, width):
+        """For each of `count` rows: target[begin + i * step :] takes source[places[i] : + width], times factors[i]."""
+        if width % 16 == 0:
+            strips(target, begin, step, source, places, factors, count, width)
+        else:
+            narrow_strips(target, begin, step, source, places, factors, count, width)
+
+    return rows
+
+
+assign_rows, add_rows, multiply_rows = _into_rows("assign"), _into_rows("add"), _into_rows("multiply")
+assign_scaled = _into_rows("scaled assign")
+add_scaled = _into_rows("scaled add")
+multiply_scaled = _into_rows("scaled multiply")
+
+
+_add_row = _row("scaled add")
+
+
+@compiled
+def spill_row(target, place, source, begin, factor, width):
+    """target[place : + width] gains source[begin : + width], times factor."""
+    if width % 16 == 0:
+        for v in range(0, width, 16):
+            _add_row(16, target, place + v, source, begin + v, factor)
+    elif width % 4 == 0:
+        for v in range(0, width, 4):
+            _add_row(4, target, place + v, source, begin + v, factor)
+    else:
+        for v in range(width):
+            _add_row(1, target, place + v, source, begin + v, factor)
+
+
+@compiled
+def spill_rows(target, places, source, begin, step, factors, count, width):
+    """For each of `count` rows: target[places[i] : + width] gains source[begin + i * step :], times factors[i]."""
+    for i in range(count):
+        spill_row(target, places[i], source, begin + i * step, factors[i], width)

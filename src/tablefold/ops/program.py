@@ -1,0 +1,169 @@
+"""Terms as a kernel reads them: one int64 array that says all, the same for every device.
+
+A term is cut into *pieces* such that any two pieces write the same output slots or none in common. The pieces of one
+slot interval form a *chain*: the first is assigned, each later one is added or multiplied onto it. An array program
+holds, as int64 words:
+
+    header     the counts and places of what follows (`HEADER`)
+    rows       per table: its rows, 0 for an open vocabulary
+    columns    per table: its first chain, one more at the end
+    chains     per chain: its first piece, one more at the end
+    pieces     `PIECE_WORDS` words per piece (`PIECE`), each with two partitions of `PART_WORDS` words (`PART`)
+    quantiles  `QUANTILES` + 1 places in memory between which equally many reads are expected
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tablefold.partitions import Lookup, Partition
+from tablefold.tables import TableSpec
+from tablefold.terms import AddressMap, Term, Weight
+
+# Words of the header.
+TABLES, CHAINS, PIECES, ROWS_AT, COLUMNS_AT, CHAINS_AT, PIECES_AT, QUANTILES_AT, LONGEST, WIDEST, UNIT = range(11)
+HEADER_WORDS = 11
+
+# Words of a partition; `BUCKETS` is 0 where no number ever reaches num_buckets, `EXACT` asks for true 64-bit division.
+DIV, DIV_EXACT, BUCKETS, BUCKETS_EXACT, HASHED, KEY, LOOKUP = range(7)
+PART_WORDS = 7
+
+# Words of a piece; `STEP` is the term's width, `OFFSET` the first float of the term that the piece reads.
+BASE, STRIDE, NEIGHBOURS, STEP, WRAP, OFFSET, WIDTH, SLOT, OP, SIGNED, LOW, HIGH = range(12)
+WEIGHTED, WEIGHT_BASE, WEIGHT_STRIDE, WEIGHT_LOW, WEIGHT_HIGH, PART = range(12, 18)
+WEIGHT_PART = PART + PART_WORDS
+PIECE_WORDS = WEIGHT_PART + PART_WORDS
+
+ASSIGN, ADD, MULTIPLY = range(3)
+"""How a piece joins its chain."""
+
+QUANTILES = 64
+"""Into so many ranges of equally many reads memory is cut: the most threads that a dense gradient keeps busy."""
+
+LINE = 16
+"""Floats of a cache line: two threads write no line in common."""
+
+_EXACT_IN_FLOAT64 = 1 << 53
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The part of a term that writes one slot interval."""
+
+    term: Term
+    offset: int
+    width: int
+    slot: int
+    op: int
+
+
+def array_program(address_map: AddressMap) -> NDArray[np.int64]:
+    """The array program of an address map."""
+    sizes = [len(lookup.buckets) for lookup in address_map.lookups]
+    starts = dict(zip(address_map.lookups, _starts(sizes), strict=True))
+    rows: list[int] = []
+    columns, chains, pieces = [0], [0], []
+    first_slot = longest = widest = 0
+    for table, terms, features in zip(address_map.tables, address_map.terms, address_map.features, strict=True):
+        for chain in table_chains(terms):
+            for piece in chain:
+                pieces.append(_piece_words(piece, first_slot, table, starts))
+            chains.append(len(pieces))
+            longest, widest = max(longest, len(chain)), max(widest, chain[0].width)
+        columns.append(len(chains) - 1)
+        rows.append(table.rows or 0)
+        first_slot += features * table.dim
+    sections = [rows, columns, chains, [word for piece in pieces for word in piece], _quantiles(address_map)]
+    places = _starts([len(section) for section in sections], HEADER_WORDS)
+    header = [len(rows), len(chains) - 1, len(pieces), *places, longest, widest, address_map.unit]
+    return np.array(header + [word for section in sections for word in section], dtype=np.int64)
+
+
+def table_chains(terms: Sequence[Term]) -> list[list[Piece]]:
+    """The chains of one table, in slot order."""
+    edges = sorted({edge for term in terms for edge in (term.slot, term.slot + term.width)})
+    chains = []
+    for begin, end in pairwise(edges):
+        writers = [term for term in terms if term.slot <= begin and end <= term.slot + term.width]
+        chain = []
+        for number, term in enumerate(writers):
+            op = ASSIGN if number == 0 else MULTIPLY if term.combine == "mul" else ADD
+            chain.append(Piece(term, begin - term.slot, end - begin, begin, op))
+        chains.append(chain)
+    return chains
+
+
+def _starts(sizes: Sequence[int], first: int = 0) -> list[int]:
+    return [first + sum(sizes[:index]) for index in range(len(sizes))]
+
+
+def _piece_words(piece: Piece, first_slot: int, table: TableSpec, starts: dict[Lookup, int]) -> list[int]:
+    term = piece.term
+    weight = term.weight or Weight(Partition(1), 0, 0)
+    return [
+        term.base,
+        term.stride,
+        term.neighbours,
+        term.width,
+        term.wrap,
+        piece.offset,
+        piece.width,
+        first_slot + piece.slot,
+        piece.op,
+        int(term.signed),
+        *_interval(piece),
+        int(term.weight is not None),
+        weight.base,
+        weight.stride,
+        weight.base,
+        weight.base + weight.stride * (weight.partition.num_buckets - 1) + 1,
+        *_part_words(term.partition, table.rows, starts),
+        *_part_words(weight.partition, table.rows, starts),
+    ]
+
+
+def _interval(piece: Piece) -> tuple[int, int]:
+    """The floats of memory that the piece may read: from the first, up to the second."""
+    term = piece.term
+    if term.wrap:
+        return term.base, term.end
+    last = term.end - term.width + piece.offset + piece.width
+    return term.base + piece.offset, last
+
+
+def _part_words(part: Partition, rows: int | None, starts: dict[Lookup, int]) -> list[int]:
+    most = _EXACT_IN_FLOAT64 + 1 if rows is None else rows
+    number = -(-most // part.div)  # numbers before the last step are less than this
+    if part.lookup is not None:
+        number = int(part.lookup.buckets.max()) + 1
+    if part.key is not None:
+        number = _EXACT_IN_FLOAT64
+    return [
+        part.div,
+        int(most > _EXACT_IN_FLOAT64),
+        0 if number <= part.num_buckets else part.num_buckets,
+        int(number > _EXACT_IN_FLOAT64),
+        int(part.key is not None),
+        part.key or 0,
+        -1 if part.lookup is None else starts[part.lookup],
+    ]
+
+
+def _quantiles(address_map: AddressMap) -> list[int]:
+    """Places in memory, whole rows of `unit` and lines, between which equally many reads are expected."""
+    intervals = np.array(
+        [[*_interval(piece), piece.width] for terms in address_map.terms for ch in table_chains(terms) for piece in ch]
+    )
+    low, high, width = intervals.T.astype(np.float64)
+    edges = np.unique(intervals[:, :2])
+    reads = (np.clip((edges[:, None] - low) / (high - low), 0, 1) * width).sum(axis=1)
+    wanted = np.linspace(0, reads[-1], QUANTILES + 1)
+    places = np.interp(wanted, reads, edges)
+    step = address_map.unit * max(1, LINE // address_map.unit)
+    inner = (places[1:-1] // step * step).astype(np.int64)
+    return [0, *inner.tolist(), address_map.floats]
