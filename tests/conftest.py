@@ -7,7 +7,7 @@ install_import_hook(
         "tablefold.hashing",
         "tablefold.models",
         # Not all of `ops`: Numba compiles the functions of some modules itself.
-        *(f"tablefold.ops.{name}" for name in ("backends", "cpu", "gather", "pooling", "reference")),
+        *(f"tablefold.ops.{name}" for name in ("cpu", "gather", "pooling", "reference")),
     ],
     "beartype.beartype",
 )

@@ -1,0 +1,214 @@
+"""Every compiled gather equals the reference: vectors, gradients, refusals."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from methods.cases import CASES, TABLES
+from ops.test_reference import ROWS, address_maps
+from tablefold import TableSpec, parse
+from tablefold.group import lookup_array
+from tablefold.hashing import derive_key
+from tablefold.ops import Gather, WildIdError, backend
+from tablefold.partitions import Partition, hashed
+from tablefold.starts import Start
+from tablefold.terms import AddressMap, Region, Term
+
+each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.spec)
+
+
+def some_ids(batch, rows, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.stack([torch.randint(0, count, (batch,), generator=generator) for count in rows], dim=1)
+
+
+class Reader:
+    """Any address map over random memory: what a group is, without its refusals."""
+
+    def __init__(self, address_map, dtype=torch.float32):
+        generator = torch.Generator().manual_seed(0)
+        self.memory = torch.randn(address_map.floats, dtype=dtype, generator=generator).view(-1, address_map.unit)
+        self.memory.requires_grad_()
+        array = lookup_array(address_map.lookups)
+        self.lookup = torch.from_numpy(array) if array.size else None
+        self.gather = Gather(address_map)
+
+    def __call__(self, ids):
+        return self.gather(self.memory, self.lookup, ids)
+
+
+def both(group, ids, name="cpu"):
+    """(vectors, gradient of memory) by the reference and by a backend, for the same gradient of the vectors."""
+    results = []
+    for each in ("reference", name):
+        with backend(each):
+            vectors = group.gather(group.memory, group.lookup, ids)
+        weights = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(1), dtype=vectors.dtype)
+        (gradient,) = torch.autograd.grad((vectors * weights).sum(), group.memory)
+        results.append((vectors, gradient.to_dense()))
+    return results
+
+
+@settings(max_examples=200, deadline=None)
+@given(address_maps(), st.integers(1, 200), st.sampled_from([1, 2, 3]))
+def test_any_terms_give_the_same_vectors_and_gradients(address_map, batch, threads):
+    group = Reader(address_map, torch.float64)
+    ids = some_ids(batch, [ROWS] * len(address_map.tables))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        (vectors, gradient), (fast_vectors, fast_gradient) = both(group, ids)
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(fast_vectors, vectors, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(fast_gradient, gradient, rtol=1e-9, atol=1e-9)
+
+
+@each_case
+@pytest.mark.parametrize("batch", [0, 1, 64, 65, 300])
+def test_every_method_gives_the_same_vectors_and_gradients(case, batch):
+    group = case.method.build(TABLES, seed=3)
+    ids = some_ids(batch, [table.rows for table in TABLES])
+    (vectors, gradient), (fast_vectors, fast_gradient) = both(group, ids)
+    torch.testing.assert_close(fast_vectors, vectors, rtol=1e-6, atol=0)
+    torch.testing.assert_close(fast_gradient, gradient, rtol=1e-5, atol=1e-5)  # sums of some hundred float32
+
+
+@pytest.mark.parametrize("dim", [1, 3, 16, 20, 48])
+def test_every_width_is_read_whole(dim):
+    tables = [TableSpec("a", 100, dim), TableSpec("b", 50, dim)]
+    for spec in ("full", "qr:combine=mul", f"robe:block={dim},floats={20 * dim},sign=true"):
+        group = parse(spec).build(tables)
+        (vectors, gradient), (fast_vectors, fast_gradient) = both(group, some_ids(130, [100, 50]))
+        torch.testing.assert_close(fast_vectors, vectors, rtol=1e-6, atol=0)
+        torch.testing.assert_close(fast_gradient, gradient, rtol=1e-5, atol=1e-5)
+
+
+def reader_of_one(rows, partition, floats=1 << 16):
+    """A group of one table and one term of width 1, that reads at its bucket."""
+    table = TableSpec("wide", rows, 1)
+    term = Term(partition, 0, stride=1, width=1)
+    return Reader(AddressMap((table,), ((term,),), (Region(floats, 1, Start(std=1.0)),)))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 2**62), st.data())
+def test_quotients_and_remainders_are_exact_for_ids_of_any_size(rows, data):
+    buckets = data.draw(st.integers(1, 1 << 16))
+    smallest = -(-rows // (1 << 16)) if data.draw(st.booleans()) else 1
+    div = data.draw(st.integers(smallest, rows))
+    edges = st.integers(0, rows // div).map(lambda quotient: min(quotient * div, rows - 1))
+    values = data.draw(st.lists(edges | edges.map(lambda x: max(x - 1, 0)) | st.integers(0, rows - 1), min_size=1))
+    group = reader_of_one(rows, Partition(buckets, div=div))
+    expected = group.memory.flatten()[[x // div % buckets for x in values]]
+    with backend("cpu"):
+        assert torch.equal(group(torch.tensor(values)[:, None]).flatten(), expected)
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1), st.integers(1, 1 << 16))
+def test_open_vocabularies_take_any_id(values, buckets):
+    for div in (1, 7):
+        group = reader_of_one(None, Partition(buckets, div=div, key=derive_key(1)))
+        ids = torch.tensor(values)[:, None]
+        with backend("reference"):
+            expected = group(ids)
+        assert torch.equal(group(ids), expected)
+
+
+@pytest.mark.parametrize("wild", [-1, 2000, -(2**63), 2**63 - 1])
+def test_the_first_wild_id_is_named_and_nothing_is_read_there(wild):
+    group = parse("full").build(TABLES)
+    ids = some_ids(300, [table.rows for table in TABLES])
+    ids[290, 1] = ids[131, 2] = ids[131, 0] = wild
+    with pytest.raises(ValueError, match=r"table 'user': .*\(example 131 of the batch\)"):
+        group(ids)
+    with pytest.raises(WildIdError, match=r"\(example 131\) is outside table 0"):
+        group.gather(group.memory, None, ids)
+
+
+def test_ids_of_any_layout_are_read_in_place():
+    group = parse("qr:combine=mul").build(TABLES)
+    ids = some_ids(200, [table.rows for table in TABLES])
+    expected = group(ids)
+    assert torch.equal(group(ids.t().contiguous().t()), expected)
+    assert torch.equal(group(ids.to(torch.int32)), expected)
+    assert torch.equal(group(ids.repeat(2, 2)[::2, :3]), expected[::2].repeat(2, 1, 1))
+
+
+@each_case
+def test_gradients_are_the_same_bits_whatever_the_threads(case):
+    group = case.method.build(TABLES, seed=3)
+    ids = some_ids(500, [table.rows for table in TABLES])
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 3, 7, 1):
+            torch.set_num_threads(threads)
+            found.append(both(group, ids)[1])
+    finally:
+        torch.set_num_threads(before)
+    for vectors, gradient in found[1:]:
+        assert torch.equal(vectors, found[0][0])
+        assert torch.equal(gradient, found[0][1])
+
+
+def test_many_threads_may_call_at_once():
+    group = parse("robe:block=8,floats=1000").build(TABLES)
+    ids = some_ids(2000, [table.rows for table in TABLES])
+    expected = group(ids)
+    same = []
+
+    def work():
+        same.extend(torch.equal(group(ids), expected) for _ in range(20))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert same == [True] * 160
+
+
+FORK = """
+import os, torch, tablefold
+torch.set_num_threads(2)
+group = tablefold.parse("qr:combine=mul").build([tablefold.TableSpec("a", 1000, 16)])
+ids = torch.arange(1000)[:, None]
+expected = group(ids)
+child = os.fork()
+if child == 0:
+    os._exit(0 if torch.equal(group(ids), expected) else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert torch.equal(group(ids), expected)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_child_reads_too():
+    subprocess.run([sys.executable, "-c", FORK], check=True, timeout=120)
+
+
+def test_backends_are_chosen_by_name_and_say_why_not():
+    with pytest.raises(ValueError, match="no backend 'cuda'; backends: reference, cpu, triton"), backend("cuda"):
+        pass
+    if not torch.cuda.is_available():
+        with (
+            pytest.raises(ValueError, match="'triton' is not available: torch finds no CUDA device"),
+            backend("triton"),
+        ):
+            pass
+    ids = some_ids(5, [table.rows for table in TABLES])
+    far = parse("full").build(TABLES, device="meta")
+    with backend("cpu"), pytest.raises(ValueError, match="'cpu' reads memory on cpu; this memory is on meta"):
+        far(ids.to("meta"))
+
+
+def test_a_hashed_partition_of_one_bucket_is_that_bucket():
+    group = reader_of_one(None, hashed(1, derive_key(2)))
+    assert torch.equal(group(torch.tensor([[-5], [7]])).flatten(), group.memory[[0, 0]].flatten())
