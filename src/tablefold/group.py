@@ -15,6 +15,7 @@ from tablefold.hashing import HASH_VERSION, derive_key
 from tablefold.ops import Gather, WildIdError, is_fused
 from tablefold.ops.pooling import PoolMode, pool
 from tablefold.partitions import Lookup, narrowest_integer
+from tablefold.slots import average_gradient, slot_counts
 from tablefold.tables import FLOAT_BYTES, full_bytes
 from tablefold.terms import AddressMap, Region
 
@@ -31,6 +32,7 @@ class EmbeddingGroup(nn.Module):
         device: where the memory lives.
         transform: for methods that compute after the gather: called with the gathered vectors `[batch, features, dim]`
             and the ids, it returns the vectors, of the same shape.
+        average_gradients: divide the gradient of each float of memory by how many weights share it.
 
     Attributes:
         memory: the one learnable array, `[floats / unit, unit]`: flat memory cut into rows of the largest width that
@@ -44,6 +46,7 @@ class EmbeddingGroup(nn.Module):
     memory: nn.Parameter
     lookup: Tensor | None
     _rows: Tensor
+    _share: Tensor | None
 
     def __init__(
         self,
@@ -52,6 +55,7 @@ class EmbeddingGroup(nn.Module):
         seed: int = 0,
         device: torch.device | str | None = None,
         transform: nn.Module | None = None,
+        average_gradients: bool = False,
     ) -> None:
         super().__init__()
         _refuse_larger_than_full(address_map, transform)
@@ -65,6 +69,9 @@ class EmbeddingGroup(nn.Module):
         self.register_buffer("lookup", torch.from_numpy(lookup) if lookup.size else None)
         self.gather = Gather(address_map)
         self.transform = transform
+        counts = torch.from_numpy(slot_counts(address_map)) if average_gradients else None
+        share = None if counts is None else (1 / counts.clamp(min=1)).float().view_as(self.memory)
+        self.register_buffer("_share", share, persistent=False)
         limits = [0 if table.rows is None else table.rows for table in self.tables]
         self.register_buffer("_rows", torch.tensor(limits), persistent=False)
         self.register_load_state_dict_pre_hook(_check_addresses)  # type: ignore[no-untyped-call]
@@ -78,8 +85,9 @@ class EmbeddingGroup(nn.Module):
         # A kernel refuses wild ids itself. Tracers cannot branch on data: whoever feeds a traced model checks its ids.
         if not (fused or torch.compiler.is_compiling()):
             self._check(ids)
+        memory = self.memory if self._share is None else average_gradient(self.memory, self._share)
         try:
-            vectors: Tensor = self.gather(self.memory, self.lookup, ids)
+            vectors: Tensor = self.gather(memory, self.lookup, ids)
         except WildIdError:
             self._check(ids)
             raise

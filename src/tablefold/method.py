@@ -60,6 +60,10 @@ class Method(ABC):
         """
         return None
 
+    def averages_gradients(self) -> bool:
+        """Whether the gradient of a float of memory is averaged over the weights that share it, rather than summed."""
+        return False
+
     def size_range(self, tables: Sequence[TableSpec]) -> tuple[int, int]:
         """The smallest and largest useful value of the first size option for `tables`; bytes grow with it."""
         raise NotImplementedError  # only reached by a method with size options
@@ -123,8 +127,13 @@ class Method(ABC):
             ValueError: where an option does not fit the tables, or the fold would take more bytes than the full tables.
         """
         tables = check_tables(tables)
-        transform = self.transform(tables, range(len(tables)), seed)
-        return EmbeddingGroup(self.address_map(tables, seed), seed=seed, device=device, transform=transform)
+        return EmbeddingGroup(
+            self.address_map(tables, seed),
+            seed=seed,
+            device=device,
+            transform=self.transform(tables, range(len(tables)), seed),
+            average_gradients=self.averages_gradients(),
+        )
 
     def __str__(self) -> str:
         """The spec string; `parse` inverts it. Options at their default are left out."""

@@ -87,4 +87,10 @@ class Placement:
         _, folded = self.split(tables)
         columns = [column for column, table in enumerate(tables) if table in folded]
         transform = self.method.transform(folded, columns, seed) if folded else None
-        return EmbeddingGroup(self.address_map(tables, seed), seed=seed, device=device, transform=transform)
+        return EmbeddingGroup(
+            self.address_map(tables, seed),
+            seed=seed,
+            device=device,
+            transform=transform,
+            average_gradients=self.method.averages_gradients(),
+        )

@@ -70,5 +70,6 @@ CASES = [
     Case("robe:block=8,share=item/user,floats=1000", 1000, (162,)),
     Case("unified:lookups=2,rows=200", 200 * 4, (424, 688)),
     Case("hash_embeddings:k=2,floats=1001", 1001, (48, 576, 806, 807)),
+    Case("robe:block=8,gradient=mean,floats=1000", 1000, (818,)),
     Case("robe:block=1,floats=999", 999, (923, 688, 920, 103, 880, 85, 96, 987)),
 ]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from tablefold.hashing import derive_key
 from tablefold.method import Method
 from tablefold.methods.sharing import check_share, divide, sharing_groups
 from tablefold.partitions import hashed, hashed_neighbours
-from tablefold.spec import SHOWN
+from tablefold.spec import SHOWN, check_choice
 from tablefold.starts import FULL_START
 from tablefold.tables import TableSpec
 from tablefold.terms import AddressMap, MapBuilder, Term
@@ -34,6 +34,8 @@ class Robe(Method):
             cache line for Z = 16, and weights are shared by whole blocks.
         share: `all` tables share one array, each `table` has its own, or groups of tables do, written as names joined
             by `+` within a group and `/` between groups (tables that are not named share one more).
+        gradient: `sum` what all weights that share a float tell it, as published, or take the `mean`: divided by how
+            many weights of the full tables share it, counted once at build.
         floats: size of memory, for all tables together; several arrays divide it as their full tables' sizes.
             Set by a budget.
 
@@ -53,6 +55,7 @@ class Robe(Method):
     wrap: bool = False
     aligned: bool = False
     share: str = "all"
+    gradient: Literal["sum", "mean"] = "sum"
     floats: int | None = None
 
     def __post_init__(self) -> None:
@@ -61,6 +64,11 @@ class Robe(Method):
         if self.floats is not None and self.floats < self.block:
             raise ValueError(f"robe: floats={self.floats} must hold at least one block of {self.block}")
         check_share(self.name, self.share)
+        check_choice(self.name, "gradient", self.gradient, ("sum", "mean"))
+
+    def averages_gradients(self) -> bool:
+        """Whether `gradient` is `mean`."""
+        return self.gradient == "mean"
 
     def size_range(self, tables: Sequence[TableSpec]) -> tuple[int, int]:
         """From one block per array to as many floats as the full tables have."""
