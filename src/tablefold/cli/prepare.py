@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tablefold.data.schema import Schema
+    from tablefold.data.source import Source
 
 _INTERACTIONS = """\
 FILE (Parquet, or CSV with a header) lists what users took, one row each; items that the user never took are drawn as
@@ -53,7 +54,20 @@ def _add_log(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="values seen less often in training share one id (default: %(default)s)",
     )
+    parser.add_argument(
+        "--ids", default="dictionary", help="dictionary, or hash: one pass, open vocabulary (default: %(default)s)"
+    )
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
+    parser.add_argument(
+        "--engine", default="local", help="local, or ray: the same steps as Ray tasks (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--memory",
+        type=float,
+        default=0.5,
+        metavar="GB",
+        help="gigabytes that merging the counts may take (default: %(default)s)",
+    )
 
 
 def _add_interactions(parser: argparse.ArgumentParser) -> None:
@@ -92,7 +106,8 @@ def run(args: argparse.Namespace) -> None:
     parts = ", ".join(f"{name} {part.rows:,}" for name, part in schema.parts.items())
     ids = sum(table.rows or 0 for table in schema.tables)
     print(f"{args.out}: {schema.rows:,} rows ({parts}), {100 * schema.label_rate:.2f} % positive")
-    print(f"{len(schema.dense)} dense columns, {len(schema.tables)} tables with {ids:,} ids together")
+    ids_text = f"{ids:,} ids together" if ids else "hashed ids"
+    print(f"{len(schema.dense)} dense columns, {len(schema.tables)} tables with {ids_text}")
     if schema.rejected:
         print(f"{schema.rejected:,} lines rejected: see {args.out}/rejects.parquet", file=sys.stderr)
     print(f"{seconds:.1f} s, {schema.rows / seconds:,.0f} rows/s")
@@ -100,10 +115,23 @@ def run(args: argparse.Namespace) -> None:
 
 def _criteo(args: argparse.Namespace) -> Schema:
     from tablefold.data.criteo import Criteo
+
+    return _prepare_log(Criteo(tuple(args.files)), args)
+
+
+def _prepare_log(source: Source, args: argparse.Namespace) -> Schema:
     from tablefold.data.prepare import Options, prepare
 
-    options = Options(min_count=args.min_count, max_rejects=args.max_rejects, workers=args.workers)
-    return prepare(Criteo(tuple(args.files)), args.out, options)
+    options = Options(
+        ids=args.ids,
+        min_count=args.min_count,
+        permute_ids=args.permute_ids,
+        max_rejects=args.max_rejects,
+        workers=args.workers,
+        engine=args.engine,
+        memory=int(args.memory * 1e9),
+    )
+    return prepare(source, args.out, options)
 
 
 def _interactions(args: argparse.Namespace) -> Schema:

@@ -1,13 +1,14 @@
 """From the values of a column to ids: count, rank by (-count, value), look up.
 
-Keys are int64 (`lines.MISSING` is no key). Counts are taken per shard, merged per table, and ranked: id 0 is a missing
-value, id 1 a value that training has not shown often enough, and the values kept follow, the most frequent first, ties
-in the order of their keys. The look-up is an open-addressing hash table in a file, so that every process of a machine
-shares one copy and the operating system, not the job, decides how much of it is in memory.
+Keys are int64 (`lines.MISSING` is no key). Id 0 is a missing value, id 1 a value that training has not shown often
+enough, and the values kept follow, the most frequent first, ties in the order of their keys. The look-up is an
+open-addressing hash table in a file, so that every process of a machine shares one copy and the operating system, not
+the job, decides how much of it is in memory.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -17,21 +18,22 @@ from tablefold.data.compiled import compiled
 from tablefold.data.lines import MISSING
 from tablefold.data.schema import MISSING_ID, RESERVED_IDS, UNSEEN_ID
 
+Counts = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Distinct keys, ascending, and how often each occurs."""
+
 _EMPTY = -1
 _MULTIPLIER = 0x9E3779B97F4A7C15 - (1 << 64)  # 2^64 / golden ratio, as int64: Fibonacci hashing
 
 
-def count_keys(keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The distinct keys of one column, ascending, and how often each occurs; missing ones are left out."""
+def count_keys(keys: NDArray[np.int64]) -> Counts:
+    """The distinct keys of one column and how often each occurs; missing ones are left out."""
     distinct, counts = np.unique(keys, return_counts=True)
     first = 1 if distinct.size and distinct[0] == MISSING else 0  # the smallest int64
     return distinct[first:], counts[first:]
 
 
-def merge_counts(
-    counted: list[tuple[NDArray[np.int64], NDArray[np.int64]]],
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Add up the counts of several shards; distinct keys ascending."""
+def merge_counts(counted: list[Counts]) -> Counts:
+    """Add up counts."""
     keys = np.concatenate([keys for keys, _ in counted])
     counts = np.concatenate([counts for _, counts in counted])
     order = np.argsort(keys, kind="stable")
@@ -42,60 +44,93 @@ def merge_counts(
     return keys[first], np.add.reduceat(counts, first)
 
 
-def rank_keys(
-    keys: NDArray[np.int64], counts: NDArray[np.int64], min_count: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The keys that own an id, in id order, and their counts."""
-    kept = counts >= min_count
-    keys, counts = keys[kept], counts[kept]
-    order = np.argsort(-counts, kind="stable")  # keys are ascending: ties stay in their order
-    return keys[order], counts[order]
+class Ranking:
+    """Ids of keys by (-count, key), for keys that come range by range, without ever sorting them all.
+
+    A first look at the counts tells how many keys have each count, so where the ids of each count begin; in a second
+    one, in ascending order of the keys, every key takes the next id of its count.
+
+    Args:
+        counts: the counts of all keys, range by range.
+        min_count: keys with a smaller count get no id.
+    """
+
+    def __init__(self, counts: Iterable[NDArray[np.int64]], min_count: int) -> None:
+        having: dict[int, int] = {}
+        for piece in counts:
+            for count, number in zip(*(array.tolist() for array in np.unique(piece, return_counts=True)), strict=True):
+                if count >= min_count:
+                    having[count] = having.get(count, 0) + number
+        self._min_count = min_count
+        self._next: dict[int, int] = {}
+        self.size = 0
+        for count in sorted(having, reverse=True):
+            self._next[count] = RESERVED_IDS + self.size
+            self.size += having[count]
+
+    def take(self, keys: NDArray[np.int64], counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+        """Keys, counts and ids of those keys of the next range that get one."""
+        kept = counts >= self._min_count
+        keys, counts = keys[kept], counts[kept]
+        order = np.argsort(counts, kind="stable")
+        keys, counts = keys[order], counts[order]
+        distinct, first, number = np.unique(counts, return_index=True, return_counts=True)
+        start = np.array([self._next[count] for count in distinct.tolist()], dtype=np.int64)
+        ids = np.repeat(start - first, number) + np.arange(len(keys))
+        self._next |= dict(zip(distinct.tolist(), (start + number).tolist(), strict=True))
+        return keys, counts, ids
 
 
-def write_lookup(path: Path, keys: NDArray[np.int64]) -> None:
-    """Write the hash table of ranked `keys` as an array file of (key, id) slots, at most half of them taken."""
-    slots = np.full((1 << max(1, (2 * len(keys) - 1).bit_length()), 2), _EMPTY, dtype=np.int64)
-    _insert(slots, keys)
-    np.save(path, slots)
+def create_lookup(path: Path, size: int) -> NDArray[np.int64]:
+    """A new, empty hash table file for `size` keys: (key, id) slots, at most half of them to be taken."""
+    slots = np.memmap(path, dtype=np.int64, mode="w+", shape=(1 << max(1, (2 * size - 1).bit_length()), 2))
+    slots[:] = _EMPTY
+    return slots
 
 
 def open_lookup(path: Path) -> NDArray[np.int64]:
     """Memory-map a hash table."""
-    slots: NDArray[np.int64] = np.load(path, mmap_mode="r")
-    return slots
-
-
-def encode(slots: NDArray[np.int64], keys: NDArray[np.int64], ids: NDArray[np.int32]) -> None:
-    """Write the ids of one column's `keys` into `ids` (a column of the row-major matrix)."""
-    _look_up(slots, keys, ids)
+    return np.memmap(path, dtype=np.int64, mode="r").reshape(-1, 2)
 
 
 @compiled
-def _slot(key: int, mask: int) -> int:
-    word = key * _MULTIPLIER  # wraps at 64 bits
-    return (word ^ (word >> 32)) & mask
-
-
-@compiled
-def _insert(slots: NDArray[np.int64], keys: NDArray[np.int64]) -> None:
+def insert(slots: NDArray[np.int64], keys: NDArray[np.int64], ids: NDArray[np.int64]) -> None:
+    """Add distinct `keys` and their `ids` to a hash table."""
     mask = len(slots) - 1
     for number in range(len(keys)):
-        at = _slot(keys[number], mask)
+        at = _scramble(keys[number]) & mask
         while slots[at, 1] != _EMPTY:
             at = (at + 1) & mask
         slots[at, 0] = keys[number]
-        slots[at, 1] = RESERVED_IDS + number
+        slots[at, 1] = ids[number]
 
 
 @compiled
-def _look_up(slots: NDArray[np.int64], keys: NDArray[np.int64], ids: NDArray[np.int32]) -> None:
+def look_up(slots: NDArray[np.int64], keys: NDArray[np.int64], ids: NDArray[np.int32]) -> None:
+    """Write the ids of one column's `keys` into `ids` (a column of the row-major matrix)."""
     mask = len(slots) - 1
     for row in range(len(keys)):
         key = keys[row]
         if key == MISSING:
             ids[row] = MISSING_ID
             continue
-        at = _slot(key, mask)
+        at = _scramble(key) & mask
         while slots[at, 1] != _EMPTY and slots[at, 0] != key:
             at = (at + 1) & mask
         ids[row] = UNSEEN_ID if slots[at, 1] == _EMPTY else slots[at, 1]
+
+
+@compiled
+def hash_ids(keys: NDArray[np.int64], ids: NDArray[np.int64]) -> None:
+    """Write ids that need no dictionary: a bijection of the keys, spread over all of int64."""
+    for row in range(len(keys)):
+        ids[row] = _scramble(keys[row])
+
+
+@compiled
+def _scramble(key: int) -> int:
+    """A bijection of int64 whose low bits depend on all bits of the key; products wrap at 64 bits."""
+    word = key * _MULTIPLIER
+    word ^= word >> 32 & 0xFFFFFFFF
+    word *= _MULTIPLIER
+    return word ^ (word >> 29 & 0x7FFFFFFFF)

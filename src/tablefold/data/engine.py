@@ -9,9 +9,12 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from tablefold.files import new_file
+
+ENGINES = ("local", "ray")
 
 
 @dataclass(frozen=True)
@@ -34,24 +37,74 @@ class Step:
         return json.loads(self.result.read_text())
 
 
-def run_steps(steps: Sequence[Step], workers: int = 1) -> list[Any]:
-    """The results of all steps, in their order.
+class Engine:
+    """Where steps run: a context that holds its worker processes until it ends.
+
+    Args:
+        name: "local" or "ray".
+        workers: processes of the local engine; 1 is this process. Ray uses the CPUs that it has.
 
     Raises:
-        ValueError: what a step raises; or if a worker process was killed.
+        ValueError: if Ray is asked for and not installed.
     """
-    if workers == 1 or len(steps) < 2:
-        return [step() for step in steps]
-    # Spawned, not forked: the parent may run threads (Arrow, Numba, torch) whose locks a fork would copy.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(steps)), mp_context=context)
-    try:
-        return list(pool.map(_call, steps))
-    except BrokenProcessPool as error:
-        raise ValueError("a worker process was killed (out of memory?); try fewer --workers") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+
+    def __init__(self, name: str, workers: int) -> None:
+        self._ray: Any = _import_ray() if name == "ray" else None
+        self._workers = workers
+        self._pool: ProcessPoolExecutor | None = None
+        self._started_ray = False
+
+    def __enter__(self) -> Engine:
+        if self._ray is not None and not self._ray.is_initialized():
+            self._ray.init(log_to_driver=False, include_dashboard=False)
+            self._started_ray = True
+        elif self._ray is None and self._workers > 1:
+            # Spawned, not forked: this process may run threads (Arrow, torch) whose locks a fork would copy.
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self._workers, mp_context=context)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+        if self._started_ray:
+            self._ray.shutdown()
+
+    def run(self, steps: Sequence[Step]) -> list[Any]:
+        """The results of all steps, in their order.
+
+        Raises:
+            ValueError: what a step raises; or if a worker process died.
+        """
+        if self._ray is not None:
+            return self._run_ray(steps)
+        if self._pool is None:
+            return [step() for step in steps]
+        try:
+            return list(self._pool.map(_call, steps))
+        except BrokenProcessPool as error:
+            raise ValueError(
+                "a worker process died: out of memory (try fewer workers), or started from a script whose calls "
+                'are not under `if __name__ == "__main__":`'
+            ) from error
+
+    def _run_ray(self, steps: Sequence[Step]) -> list[Any]:
+        task = self._ray.remote(_call)
+        try:
+            return list(self._ray.get([task.remote(step) for step in steps]))
+        except self._ray.exceptions.RayTaskError as error:
+            raise error.cause from error
 
 
 def _call(step: Step) -> Any:
     return step()
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise ValueError("--engine ray needs Ray: pip install 'tablefold[ray]'") from error
+    return ray

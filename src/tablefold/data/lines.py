@@ -26,6 +26,7 @@ MAX_DIGITS = 18
 HEX_DIGITS = 8
 
 _OK, _FIELDS, _NOT_LABEL, _NOT_INTEGER, _TOO_LARGE, _NOT_HEX = range(6)
+_ERROR_OF_KIND = np.array([_NOT_LABEL, _NOT_INTEGER, _NOT_HEX, _OK])
 _REASONS = {
     _NOT_LABEL: "is not 0 or 1",
     _NOT_INTEGER: "is not an integer",
@@ -36,6 +37,10 @@ _SHOWN = 60
 """Characters of a bad value that a reason quotes."""
 
 _NEWLINE, _RETURN, _MINUS, _ZERO = 10, 13, 45, 48
+_HEX_VALUE = np.full(256, 255, dtype=np.uint8)
+"""Value of every byte as a hex digit; 255 for those that are none."""
+for _digit, _pair in enumerate(("0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "aA", "bB", "cC", "dD", "eE", "fF")):
+    _HEX_VALUE[list(_pair.encode())] = _digit
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,9 @@ def parse_lines(data: NDArray[np.uint8], separator: str, fields: Sequence[Field]
         separator: one ASCII character.
         fields: what a line consists of.
     """
-    capacity = int(np.count_nonzero(data == _NEWLINE)) + 1
+    if data.size and data[-1] != _NEWLINE:
+        data = np.append(data, np.uint8(_NEWLINE))
+    capacity = int(np.count_nonzero(data == _NEWLINE))
     values = np.empty((len(fields), capacity), dtype=np.int64)
     errors = np.empty((capacity, 5), dtype=np.int64)
     kinds = np.array([field.kind for field in fields], dtype=np.int64)
@@ -125,83 +132,86 @@ def _parse(
     values: NDArray[np.int64],
     errors: NDArray[np.int64],
 ) -> tuple[int, int, int]:
-    """Fill `values` and `errors` (line, code, field, begin, end); return how many lines, rows and errors."""
+    """Fill `values` and `errors` (line, code, field, begin, end); return how many lines, rows and errors.
+
+    The data ends with a newline, so no look at the next byte needs a bound.
+    """
     size, fields = data.size, kinds.size
     lines, rows, bad, position = 0, 0, 0, 0
     while position < size:
-        begin, start, field, code, at = position, position, 0, _OK, 0
+        begin, field, code, at = position, 0, _OK, 0
         while True:
-            end = start
-            while end < size and data[end] != separator and data[end] != _NEWLINE:
-                end += 1
-            last = end == size or data[end] == _NEWLINE
             if code == _OK and field < fields:
-                stop = end - 1 if last and end > start and data[end - 1] == _RETURN else end
-                code, value = _field(data, start, stop, kinds[field])
+                code, value, position = _field(data, position, kinds[field])
+                if data[position] == _RETURN and data[position + 1] == _NEWLINE:
+                    position += 1
+                if code == _OK and data[position] != separator and data[position] != _NEWLINE:
+                    code = _ERROR_OF_KIND[kinds[field]]
                 values[field, rows] = value
                 at = field
+            while data[position] != separator and data[position] != _NEWLINE:
+                position += 1
             field += 1
-            start = end + 1
-            if last:
+            position += 1
+            if data[position - 1] == _NEWLINE:
                 break
-        position = start
         lines += 1
         if field != fields:
             code, at = _FIELDS, field
         if code == _OK:
             rows += 1
         else:
-            errors[bad] = (lines, code, at, begin, end)
+            errors[bad] = (lines, code, at, begin, position - 1)
             bad += 1
     return lines, rows, bad
 
 
 @compiled
-def _field(data: NDArray[np.uint8], start: int, end: int, kind: int) -> tuple[int, int]:
-    """Error code and value of one field."""
+def _field(data: NDArray[np.uint8], position: int, kind: int) -> tuple[int, int, int]:
+    """Error code, value and end of what can be read of one field; whether the field ends there is for the caller."""
+    if kind == HEX:
+        return _hex(data, position)
+    if kind == INTEGER:
+        return _integer(data, position)
     if kind == LABEL:
-        if end - start == 1 and (data[start] == _ZERO or data[start] == _ZERO + 1):
-            return _OK, data[start] - _ZERO
-        return _NOT_LABEL, 0
-    if kind == SKIP or start == end:
-        return _OK, MISSING
-    return _hex(data, start, end) if kind == HEX else _integer(data, start, end)
+        value = int(data[position]) - _ZERO
+        return (_OK, value, position + 1) if 0 <= value <= 1 else (_NOT_LABEL, 0, position)
+    return _OK, MISSING, position
 
 
 @compiled
-def _integer(data: NDArray[np.uint8], start: int, end: int) -> tuple[int, int]:
-    negative = data[start] == _MINUS
-    if negative:
-        start += 1
-    if start == end:
-        return _NOT_INTEGER, 0
-    value = 0
-    for place in range(start, end):
-        digit = int(data[place]) - _ZERO
-        if digit < 0 or digit > 9:
-            return _NOT_INTEGER, 0
-        value = value * 10 + digit  # may wrap where there are too many digits: refused below
-    if end - start > MAX_DIGITS:
-        return _TOO_LARGE, 0
-    return _OK, -value if negative else value
-
-
-@compiled
-def _hex(data: NDArray[np.uint8], start: int, end: int) -> tuple[int, int]:
-    length = end - start
+def _hex(data: NDArray[np.uint8], start: int) -> tuple[int, int, int]:
+    value, position = 0, start
+    while True:
+        digit = int(_HEX_VALUE[data[position]])
+        if digit > 15:
+            break
+        value = value << 4 | digit  # may wrap where there are too many digits: refused below
+        position += 1
+    length = position - start
+    if length == 0:
+        return _OK, MISSING, position
     if length > HEX_DIGITS:
-        return _NOT_HEX, 0
-    value = 0
-    for place in range(start, end):
-        byte = int(data[place])
-        if _ZERO <= byte <= _ZERO + 9:
-            digit = byte - _ZERO
-        elif 97 <= (byte | 32) <= 102:  # a .. f, A .. F
-            digit = (byte | 32) - 87
-        else:
-            return _NOT_HEX, 0
-        value = value * 16 + digit
-    return _OK, (value << (4 * (HEX_DIGITS - length))) << 4 | length
+        return _NOT_HEX, 0, position
+    return _OK, (value << (4 * (HEX_DIGITS - length))) << 4 | length, position
+
+
+@compiled
+def _integer(data: NDArray[np.uint8], start: int) -> tuple[int, int, int]:
+    negative = data[start] == _MINUS
+    first = start + 1 if negative else start
+    value, position = 0, first
+    while True:
+        digit = int(data[position]) - _ZERO
+        if digit < 0 or digit > 9:
+            break
+        value = value * 10 + digit  # may wrap where there are too many digits: refused below
+        position += 1
+    if position == first:
+        return (_NOT_INTEGER, 0, position) if negative else (_OK, MISSING, position)
+    if position - first > MAX_DIGITS:
+        return _TOO_LARGE, 0, position
+    return _OK, -value if negative else value, position
 
 
 @compiled

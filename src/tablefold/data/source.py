@@ -24,6 +24,7 @@ SHARD_BYTES = 16 << 20
 
 MAX_LINE_BYTES = 16 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
+_NEWLINE = 10
 
 
 @dataclass(frozen=True)
@@ -165,14 +166,15 @@ def read_bytes(shard: Shard, first: int = 0) -> NDArray[np.uint8]:
         if shard.start > first:  # a line that started earlier belongs to the shard before
             stream.seek(shard.start - 1)
             _read_line(stream, shard)
-        begin = stream.tell() if shard.start > first else first
-        if begin >= shard.stop:
-            return np.empty(0, dtype=np.uint8)
-        stream.seek(begin)
-        data = stream.read(shard.stop - begin)
-        if not data.endswith(b"\n"):
-            data += _read_line(stream, shard)
-    return np.frombuffer(data, dtype=np.uint8)
+        else:
+            stream.seek(first)
+        size = max(0, shard.stop - stream.tell())
+        data = np.empty(size, dtype=np.uint8)
+        size = stream.readinto(data.data)
+        if not size or data[size - 1] == _NEWLINE:
+            return data[:size]
+        rest = np.frombuffer(_read_line(stream, shard), dtype=np.uint8)
+        return np.concatenate([data[:size], rest])
 
 
 def _read_line(stream: Any, shard: Shard) -> bytes:

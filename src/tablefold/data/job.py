@@ -1,0 +1,132 @@
+"""The steps of preparing a log: one pure function per shard, or per table, that leaves files in the work folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from tablefold.data import dictionary
+from tablefold.data.engine import Step
+from tablefold.data.permutation import permute_ids
+from tablefold.data.rejects import save_rejects
+from tablefold.data.schema import RESERVED_IDS
+from tablefold.data.shards import Examples, read_shard, shard_name, write_shard
+from tablefold.data.source import Rows, Shard, Source
+from tablefold.data.spill import Spill, merge_spills
+from tablefold.data.split import Split
+
+Piece = tuple[str, int, int]
+"""What a shard gave to a part: the part's name, rows, positives."""
+
+_GROUP_ROWS = 1 << 20
+"""Rows that a dictionary file is written in at a time."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every step knows.
+
+    Args:
+        source: where the rows come from.
+        folder: the dataset in the making.
+        work: spilled counts, look-ups, and the results of finished steps.
+        min_count: see `Options`.
+        permute: see `Options`.
+        memory: bytes that one step may take to merge counts.
+    """
+
+    source: Source
+    folder: Path
+    work: Path
+    min_count: int
+    permute: int | None
+    memory: int
+
+    def step(self, name: str, number: int, *arguments: Any) -> Step:
+        """The call of one method below; its result is kept in the work folder."""
+        return Step(getattr(self, name), number, arguments, self.work / f"{name}-{number:06d}.json")
+
+    def count(self, number: int, shard: Shard) -> dict[str, int]:
+        """Pass 1: spill the counts of one shard, and its rejects."""
+        rows = self.source.read(shard)
+        Spill(self.work, number).write(rows.keys)
+        return self._summary(number, rows)
+
+    def recount(self, number: int, shard: Shard, rows: int) -> None:
+        """Spill the counts of the first `rows` rows of a shard that is only partly for training, as `number`."""
+        Spill(self.work, number).write(self.source.read(shard).keys[:, :rows])
+
+    def rank(self, table: int, spills: list[int]) -> int:
+        """Merge the counts of a table, give its keys ids, write dictionary and look-up; returns the ids it has."""
+        ranges = [Spill(self.work, number) for number in spills]
+        ranking = dictionary.Ranking((counts for _, counts in merge_spills(ranges, table, self.memory)), self.min_count)
+        rows = RESERVED_IDS + ranking.size
+        slots = dictionary.create_lookup(self._lookup(table), ranking.size)
+        by_id = np.memmap(self.work / f"by-id-{table:06d}", np.int64, "w+", shape=(2, max(1, ranking.size)))
+        for keys, counts in merge_spills(ranges, table, self.memory):
+            keys, counts, ids = ranking.take(keys, counts)
+            if self.permute is not None:
+                ids = permute_ids(ids, rows, self.permute, table, first=RESERVED_IDS)
+            dictionary.insert(slots, keys, ids)
+            by_id[:, ids - RESERVED_IDS] = keys, counts
+        self._write_dictionary(self.source.tables[table], by_id[:, : ranking.size])
+        return rows
+
+    def encode(self, number: int, shard: Shard, end: int, split: Split) -> list[Piece]:
+        """Pass 2: write the rows of one shard, the last of which is row `end - 1`, into their parts."""
+        rows = self.source.read(shard)
+        ids = np.empty((len(rows.label), len(self.source.tables)), dtype=np.int32)
+        for table in range(len(self.source.tables)):
+            dictionary.look_up(dictionary.open_lookup(self._lookup(table)), rows.keys[table], ids[:, table])
+        return self._write(number, Examples(rows.dense, ids, rows.label), end, split)
+
+    def hash(self, number: int, shard: Shard) -> dict[str, int]:
+        """The only pass over a log whose ids are hashes: write one shard, not knowing yet into which part."""
+        rows = self.source.read(shard)
+        ids = np.empty((len(rows.label), len(self.source.tables)), dtype=np.int64)
+        for table in range(len(self.source.tables)):
+            dictionary.hash_ids(rows.keys[table], ids[:, table])
+        write_shard(self.work / shard_name(number), Examples(rows.dense, ids, rows.label))
+        return self._summary(number, rows) | {"positives": int(rows.label.sum())}
+
+    def place(self, number: int, rows: int, end: int, split: Split, positives: int) -> list[Piece]:
+        """Move a shard that `hash` wrote into its part, or cut it where parts meet."""
+        parts = [part for part, _ in split.pieces(end - rows, end)]
+        written = self.work / shard_name(number)
+        if len(parts) > 1:
+            return self._write(number, read_shard(written), end, split)
+        for part in parts:
+            (self.folder / part).mkdir(exist_ok=True)
+            if written.exists():  # else it was moved just before the job was killed
+                written.rename(self.folder / part / shard_name(number))
+        return [(part, rows, positives) for part in parts]
+
+    def _summary(self, number: int, rows: Rows) -> dict[str, int]:
+        save_rejects(self.work, number, rows.rejects)
+        return {"lines": rows.lines, "rows": len(rows.label), "rejects": len(rows.rejects)}
+
+    def _lookup(self, table: int) -> Path:
+        return self.work / f"lookup-{table:06d}"
+
+    def _write(self, number: int, examples: Examples, end: int, split: Split) -> list[Piece]:
+        pieces = split.pieces(end - len(examples), end)
+        for part, piece in pieces:
+            (self.folder / part).mkdir(exist_ok=True)
+            write_shard(self.folder / part / shard_name(number), examples[piece])
+        return [(part, len(examples.label[piece]), int(examples.label[piece].sum())) for part, piece in pieces]
+
+    def _write_dictionary(self, table: str, by_id: NDArray[np.int64]) -> None:
+        """Raw value and count of every id from `RESERVED_IDS` on."""
+        (self.folder / "dictionary").mkdir(exist_ok=True)
+        schema = pa.schema([("value", pa.string()), ("count", pa.int64())])
+        with pq.ParquetWriter(self.folder / "dictionary" / f"{table}.parquet", schema) as writer:
+            for start in range(0, max(1, by_id.shape[1]), _GROUP_ROWS):
+                keys, counts = by_id[:, start : start + _GROUP_ROWS]
+                values = pa.array(self.source.raw_values(table, keys)).cast(pa.string())
+                writer.write_table(pa.table([values, pa.array(counts)], schema=schema))
