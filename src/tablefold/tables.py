@@ -75,6 +75,18 @@ def full_bytes(tables: Iterable[TableSpec]) -> int:
     return sum(table.num_bytes for table in tables)
 
 
+def show_bytes(size: float) -> str:
+    """Bytes for people, in units of 1000.
+
+    >>> show_bytes(2_160_804_928), show_bytes(640)
+    ('2.16 GB', '640 B')
+    """
+    for unit, power in (("TB", 4), ("GB", 3), ("MB", 2), ("kB", 1)):
+        if size >= 1000**power:
+            return f"{size / 1000**power:.3g} {unit}"
+    return f"{size:.0f} B"
+
+
 def check_tables(tables: Sequence[TableSpec]) -> tuple[TableSpec, ...]:
     """The tables of one group as a tuple: at least one, names unique, one `dim`; else `ValueError`."""
     if not tables:

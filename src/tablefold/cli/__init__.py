@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn, Protocol, cast
 
-VERBS = ("prepare", "train", "evaluate")
+VERBS = ("generate", "prepare", "methods", "inspect", "theory", "train", "evaluate", "demo")
 
 EXIT_WRONG_USE = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT
@@ -46,6 +46,16 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Exit with code 2 after one line, instead of the usage text."""
         self.exit(EXIT_WRONG_USE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+    def named_by(self, arguments: Sequence[str]) -> Parser:
+        """The parser of the verb, or of the verb's own verb, that `arguments` name."""
+        parser = self
+        for argument in arguments:
+            actions = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+            if not actions or argument.startswith("-"):
+                break
+            parser = actions[0].choices.get(argument, parser)
+        return parser
 
     def refuse_unknown_options(self, arguments: Sequence[str]) -> None:
         """Report the first --option nobody has declared, with the nearest there is, before anything else."""
@@ -80,16 +90,15 @@ def _parse(argv: list[str]) -> tuple[Verb, argparse.Namespace, Parser]:
     parser.add_argument("--version", action="version", version=_version())
     choices = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
     verbs = {name: _verb(name) for name in VERBS}
-    parsers = {}
     for name, verb in verbs.items():
         description = verb.__doc__ or ""
-        parsers[name] = choices.add_parser(
+        own = choices.add_parser(
             name,
             help=description.partition("\n")[0],
             description=description,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        verb.add_arguments(parsers[name])
+        verb.add_arguments(own)
     if not argv:
         parser.print_help()
         parser.exit()
@@ -97,7 +106,7 @@ def _parse(argv: list[str]) -> tuple[Verb, argparse.Namespace, Parser]:
         near = get_close_matches(argv[0], verbs, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         parser.error(f"unknown verb {argv[0]!r}{hint}")
-    named = parsers.get(argv[0], parser)
+    named = parser.named_by(argv)
     named.refuse_unknown_options(argv)
     args, extras = parser.parse_known_args(argv)
     if extras:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from argparse import ArgumentTypeError
 
+from tablefold.tables import show_bytes as show_bytes
+
 _UNITS = {"": 1, "B": 1}
 for _power, _letter in enumerate("KMGT", start=1):
     _UNITS[f"{_letter}B"] = 1000**_power
@@ -21,18 +23,6 @@ def byte_size(text: str) -> int:
     if match is None or match[2].upper() not in _UNITS:
         raise ArgumentTypeError(f"{text!r} is not a size in bytes, such as 64_000, 10MB or 1.5GiB")
     return int(float(match[1]) * _UNITS[match[2].upper()])
-
-
-def show_bytes(size: float) -> str:
-    """Bytes for people, in units of 1000.
-
-    >>> show_bytes(2_160_804_928), show_bytes(640)
-    ('2.16 GB', '640 B')
-    """
-    for unit, power in (("TB", 4), ("GB", 3), ("MB", 2), ("kB", 1)):
-        if size >= 1000**power:
-            return f"{size / 1000**power:.3g} {unit}"
-    return f"{size:.0f} B"
 
 
 def integers(text: str) -> tuple[int, ...]:

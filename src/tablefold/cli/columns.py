@@ -1,0 +1,53 @@
+"""Text tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in columns: what looks like a number to the right, words to the left.
+
+    >>> print(text_table(["method", "bytes"], [["full", "640"], ["qr", "80"]]))
+    method  bytes
+    full      640
+    qr         80
+    """
+    lines = [list(header), *map(list, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    right = [any(_numeric(row[column]) for row in rows) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if flush else cell.ljust(width)
+            for cell, width, flush in zip(line, widths, right, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def show_count(count: float) -> str:
+    """A whole number with separators, or three digits of a small one; short from a thousand billion on.
+
+    >>> show_count(882774559), show_count(0.0123), show_count(3.93e25), show_count(0)
+    ('882,774,559', '0.0123', '3.93e+25', '0')
+    """
+    if count >= 1e13:
+        return f"{count:.3g}"
+    return f"{round(count):,}" if count >= 100 or count == int(count) else f"{count:.3g}"
+
+
+def show_share(share: float) -> str:
+    """A share of one as a percentage; 100 % only where no more than one in ten billion is missing.
+
+    >>> show_share(1), show_share(0.999999999), show_share(0.25), show_share(1e-6), show_share(1e-30)
+    ('100 %', '>99.999 %', '25 %', '0.0001 %', '0 %')
+    """
+    if share > 1 - 1e-10 or share < 1e-14:
+        return f"{share:.0%}".replace("%", " %")
+    if share > 0.99999:
+        return ">99.999 %"
+    return f"{share * 100:.5g} %" if share > 0.01 else f"{share * 100:.3g} %"
+
+
+def _numeric(cell: str) -> bool:
+    return cell[:1].isdigit() or cell[:1] == ">"

@@ -1,0 +1,1 @@
+"""Studies: many runs, their results side by side, and a page that shows them."""

@@ -1,0 +1,194 @@
+"""Run a study: every request an input file, every answer an output file.
+
+    OUT/
+        study.json            the study, its data, and its runs in order
+        inputs/NAME.json      what a run is asked to do
+        outputs/NAME.json     what came out, with the hash of the input: done if that matches
+        models/NAME/          the trained runs, if they are kept
+        data/                 variants of the dataset (another order of the ids, fewer rows)
+
+A study that was interrupted goes on where it was; one that is finished answers at once; one that has grown runs what is
+new. Runs that cannot be (a budget below a method's smallest) are recorded as impossible.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from tablefold.data import Dataset, Schema
+from tablefold.data.schema import SCHEMA_FILE
+from tablefold.study.definition import Study
+from tablefold.study.pool import Job, run_jobs
+from tablefold.study.request import Request, fingerprint
+from tablefold.study.variant import make_variant
+from tablefold.study.worker import DONE, FAILED, IMPOSSIBLE, answer, write_answer
+from tablefold.train.records import read_json, show_json
+
+STUDY, INPUTS, OUTPUTS, MODELS, DATA = "study.json", "inputs", "outputs", "models", "data"
+_LOCK = ".lock"
+
+
+class Watcher(Protocol):
+    """Who is told how a study goes."""
+
+    def on_start(self, total: int, done: int) -> None:
+        """`done` of `total` runs were there already."""
+
+    def on_progress(self, running: float) -> None:
+        """The runs under way, each counted by the share of it that is done."""
+
+    def on_run(self, request: Request, output: dict[str, Any]) -> None:
+        """A run has ended, with this output file."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How a study ended: the number of runs by status, and (name, error) of the failed ones."""
+
+    done: int
+    impossible: int
+    failed: tuple[tuple[str, str], ...]
+
+
+def run_study(
+    study: Study,
+    data: str | Path,
+    out: str | Path,
+    watchers: Sequence[Watcher] = (),
+    *,
+    processes: int = 1,
+    keep_models: bool = False,
+) -> Tally:
+    """Run what is not yet done of `study`.
+
+    Args:
+        study: read for this data's source (`schema.source["name"]`).
+        data: a prepared dataset.
+        out: the study's folder; made, or gone on with.
+        watchers: told of every run.
+        processes: runs at a time; they share the cores.
+        keep_models: keep every trained run under `OUT/models`.
+
+    Raises:
+        ValueError: for a study that does not parse on this data, or a folder in which a study is running.
+    """
+    dataset, out = Dataset(data), Path(out)
+    requests = study.requests(dataset.schema)
+    data_hash = hashlib.sha256((dataset.folder / SCHEMA_FILE).read_bytes()).hexdigest()
+    with _locked(out):
+        todo = _write_inputs(requests, dataset, data_hash, out)
+        _write_study(out, study, requests, dataset, data_hash, processes)
+        for watcher in watchers:
+            watcher.on_start(len(requests), len(requests) - len(todo))
+        _record_impossible(todo, dataset.schema, data_hash, out, watchers)
+        jobs = _jobs(todo, dataset, data_hash, out, keep_models)
+        for job, output in run_jobs(jobs, processes, lambda share: [w.on_progress(share) for w in watchers]):
+            for watcher in watchers:
+                watcher.on_run(job.request, output)
+    outputs = {request.name(data_hash): _output(request, data_hash, out) for request in requests}
+    status = [output["status"] for output in outputs.values()]
+    failed = tuple((name, output["error"]) for name, output in outputs.items() if output["status"] == FAILED)
+    return Tally(status.count(DONE), status.count(IMPOSSIBLE), failed)
+
+
+def _write_inputs(requests: Sequence[Request], dataset: Dataset, data_hash: str, out: Path) -> list[Request]:
+    """Write the input files; gives the requests that have no answer yet."""
+    for folder in (INPUTS, OUTPUTS):
+        (out / folder).mkdir(exist_ok=True)
+    todo = []
+    for request in requests:
+        (out / INPUTS / f"{request.name(data_hash)}.json").write_text(show_json(request.content(data_hash)) + "\n")
+        if _output(request, data_hash, out).get("status") not in (DONE, IMPOSSIBLE):
+            todo.append(request)
+    return todo
+
+
+def _output(request: Request, data_hash: str, out: Path) -> dict[str, Any]:
+    """The output file of a request; empty where there is none that belongs to it."""
+    path = out / OUTPUTS / f"{request.name(data_hash)}.json"
+    try:
+        output = read_json(path)
+    except ValueError:  # none yet, or damaged: it is run again
+        return {}
+    return output if output.get("input_sha256") == fingerprint(request.content(data_hash)) else {}
+
+
+def _write_study(
+    out: Path, study: Study, requests: Sequence[Request], dataset: Dataset, data_hash: str, processes: int
+) -> None:
+    schema = dataset.schema
+    content = {
+        "title": study.title,
+        "about": study.about,
+        "target": study.target,
+        "processes": processes,
+        "data": {
+            "name": dataset.folder.absolute().name,
+            "sha256": data_hash,
+            "source": schema.source,
+            "dense": len(schema.dense),
+            "tables": [asdict(table) for table in schema.tables],
+            "parts": {name: {"rows": part.rows, "positives": part.positives} for name, part in schema.parts.items()},
+            "best": schema.best,
+        },
+        "runs": [{"name": one.name(data_hash), "series": one.series, "size": one.size} for one in requests],
+    }
+    write_answer(out / STUDY, content)
+
+
+def _record_impossible(
+    todo: list[Request], schema: Schema, data_hash: str, out: Path, watchers: Sequence[Watcher]
+) -> None:
+    """Write the answer to requests whose size the tables do not allow, and take them off the list."""
+    for request in list(todo):
+        tables = schema.table_specs(request.config.dim)
+        try:
+            request.config.placement(tables).build(tables, device="meta")
+        except ValueError as error:
+            output = answer(request.content(data_hash), IMPOSSIBLE, error=str(error))
+            write_answer(out / OUTPUTS / f"{request.name(data_hash)}.json", output)
+            todo.remove(request)
+            for watcher in watchers:
+                watcher.on_run(request, output)
+
+
+def _jobs(
+    todo: Sequence[Request], dataset: Dataset, data_hash: str, out: Path, keep_models: bool
+) -> Iterator[Job]:
+    """The processes to start, each when its turn has come: a variant of the data is made before its first run."""
+    for request in todo:
+        name = request.name(data_hash)
+        model = out / MODELS / name if keep_models else None
+        if model is not None and model.exists():  # of a run whose answer was lost
+            shutil.rmtree(model)
+        yield Job(
+            request=request,
+            content=request.content(data_hash),
+            source=out / INPUTS / f"{name}.json",
+            out=out / OUTPUTS / f"{name}.json",
+            data=make_variant(dataset, request.variant, out / DATA / request.variant.name),
+            model=model,
+        )
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Keep others from running a study in this folder."""
+    if out.is_dir() and any(out.iterdir()) and not (out / STUDY).exists() and not (out / _LOCK).exists():
+        raise ValueError(f"{out} holds something that is no study; name a new folder")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; name a folder")
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / _LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"a study is running in {out}: wait for it, or name another folder") from None
+        yield

@@ -1,0 +1,108 @@
+"""One run of a study in a process of its own: `python -m tablefold.study.worker INPUT OUTPUT DATA [MODEL]`.
+
+A run that is killed for its memory takes nothing with it, and its peak of memory is its own. While it trains it writes
+the share that is done to stdout, a line now and then; when that pipe has closed it ends, so no run outlives its study.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TextIO
+
+from tablefold.files import new_file
+from tablefold.study.request import Request, fingerprint
+from tablefold.train.loop import Progress
+from tablefold.train.records import read_json, show_json
+from tablefold.train.run import JOURNAL, train_run
+
+DONE, FAILED, IMPOSSIBLE = "done", "failed", "impossible"
+_CURVE = ("step", "examples", "seconds", "auc", "logloss")
+
+
+class Pulse:
+    """A listener that writes the share of the steps that is done to a stream, at most twice a second."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._steps, self._last = stream, 0, 0.0
+
+    def on_start(self, progress: Progress, steps: int) -> None:
+        """Training begins."""
+        self._steps = steps
+
+    def on_step(self, progress: Progress, loss: float) -> None:
+        """One step further."""
+        now = time.monotonic()
+        if now - self._last > 0.5:
+            self._last = now
+            print(f"{progress.step / self._steps:.4f}", file=self._stream, flush=True)
+
+    def on_record(self, record: dict[str, Any]) -> None:
+        """Figures come with the result."""
+
+    def on_end(self) -> None:
+        """The output file says so."""
+
+
+def answer(content: dict[str, Any], status: str, **rest: Any) -> dict[str, Any]:
+    """What an output file holds: the hash of its input file's content, a status, and what goes with it."""
+    return {"input_sha256": fingerprint(content), "status": status, **rest}
+
+
+def write_answer(path: Path, content: dict[str, Any]) -> None:
+    """Write an output file, whole or not at all."""
+    with new_file(path) as file:
+        file.write_text(show_json(content) + "\n")
+
+
+def run_request(content: dict[str, Any], data: str, model: Path | None = None) -> dict[str, Any]:
+    """Train what an input file asks for; gives what its output file will hold.
+
+    Args:
+        content: of the input file.
+        data: folder of the dataset, the variant already made.
+        model: new folder to keep the trained model in; None keeps none.
+    """
+    config = replace(Request.of(content).config, data=data)
+    with tempfile.TemporaryDirectory(prefix="tablefold-") as folder:
+        out = model or Path(folder) / "run"
+        try:
+            result = train_run(config, out, [Pulse(sys.stdout)])
+        except (ValueError, MemoryError) as error:
+            return answer(content, FAILED, error=f"{error}" or type(error).__name__)
+        curve = [json.loads(line) for line in (out / JOURNAL).read_text().splitlines()]
+    looks = [{name: record[name] for name in _CURVE} for record in curve if record["part"] == "validation"]
+    return answer(content, DONE, result=result, curve=looks, commit=commit())
+
+
+def commit() -> str | None:
+    """The commit of the checkout this package runs from, with a `+` where files differ from it; None outside of one."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")  # not the repository of somebody who installed us inside hers
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", str(here.parent))
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Read the input file, run, write the output file."""
+    source, out, data, *model = arguments
+    content = read_json(Path(source))
+    write_answer(Path(out), run_request(content, data, Path(model[0]) if model else None))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,43 @@
+"""`tablefold demo`, small: the same steps as the one that `make demo` shows."""
+
+import json
+
+from tablefold.cli import main
+
+
+def test_the_demo_makes_everything_it_says(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("tablefold.cli.demo.COMPRESSIONS", (8, 100))
+    out = tmp_path / "demo"
+    assert main(["demo", "--out", str(out), "--rows", "3000", "--workers", "2"]) == 0
+    printed = capsys.readouterr()
+    assert {path.name for path in out.iterdir()} == {"log.txt", "log.txt.best.json", "data", "runs", "report.html"}
+    lines = printed.out.splitlines()
+    assert lines[0].split()[:3] == ["method", "bytes", "compression"]
+    results = [json.loads((run / "result.json").read_text()) for run in (out / "runs").iterdir()]
+    assert {line.split()[0] for line in lines[1 : 1 + len(results)]} == {result["method"] for result in results}
+    assert len({result["method"].partition(":")[0] for result in results}) == 4
+    assert results[0]["rows"] == 214
+    page = (out / "report.html").read_text()
+    assert all(result["method"] in page for result in results)
+    assert f"3 of {len(results)}" in printed.err
+    # and once more in its own folder, but nobody else's
+    (out / "mine.txt").write_text("keep me")
+    assert main(["demo", "--out", str(out), "--rows", "3000"]) == 2
+    assert "holds 'mine.txt', which is no part of a demo" in capsys.readouterr().err
+    assert (out / "report.html").exists()
+    (out / "mine.txt").unlink()
+    monkeypatch.setattr("tablefold.cli.demo._make_data", _refuse)
+    assert main(["demo", "--out", str(out)]) == 2
+    assert list(out.iterdir()) == []
+
+
+def _refuse(out, rows):
+    raise ValueError("far enough")
+
+
+def test_a_file_in_the_way_is_kept(tmp_path, capsys):
+    taken = tmp_path / "taken"
+    taken.write_text("mine")
+    assert main(["demo", "--out", str(taken)]) == 2
+    assert "is a file; name a folder" in capsys.readouterr().err
+    assert taken.read_text() == "mine"
