@@ -79,62 +79,80 @@ def guaranteed_overlap(address_map: AddressMap, delta: float) -> float:
 
 def _total(meetings: Sequence[_Meeting], eps: float) -> float:
     logs = [meeting.log_failure(eps) for meeting in meetings]
-    highest = max(logs)
+    highest = max(logs, default=-math.inf)
     if highest == -math.inf:
         return highest
     return min(0.0, highest + math.log(sum(math.exp(value - highest) for value in logs)))
 
 
-def _meetings(address_map: AddressMap) -> list[_Meeting]:
-    """One for every pair of tables, each with itself included."""
-    found = Counter[_Meeting]()
-    both = zip(address_map.tables, address_map.terms, strict=True)
-    described = [(MAX_ROWS if table.rows is None else table.rows, terms) for table, terms in both]
-    for (rows, terms), (other_rows, other_terms) in itertools.permutations(described, 2):
-        found[_meeting(math.log(rows) + math.log(other_rows), terms, other_terms, _between(terms, other_terms))] += 1
-    for rows, terms in described:
-        log_pairs = log_meetings(rows, max(1, sum(term.partition.key is not None for term in terms)))
-        if log_pairs > -math.inf:
-            found[_meeting(log_pairs, terms, terms, _within(terms, rows))] += 1
-    weighted = [_repeated(meeting, count) for meeting, count in found.items()]
-    return weighted or [_Meeting(0.0, 1, 0, 0, 1, 0.0)]
+@dataclass(frozen=True)
+class _Shape:
+    """Where a term reads, whatever its hash: terms of one shape touch others equally often."""
+
+    base: int
+    end: int
+    stride: int
+    width: int
+    neighbours: int
+    places: int
+    laps: int  # how often the places of a circular region go round
+
+    @classmethod
+    def of(cls, term: Term) -> _Shape:
+        """The shape of a term."""
+        places = term.partition.num_buckets
+        laps = -(-term.stride * places // term.wrap) if term.wrap else 1
+        return cls(term.base, term.end, term.stride, term.width, term.neighbours, places, laps)
+
+    def touch(self, others: Counter[_Shape]) -> float:
+        """A bound on the chance that a hashed term of this shape touches any of the fixed reads of another id."""
+        starts = 0
+        for other, count in others.items():
+            if other.end <= self.base or self.end <= other.base:
+                continue
+            grid = (other.base, other.stride) == (self.base, self.stride)
+            apart = max(other.width, self.width) * self.neighbours <= self.stride
+            starts += count * (1 if grid and apart else (self.width + other.width - 2) // self.stride + 1)
+        return self.laps * starts / self.places
 
 
-def _repeated(meeting: _Meeting, count: int) -> _Meeting:
-    rest = (meeting.reads, meeting.certain, meeting.trials, meeting.width, meeting.touch)
-    return _Meeting(meeting.log_pairs + math.log(count), *rest)
+class _Reader:
+    """A table's ids, as readers of memory."""
 
-
-def _meeting(log_pairs: float, terms: Sequence[Term], others: Sequence[Term], certain: int) -> _Meeting:
-    """Ids that read `terms`, touched by ids that read `others`."""
-    pieces: dict[object, list[Term]] = {}
-    for term in terms:
-        if term.partition.key is not None:
+    def __init__(self, rows: int | None, terms: Sequence[Term]) -> None:
+        self.rows = MAX_ROWS if rows is None else rows
+        self.terms = terms
+        self.reads = sum(term.width for term in terms)
+        self.shapes = Counter(map(_Shape.of, terms))
+        self.keys = {term.partition.key for term in terms}
+        by_hash: dict[object, list[_Shape]] = {}
+        for term in terms:  # terms of one hash fall together
             part = term.partition
-            pieces.setdefault((part.key, part.div, part.num_buckets), []).append(term)
-    shapes = Counter(_shape(term) for term in others)
-    touch = max((sum(_touch(term, shapes) for term in piece) for piece in pieces.values()), default=0.0)
-    width = max((sum(term.width for term in piece) for piece in pieces.values()), default=1)
-    reads = min(sum(term.width for term in terms), sum(term.width for term in others))
-    return _Meeting(log_pairs, reads, certain, len(pieces) if touch else 0, width, min(1.0, touch))
+            if part.key is not None:
+                by_hash.setdefault((part.key, part.div, part.num_buckets), []).append(_Shape.of(term))
+        self.trials = len(by_hash)
+        self.pieces = {tuple(shapes) for shapes in by_hash.values()}
+        self.width = max((sum(shape.width for shape in piece) for piece in self.pieces), default=1)
+
+    def meet(self, other: _Reader, log_pairs: float, certain: int) -> _Meeting:
+        """Ids of this table, touched by ids of `other`."""
+        touch = max((sum(shape.touch(other.shapes) for shape in piece) for piece in self.pieces), default=0.0)
+        trials = self.trials if touch else 0
+        return _Meeting(log_pairs, min(self.reads, other.reads), certain, trials, self.width, min(1.0, touch))
 
 
-def _shape(term: Term) -> tuple[int, int, int, int]:
-    return term.base, term.end, term.stride, term.width
-
-
-def _touch(term: Term, shapes: Counter[tuple[int, int, int, int]]) -> float:
-    """A bound on the chance that a hashed term touches any of the fixed reads of another id."""
-    laps = 1
-    if term.wrap:
-        laps = -(-term.stride * term.partition.num_buckets // term.wrap)
-    places = 0
-    for (base, end, stride, width), count in shapes.items():
-        if end <= term.base or term.end <= base:
-            continue
-        grid = (base, stride) == (term.base, term.stride) and max(width, term.width) * term.neighbours <= stride
-        places += count * (1 if grid else (term.width + width - 2) // term.stride + 1)
-    return laps * places / term.partition.num_buckets
+def _meetings(address_map: AddressMap) -> list[_Meeting]:
+    """One for every ordered pair of tables, each with itself included."""
+    both = zip(address_map.tables, address_map.terms, strict=True)
+    readers = [_Reader(table.rows, terms) for table, terms in both]
+    found = []
+    for one, other in itertools.permutations(readers, 2):
+        found.append(one.meet(other, math.log(one.rows) + math.log(other.rows), _between(one, other)))
+    for one in readers:
+        log_pairs = log_meetings(one.rows, max(1, one.trials))
+        if log_pairs > -math.inf:
+            found.append(one.meet(one, log_pairs, _within(one.terms, one.rows)))
+    return found
 
 
 def _within(terms: Sequence[Term], rows: int) -> int:
@@ -162,13 +180,13 @@ def _worst_agreement(terms: Sequence[Term], rows: int) -> int:
     return worst
 
 
-def _between(terms: Sequence[Term], others: Sequence[Term]) -> int:
+def _between(one: _Reader, other: _Reader) -> int:
     """Floats that ids of two tables share in the worst case, chance aside."""
-    keys = {other.partition.key for other in others}
     return sum(
         term.width
-        for term in terms
-        if any(_meet(term, other) for other in others) and (term.partition.key is None or term.partition.key in keys)
+        for term in one.terms
+        if (term.partition.key is None or term.partition.key in other.keys)
+        and any(_meet(term, foreign) for foreign in other.terms)
     )
 
 
