@@ -23,7 +23,7 @@ def test_the_tables_of_a_dataset(capsys, data):
     assert sample[1][:4] == ["user", "400", "100 %", "100 %"]
     assert load[0] == ["ids that read a weight", "mean", "largest", "weights unread"]
     assert load[1][1:] == load[3][1:], "by arithmetic, with all ids sampled: expected is measured"
-    assert promise[0][0].startswith("No id shares more than 50 % of the weights it reads with any other id")
+    assert promise[0][0].startswith("No id shares more than 0.5 of the weights it reads with any other id (docs")
 
 
 def test_a_trillion_ids_without_a_dataset(capsys):

@@ -98,7 +98,7 @@ def test_the_largest_load_is_what_many_hashes_give(kind):
 def test_bucket_sizes_and_pairs_are_counted(rows, div, num_buckets):
     buckets = Partition(num_buckets, div=div)(np.arange(rows))
     counted = sorted(np.bincount(buckets, minlength=num_buckets).tolist())
-    sizes = bucket_sizes(rows, div, num_buckets)
+    sizes = bucket_sizes(Partition(num_buckets, div=div), rows)
     assert sorted(itertools.chain(*([size] * count for count, size in sizes))) == counted
     together = same_address(Term(Partition(num_buckets, div=div), 0, 2, 2), rows)
     if rows > 1:
@@ -127,7 +127,7 @@ def test_measured_load_is_the_count_of_every_read(ids, floats, wrap):
 def test_what_no_formula_covers_says_so():
     custom = Term(lookup([0, 1, 1, 0]), 0, 4, 4)
     assert codes_of([custom], 4) is None
-    assert same_address(custom, 4) is None
+    assert same_address(custom, 4) == pytest.approx(2 / 6), "a lookup alone is counted"
     hashed_quotient = Term(Partition(10, div=5, key=1), 0, 4, 4)
     assert codes_of([hashed_quotient], 100) is None
     assert codes_of([hashed_quotient, dataclasses.replace(custom, partition=remainder(100))], 100).classes == 100
@@ -150,7 +150,7 @@ def test_every_method_can_be_looked_over(case):
     for table, spec in zip(found.tables, TABLES, strict=True):
         assert table.measured.ids == spec.rows
         assert table.distinct.rows == table.measured.distinct, "counted or proved: all ids are in the sample"
-        if table.terms_per_pair is not None and table.terms_per_pair > 0:
+        if table.terms_per_pair > 0:
             assert table.measured.terms_per_pair == pytest.approx(table.terms_per_pair, rel=0.5, abs=0.04)
     assert found.load.mean == pytest.approx(found.measured_load.mean)
 
@@ -182,3 +182,22 @@ def test_table_bytes_tell_shared_memory_from_a_tables_own():
     assert table_bytes(shared, 0) == (400, True)
     own = parse("hash:max_rows=100").address_map(tables)
     assert [table_bytes(own, column) for column in range(2)] == [(3200, False), (320, False)]
+
+
+def test_digits_and_remainders_share_as_arithmetic_has_it():
+    for spec in ("mixed_radix:k=3", "chinese_remainder:k=3", "qr"):
+        found = inspect(parse(spec).address_map([TableSpec("user", 5000, 12)]))
+        table = found.tables[0]
+        assert table.measured.second_given_first == pytest.approx(table.second_given_first, abs=1e-12)
+        assert table.measured.terms_per_pair == pytest.approx(table.terms_per_pair, abs=1e-12)
+
+
+def test_lookups_are_counted_where_no_formula_applies():
+    case = next(case for case in CASES if "lookup" in case.spec)
+    address_map = case.method.address_map(TABLES)
+    few, all_ids = inspect(address_map, size=200), inspect(address_map)
+    user, whole = few.tables[0], all_ids.tables[0]
+    assert user.distinct.proof == whole.distinct.proof == "counting"
+    assert user.distinct.rows == whole.measured.distinct == 1000
+    assert user.terms_per_pair == pytest.approx(whole.measured.terms_per_pair)
+    assert all_ids.load.largest == all_ids.measured_load.largest

@@ -1,4 +1,4 @@
-"""what a method does to your ids: distinct rows, shared terms, load of memory
+"""Show what a method does to your ids: distinct rows, shared terms, load of memory.
 
 Every figure twice: expected, by formula, for all ids; and measured on a sample of ids, beside the formula's figure for
 that sample. Nothing is trained and no memory is allocated, so any rows from 1 to 10^12 and any size will do.
@@ -58,7 +58,8 @@ def run(args: Namespace) -> None:
     if computes_after_gather(placement.method):
         parts.append(AFTER_GATHER.format(placement.method.name))
     else:
-        parts.append(_promise(guaranteed_overlap(address_map, DELTA)))
+        hashes = any(term.partition.key is not None for terms in address_map.terms for term in terms)
+        parts.append(_promise(guaranteed_overlap(address_map, DELTA), hashes))
     print("\n\n".join(parts))
 
 
@@ -181,12 +182,10 @@ def _load_text(found: Inspection) -> str:
     return text_table(["ids that read a weight", "mean", "largest", "weights unread"], rows)
 
 
-def _promise(overlap: float) -> str:
+def _promise(overlap: float, hashes: bool) -> str:
     if overlap >= 1:
         return "No bound on what two ids share holds for all pairs at once (docs/theory.md): some two may share all."
     if overlap == 0:
         return "No two ids read a common weight."
-    return (
-        f"No id shares more than {100 * overlap:.3g} % of the weights it reads with any other id, with probability "
-        f"{100 * (1 - DELTA):g} % over the choice of the hash (docs/theory.md)."
-    )
+    chance = f", with probability {100 * (1 - DELTA):g} % over the choice of the hash" if hashes else ""
+    return f"No id shares more than {overlap:.3g} of the weights it reads with any other id{chance} (docs/theory.md)."

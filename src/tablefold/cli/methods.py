@@ -1,4 +1,4 @@
-"""list the methods: their options, and when to use each
+"""List the methods: their options, and when to use each.
 
 An option is given as in `--method qr:collisions=4,combine=mul`.
 """

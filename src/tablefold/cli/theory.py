@@ -1,4 +1,4 @@
-"""how much memory keeps ids apart: the size each method needs, with proof
+"""Show how much memory keeps ids apart: the size each method needs, with proof.
 
 Prints, for each method, the smallest size at which no two ids share more than a share EPS of the weights they read
 (their inner product in memory), and the smallest at which all ids read different weights, each with probability

@@ -1,7 +1,8 @@
 """What to expect of an address map, by formula: distinct rows, shared terms, load. Nothing is enumerated or allocated.
 
-Hashed buckets are taken as independent and uniform; arithmetic ones are what they are. Formulas cover all ids of a
-table, or a random sample in which each id is with probability `kept`. Lookup arrays follow no formula: None then.
+Hashed buckets are taken as independent and uniform; arithmetic ones are what they are; lookup arrays are counted, one
+by one (how several of them combine follows no formula: None then). Formulas cover all ids of a table, or a random
+sample in which each id is with probability `kept`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from tablefold.partitions import Partition, known_modulus
 from tablefold.tables import FLOAT_BYTES
@@ -78,7 +81,7 @@ def _separating(term: Term) -> list[Partition]:
     return [*term.partitions]
 
 
-def same_address(term: Term, rows: int) -> float | None:
+def same_address(term: Term, rows: int) -> float:
     """The probability that two different ids, drawn from `rows`, start to read at the same place.
 
     >>> from tablefold.partitions import remainder
@@ -88,14 +91,19 @@ def same_address(term: Term, rows: int) -> float | None:
     partition = term.partition
     if rows < 2:
         return 0.0
-    if partition.lookup is not None:
-        return None
     if term.neighbours > 1:
         return 1 / _places(term)
     if partition.key is None:
-        return _same_bucket(rows, partition.div, partition.num_buckets)
-    together = _same_bucket(rows, partition.div, rows)
+        return same_bucket(partition, rows)
+    together = same_bucket(Partition(rows, div=partition.div), rows)
     return together + (1 - together) / partition.num_buckets
+
+
+def same_bucket(partition: Partition, rows: int) -> float:
+    """The share of all pairs of ids 0 .. rows - 1 that fall together in an arithmetic partition or a lookup."""
+    assert partition.key is None
+    pairs = sum(count * size * (size - 1) for count, size in bucket_sizes(partition, rows))
+    return pairs / (rows * (rows - 1))
 
 
 def _places(term: Term) -> int:
@@ -108,22 +116,21 @@ def _places(term: Term) -> int:
     return term.partition.num_buckets + (span - term.width) // math.gcd(term.stride, term.width)
 
 
-def bucket_sizes(rows: int, div: int, num_buckets: int) -> list[tuple[int, int]]:
-    """(how many buckets, ids in each) of `(x // div) mod num_buckets` over ids 0 .. rows - 1.
+def bucket_sizes(partition: Partition, rows: int) -> list[tuple[int, int]]:
+    """(how many buckets, ids in each) of an arithmetic partition or a lookup over ids 0 .. rows - 1.
 
-    >>> bucket_sizes(rows=10, div=1, num_buckets=4)
+    >>> bucket_sizes(Partition(4), rows=10)
     [(2, 3), (2, 2)]
     """
+    div, num_buckets = partition.div, partition.num_buckets
+    if partition.lookup is not None:
+        of_place = np.bincount(partition.lookup.buckets, minlength=num_buckets)
+        return [(1, int(size)) for size in of_place]
     cycles, rest = divmod(rows, div * num_buckets)
     whole, part = divmod(rest, div)
     sizes = [(whole, (cycles + 1) * div), (1 if part else 0, cycles * div + part)]
     sizes.append((num_buckets - whole - (1 if part else 0), cycles * div))
     return [(count, size) for count, size in sizes if count]
-
-
-def _same_bucket(rows: int, div: int, num_buckets: int) -> float:
-    pairs = sum(count * size * (size - 1) for count, size in bucket_sizes(rows, div, num_buckets))
-    return pairs / (rows * (rows - 1))
 
 
 @dataclass(frozen=True)
@@ -145,8 +152,8 @@ class Load:
 class _Stream:
     """Reads of one term: `reads` of `width` floats each, spread over memory from `begin` to `end`.
 
-    Places lie `step` floats apart. Where arithmetic deals the ids out, `fullest` of all ids meet in one place, and the
-    sample `kept` of them is thinned; where a hash does, fullest is None.
+    Places lie `step` floats apart. Where arithmetic or a lookup deals the ids out, `fullest` of all ids meet in one
+    place, and the sample `kept` of them is thinned; where a hash does, fullest is None.
     """
 
     begin: int
@@ -214,8 +221,8 @@ def _largest(streams: Sequence[_Stream], floats: int) -> float:
 def _streams(term: Term, ids: float, kept: float) -> list[_Stream]:
     span = term.width * term.neighbours
     fullest = None
-    if term.partition.is_arithmetic and kept:
-        sizes = bucket_sizes(round(ids / kept), term.partition.div, term.partition.num_buckets)
+    if term.partition.key is None and kept:
+        sizes = bucket_sizes(term.partition, round(ids / kept))
         fullest = math.ceil(max(size for _, size in sizes) / term.neighbours) if sizes else 0
     streams = [_Stream(term.base, term.end, term.width, min(term.stride, span), ids, fullest, kept)]
     if (weight := term.weight) is not None:

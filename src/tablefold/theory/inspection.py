@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tablefold.partitions import known_modulus
+import numpy as np
+
+from tablefold.partitions import Partition, known_modulus
 from tablefold.terms import AddressMap, Term
-from tablefold.theory.expected import Codes, Load, codes_of, expected_load, same_address, table_bytes
+from tablefold.theory.expected import Codes, Load, codes_of, expected_load, same_address, same_bucket, table_bytes
 from tablefold.theory.sample import Ids, Sharing, measure_load, measure_sharing, sample_ids
 
 _READS = 2_000_000
 _FEWEST, _MOST = 1_000, 1_000_000
+_COUNTED = 1 << 24  # rows up to which ids are counted where no formula applies
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class TableReport:
         shared: whether other tables read there too.
         distinct: of all its ids; None for an open vocabulary.
         sampled_distinct: expected different codes in the sample; None where no formula applies.
-        terms_per_pair: expected terms at the same place, for a pair of ids; None likewise.
+        terms_per_pair: expected terms at the same place, for a pair of ids.
         second_given_first: expected P(term 1 shared | term 0 shared); None with one term, or where it is not constant.
         measured: on the sample.
     """
@@ -53,7 +57,7 @@ class TableReport:
     shared: bool
     distinct: Distinct | None
     sampled_distinct: float | None
-    terms_per_pair: float | None
+    terms_per_pair: float
     second_given_first: float | None
     measured: Sharing
 
@@ -108,28 +112,32 @@ def _table(address_map: AddressMap, column: int, ids: Ids) -> TableReport:
     rows = int(ids[-1]) + 1 if table.rows is None else table.rows
     codes = codes_of(terms, rows)
     num_bytes, shared = table_bytes(address_map, column)
-    together = [same_address(term, rows) for term in terms]
     return TableReport(
         name=table.name,
         rows=table.rows,
         terms=len(terms),
         bytes=num_bytes,
         shared=shared,
-        distinct=None if table.rows is None else _distinct(terms, table.rows, codes, measured),
+        distinct=None if table.rows is None else _distinct(address_map, column, codes, measured),
         sampled_distinct=None if codes is None else codes.distinct(rows, len(ids) / rows),
-        terms_per_pair=None if None in together else sum(share for share in together if share is not None),
+        terms_per_pair=sum(same_address(term, rows) for term in terms),
         second_given_first=_second_given_first(terms, rows),
         measured=measured,
     )
 
 
-def _distinct(terms: Sequence[Term], rows: int, codes: Codes | None, measured: Sharing) -> Distinct:
+def _distinct(address_map: AddressMap, column: int, codes: Codes | None, measured: Sharing) -> Distinct:
+    table = address_map.tables[column]
+    rows = table.vocabulary
     if codes is not None and codes.classes >= rows:
         return Distinct("arithmetic", rows, 0.0)
     if measured.ids == rows:
         return Distinct("counting", measured.distinct, rows - measured.distinct)
     if codes is None:
-        return Distinct("none", None, None)
+        if rows > _COUNTED:
+            return Distinct("none", None, None)
+        distinct = measure_sharing(address_map.codes(table.name, np.arange(rows)), terms=1).distinct
+        return Distinct("counting", distinct, rows - distinct)
     return Distinct("formula", codes.distinct(rows), codes.repeats(rows))
 
 
@@ -140,4 +148,13 @@ def _second_given_first(terms: Sequence[Term], rows: int) -> float | None:
     if second.partition.key is not None and second.partition.key != first.partition.key:
         return same_address(second, rows)
     period, _ = known_modulus([*first.partitions, *second.partitions], rows)
-    return 0.0 if period >= rows else None
+    if period >= rows:
+        return 0.0
+    one, two = first.partition, second.partition
+    both = None
+    if one.is_arithmetic and two.is_arithmetic and first.neighbours == second.neighbours == 1:
+        if two.div == one.div * one.num_buckets:  # two digits in a row are one
+            both = Partition(one.num_buckets * two.num_buckets, div=one.div)
+        elif one.div == two.div == 1:
+            both = Partition(math.lcm(one.num_buckets, two.num_buckets))
+    return None if both is None else same_bucket(both, rows) / same_bucket(one, rows)
