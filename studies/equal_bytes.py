@@ -1,0 +1,122 @@
+"""AUC against bytes on interactions: methods at equal bytes and equal epochs, two seeds.
+
+    python studies/equal_bytes.py gowalla FILE --work FOLDER --results studies/results/gowalla.jsonl
+    python studies/equal_bytes.py movielens FILE --work FOLDER --results studies/results/movielens.jsonl
+
+FILE is a Parquet file of positives (columns user, item; for MovieLens also the users' gender, age and occupation and
+the items' genre). A random 10 % of them test, four random items per positive are negatives, ids are permuted; each seed
+draws its own split, negatives and permutation. Every run is one `tablefold train` and appends one JSON line; runs whose
+line is there already are skipped, so the script can be stopped and started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+SEEDS = (0, 1)
+LEVELS = (16, 250, 1000, 2)
+PAPER = ("full", "hash:collisions=4", "qr:collisions=4,combine=mul", "qr:collisions=4,combine=add")
+SHARING = (
+    *("robe:block=4", "hash", "qr:combine=mul", "robe:block=1", "robe:block=16"),
+    *("unified:lookups=2", "hash_embeddings:k=2"),
+)
+AT_FOUR = (
+    *("qr:combine=concat", "qr:combine=features", "mixed_radix:k=3,combine=mul", "chinese_remainder:k=3,combine=mul"),
+    *("path:hidden=64", "path:hidden=64,function=linear", "hash:by=mix", "robe:block=4,sign=true"),
+)
+METADATA = "custom:lookup={data}/lookup"
+TRAINING = (
+    *("--model", "neumf", "--top-mlp", "64,32", "--dim", "16", "--optimizer", "amsgrad", "--lr", "2e-3"),
+    *("--batch-size", "8192", "--epochs", "6", "--eval-every", "267"),
+)
+
+Run = tuple[str, tuple[str, ...], int]
+"""(spec, options that size it, seed)"""
+
+
+def gowalla() -> list[Run]:
+    """Every method at 4x, those that go further from 2x to 1000x; the most asked for first."""
+    levels = [(4, (*SHARING, *AT_FOUR)), (60, (*SHARING, "mixed_radix:k=3,combine=mul"))]
+    levels += [(level, SHARING) for level in LEVELS]
+    runs: list[Run] = [(spec, (), seed) for spec in PAPER for seed in SEEDS]
+    return runs + [
+        (spec, ("--compression", str(float(level))), seed)
+        for level, specs in levels
+        for spec in specs
+        for seed in SEEDS
+    ]
+
+
+def movielens() -> list[Run]:
+    """Metadata as partitions, beside qr, hashing and robe at the same bytes (51.1 kB is what the metadata come to)."""
+    small, large = ("--budget", "51100"), ("--compression", "4.0")
+    runs: list[Run] = [("full", (), seed) for seed in SEEDS]
+    for size in (small, large):
+        rivals = ("hash", "qr:combine=mul", "robe:block=4", METADATA, METADATA + ",combine=add")
+        runs += [(spec, size, seed) for spec in rivals for seed in SEEDS]
+    return runs
+
+
+GRIDS = {"gowalla": gowalla, "movielens": movielens}
+COLUMNS = {"gowalla": (), "movielens": ("--user-columns", "gender,age,occupation", "--item-columns", "genre")}
+
+
+def tablefold(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "tablefold", *arguments], capture_output=True, text=True, check=False)
+
+
+def prepare(study: str, file: Path, work: Path, seed: int) -> Path:
+    data = work / f"{study}-{seed}"
+    if not data.exists():
+        done = tablefold(
+            *("prepare", "interactions", str(file), "--user", "user", "--item", "item", "--negatives", "4"),
+            *("--permute-ids", str(seed), "--seed", str(seed), "--out", str(data)),
+            *COLUMNS[study],
+        )
+        done.check_returncode()
+    return data
+
+
+def train(data: Path, work: Path, run: Run) -> dict[str, object]:
+    """One run's line: what was asked, and what came out (or why nothing did)."""
+    spec, size, seed = run
+    out = work / "runs" / "-".join((spec, *size, str(seed))).replace("/", "_")
+    asked = {"asked": [spec, size, seed]}
+    method = spec.format(data=data)
+    done = tablefold("train", str(data), "--method", method, *size, *TRAINING, "--seed", str(seed), "--out", str(out))
+    if done.returncode:
+        return {**asked, "error": done.stderr.strip().splitlines()[-1]}
+    result = json.loads((out / "result.json").read_text())
+    result["method"] = result["method"].replace(str(data), "{data}")
+    steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    curve = [[line["step"], round(line["auc"], 5)] for line in steps if "auc" in line]
+    return {**asked, **result, "validation_curve": curve}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=GRIDS)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--results", type=Path, required=True)
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    arguments.results.parent.mkdir(parents=True, exist_ok=True)
+    lines = arguments.results.read_text().splitlines() if arguments.results.exists() else []
+    done = [json.loads(line)["asked"] for line in lines]
+    for spec, size, seed in GRIDS[arguments.study]():
+        if [spec, list(size), seed] in done:
+            continue
+        data = prepare(arguments.study, arguments.file, arguments.work, seed)
+        line = train(data, arguments.work, (spec, size, seed))
+        with arguments.results.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        print(spec, *size, seed, line.get("auc", line.get("error")), flush=True)
+
+
+if __name__ == "__main__":
+    main()
