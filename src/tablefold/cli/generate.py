@@ -8,7 +8,11 @@ import time
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `tablefold generate`."""
-    parser.add_argument("out", metavar="OUT", help="the file to write: raw lines in Criteo's format")
+    parser.add_argument(
+        "out",
+        metavar="OUT",
+        help="the file to write, raw lines in Criteo's format; the figures of the best go to OUT.best.json",
+    )
     parser.add_argument("--rows", type=int, default=200_000, metavar="N", help="lines (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="same seed, same log (default: %(default)s)")
     parser.add_argument(
@@ -16,17 +20,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="small",
         help="small, criteo-kaggle or criteo-tb: how many values the tables have (default: %(default)s)",
     )
+    parser.add_argument(
+        "--prepared", action="store_true", help="write OUT as a prepared dataset at once, without the raw lines"
+    )
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="of --prepared (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> None:
     """Generate, and print what came out."""
-    from tablefold.data.best import best_file
+    from tablefold.data.prepare import Options, prepare
     from tablefold.data.synthetic import Synthetic, generate
 
     start = time.perf_counter()
-    best = generate(Synthetic(args.rows, args.seed, args.preset), args.out)
+    source = Synthetic(args.rows, args.seed, args.preset)
+    if args.prepared:
+        best = prepare(source, args.out, Options(workers=args.workers)).best or {}
+    else:
+        best = generate(source, args.out)
     seconds = time.perf_counter() - start
     print(f"{args.out}: {args.rows:,} rows in {seconds:.1f} s, {args.rows / seconds:,.0f} rows/s")
     if "test" in best:
         figures = ", ".join(f"{name} {value:.4f}" for name, value in best["test"].items())
-        print(f"best reachable on the test part: {figures} ({best_file(args.out)})")
+        print(f"best reachable on the test part: {figures}")

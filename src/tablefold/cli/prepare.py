@@ -16,14 +16,27 @@ FILE (Parquet, or CSV with a header) lists what users took, one row each; items 
 negatives. --split random: 10 % of the positives test, 5 % validate; leave-last-out: the last of every user tests, the
 one before validates; by-time: the last seventh, first half test, second half validation."""
 
+_SCHEMA = (
+    'TOML: label = "NAME"; categorical, dense, counts (taken as log(1 + x)) = ["NAME", ...]; '
+    'split = "order" (first 6/7 train, then test, then validation) or "last-file"'
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `tablefold prepare`."""
     sources = parser.add_subparsers(dest="source", required=True, metavar="SOURCE")
-    criteo = sources.add_parser("criteo", help="Criteo Kaggle's train.txt (plain or .gz)")
-    criteo.set_defaults(prepare=_criteo)
-    criteo.add_argument("files", nargs="+", metavar="FILE", help="raw lines, in the order of the log")
-    _add_log(criteo)
+    for name, prepare, what, files in (
+        ("criteo", _criteo, "Criteo Kaggle's train.txt", "raw lines, in the order of the log"),
+        ("criteo-tb", _criteo, "Criteo's terabyte log", "day files; the last one is for test and validation"),
+        ("avazu", _avazu, "Avazu's click log", "CSV with Avazu's header, in the order of the log"),
+        ("table", _table, "your own Parquet or CSV, by a schema file", "Parquet, or CSV with a header"),
+    ):
+        source = sources.add_parser(name, help=f"{what} (plain or .gz)" if name != "table" else what)
+        source.set_defaults(prepare=prepare)
+        source.add_argument("files", nargs="+", metavar="FILE", help=files)
+        if name == "table":
+            source.add_argument("--schema", required=True, metavar="FILE", help=_SCHEMA)
+        _add_log(source)
     interactions = sources.add_parser(
         "interactions", help="users and items, negatives drawn", description=_INTERACTIONS
     )
@@ -116,7 +129,19 @@ def run(args: argparse.Namespace) -> None:
 def _criteo(args: argparse.Namespace) -> Schema:
     from tablefold.data.criteo import Criteo
 
-    return _prepare_log(Criteo(tuple(args.files)), args)
+    return _prepare_log(Criteo(tuple(args.files), by_day=args.source == "criteo-tb"), args)
+
+
+def _avazu(args: argparse.Namespace) -> Schema:
+    from tablefold.data.avazu import Avazu
+
+    return _prepare_log(Avazu(tuple(args.files)), args)
+
+
+def _table(args: argparse.Namespace) -> Schema:
+    from tablefold.data.table import Columns, Table
+
+    return _prepare_log(Table(tuple(args.files), Columns.load(args.schema)), args)
 
 
 def _prepare_log(source: Source, args: argparse.Namespace) -> Schema:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tablefold.data.best import load_best
 from tablefold.data.lines import HEX, INTEGER, LABEL, Field, hex_text, parse_lines
 from tablefold.data.source import Rows, Shard, byte_shards, describe_files, read_bytes, unpack_files
+from tablefold.data.split import Split
 
 DENSE = tuple(f"I{column}" for column in range(1, 14))
 TABLES = tuple(f"C{column}" for column in range(1, 27))
@@ -28,16 +29,30 @@ FIELDS = (
 
 @dataclass(frozen=True)
 class Criteo:
-    """Raw lines of Criteo's logs, in the order of `files`, plain or gzipped; `paths` is where their bytes are."""
+    """Raw lines of Criteo's logs, plain or gzipped.
+
+    Args:
+        files: in the order of the log.
+        by_day: the files are days and the last one is for test and validation; else the last seventh of the rows is.
+        paths: where the files' bytes are, if elsewhere.
+    """
 
     files: tuple[str, ...]
+    by_day: bool = False
     paths: tuple[str, ...] = ()
     dense: tuple[str, ...] = DENSE
     tables: tuple[str, ...] = TABLES
+    text: bool = False
 
     def describe(self) -> dict[str, Any]:
         """The source's name and input."""
-        return {"name": "criteo", "files": describe_files(self.files)}
+        return {"name": "criteo-tb" if self.by_day else "criteo", "files": describe_files(self.files)}
+
+    def split(self, shards: list[Shard], rows: list[int]) -> Split:
+        """By order, or the last day."""
+        if self.by_day and len(self.files) > 1:
+            return Split.last_file([shard.file for shard in shards], rows)
+        return Split.by_order(sum(rows))
 
     def unpack(self, folder: Path) -> Criteo:
         """Unpack gzipped files."""

@@ -20,6 +20,7 @@ from tablefold.data.shards import Examples, read_shard, shard_name, write_shard
 from tablefold.data.source import Rows, Shard, Source
 from tablefold.data.spill import Spill, merge_spills
 from tablefold.data.split import Split
+from tablefold.data.texts import rank_texts, write_texts
 
 Piece = tuple[str, int, int]
 """What a shard gave to a part: the part's name, rows, positives."""
@@ -56,6 +57,8 @@ class Job:
         """Pass 1: spill the counts of one shard, and its rejects."""
         rows = self.source.read(shard)
         Spill(self.work, number).write(rows.keys)
+        if self.source.text:
+            write_texts(self.work, number, rows.texts)
         return self._summary(number, rows)
 
     def recount(self, number: int, shard: Shard, rows: int) -> None:
@@ -65,18 +68,34 @@ class Job:
     def rank(self, table: int, spills: list[int]) -> int:
         """Merge the counts of a table, give its keys ids, write dictionary and look-up; returns the ids it has."""
         ranges = [Spill(self.work, number) for number in spills]
+        if self.source.text:
+            return self._rank_texts(table, ranges)
         ranking = dictionary.Ranking((counts for _, counts in merge_spills(ranges, table, self.memory)), self.min_count)
-        rows = RESERVED_IDS + ranking.size
         slots = dictionary.create_lookup(self._lookup(table), ranking.size)
         by_id = np.memmap(self.work / f"by-id-{table:06d}", np.int64, "w+", shape=(2, max(1, ranking.size)))
         for keys, counts in merge_spills(ranges, table, self.memory):
             keys, counts, ids = ranking.take(keys, counts)
-            if self.permute is not None:
-                ids = permute_ids(ids, rows, self.permute, table, first=RESERVED_IDS)
+            ids = self._permuted(table, ids, ranking.size)
             dictionary.insert(slots, keys, ids)
             by_id[:, ids - RESERVED_IDS] = keys, counts
         self._write_dictionary(self.source.tables[table], by_id[:, : ranking.size])
-        return rows
+        return RESERVED_IDS + ranking.size
+
+    def _rank_texts(self, table: int, ranges: list[Spill]) -> int:
+        """`rank` for keys that are hashes of texts, which are ranked as texts: all of the table in memory."""
+        frame = rank_texts(self.work, table, merge_spills(ranges, table, self.memory), self.min_count)
+        ids = self._permuted(table, np.arange(RESERVED_IDS, RESERVED_IDS + len(frame), dtype=np.int64), len(frame))
+        slots = dictionary.create_lookup(self._lookup(table), len(frame))
+        dictionary.insert(slots, frame["key"].to_numpy(), ids)
+        (self.folder / "dictionary").mkdir(exist_ok=True)
+        path = self.folder / "dictionary" / f"{self.source.tables[table]}.parquet"
+        pq.write_table(frame.select("value", "count")[np.argsort(ids)].to_arrow(), path)
+        return RESERVED_IDS + len(frame)
+
+    def _permuted(self, table: int, ids: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+        if self.permute is None:
+            return ids
+        return permute_ids(ids, RESERVED_IDS + size, self.permute, table, first=RESERVED_IDS)
 
     def encode(self, number: int, shard: Shard, end: int, split: Split) -> list[Piece]:
         """Pass 2: write the rows of one shard, the last of which is row `end - 1`, into their parts."""

@@ -20,7 +20,6 @@ from tablefold.data.job import Job, Piece
 from tablefold.data.rejects import MAX_REJECTS, check_rejects, write_rejects
 from tablefold.data.schema import PARTS, PartSchema, Schema, TableSchema
 from tablefold.data.source import Shard, Source
-from tablefold.data.split import Split
 from tablefold.data.workplace import open_workplace
 
 IDS = ("dictionary", "hash")
@@ -103,13 +102,13 @@ Outcome = tuple[list[dict[str, int]], list[int | None], list[list[Piece]]]
 def _rank_and_encode(job: Job, shards: list[Shard], engine: Engine, max_rejects: float) -> Outcome:
     counted = engine.run([job.step("count", number, shard) for number, shard in enumerate(shards)])
     check_rejects(shards, counted, job.work, max_rejects)
-    ends = list(accumulate(shard["rows"] for shard in counted))
-    split = Split.by_order(ends[-1])
+    rows = [shard["rows"] for shard in counted]
+    ends, split = list(accumulate(rows)), job.source.split(shards, rows)
     last = bisect_left(ends, split.train_rows)  # the shard in which training ends
     spills = list(range(last))
     if split.train_rows:
-        rows = split.train_rows - (ends[last - 1] if last else 0)
-        engine.run([job.step("recount", len(shards), shards[last], rows)])
+        first = split.train_rows - (ends[last - 1] if last else 0)
+        engine.run([job.step("recount", len(shards), shards[last], first)])
         spills.append(len(shards))
     sizes = engine.run([job.step("rank", table, spills) for table in range(len(job.source.tables))])
     steps = [job.step("encode", number, shard, ends[number], split) for number, shard in enumerate(shards)]
@@ -119,8 +118,8 @@ def _rank_and_encode(job: Job, shards: list[Shard], engine: Engine, max_rejects:
 def _hash(job: Job, shards: list[Shard], engine: Engine, max_rejects: float) -> Outcome:
     counted = engine.run([job.step("hash", number, shard) for number, shard in enumerate(shards)])
     check_rejects(shards, counted, job.work, max_rejects)
-    ends = list(accumulate(shard["rows"] for shard in counted))
-    split = Split.by_order(ends[-1])
+    rows = [shard["rows"] for shard in counted]
+    ends, split = list(accumulate(rows)), job.source.split(shards, rows)
     written = [
         job.step("place", number, shard["rows"], ends[number], split, shard["positives"])()
         for number, shard in enumerate(counted)

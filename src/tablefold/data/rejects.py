@@ -68,7 +68,7 @@ def _all_rejects(shards: Sequence[Shard], counted: Sequence[dict[str, int]], wor
     """Per shard that has any: (file, line in the file, reason, text) of its rejects."""
     before: dict[str, int] = {}
     for number, (shard, count) in enumerate(zip(shards, counted, strict=True)):
-        first = before.get(shard.file, 0)
+        first = before.get(shard.file, 1 if shard.header else 0)
         before[shard.file] = first + count["lines"]
         if count["rejects"]:
             rejects = json.loads((work / f"rejects-{number:06d}.json").read_text())

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tablefold.data.lines import Reject
+from tablefold.data.split import Split
 from tablefold.files import new_file
 
 SHARD_BYTES = 16 << 20
@@ -36,12 +37,18 @@ class Shard:
         start: first byte.
         stop: byte after the last.
         path: where the bytes are: the file itself, or its unpacked copy.
+        header: bytes of the header line that the file begins with.
     """
 
     file: str
     start: int
     stop: int
     path: str
+    header: int = 0
+
+
+Texts = tuple[NDArray[np.int64], list[str]]
+"""Distinct keys and, for each, the text that it is a hash of."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,7 @@ class Rows:
         keys: int64 [tables, rows]; `lines.MISSING` where there is no value.
         lines: lines (or records) read, rows and rejects together.
         rejects: what is no row.
+        texts: of a source with text, per table: the distinct keys and the texts they are hashes of.
     """
 
     label: NDArray[np.uint8]
@@ -61,6 +69,7 @@ class Rows:
     keys: NDArray[np.int64]
     lines: int
     rejects: list[Reject]
+    texts: tuple[Texts, ...] = ()
 
 
 class Source(Protocol):
@@ -73,6 +82,13 @@ class Source(Protocol):
     @property
     def tables(self) -> tuple[str, ...]:
         """Names of the categorical columns."""
+
+    @property
+    def text(self) -> bool:
+        """Whether keys are hashes of texts (`Rows.texts`); else `raw_values` reads them back."""
+
+    def split(self, shards: list[Shard], rows: list[int]) -> Split:
+        """How the log is dealt to the parts, given the rows of each shard."""
 
     def describe(self) -> dict[str, Any]:
         """The source's name and options, and what identifies its input: for `schema.json`."""
@@ -150,24 +166,31 @@ def _unpack(file: str, copy: Path) -> None:
         raise ValueError(f"{file} is empty")
 
 
-def byte_shards(file: str, path: str, start: int = 0) -> list[Shard]:
-    """Cut a text file (whose bytes are at `path`) into shards of `SHARD_BYTES`, from byte `start`."""
+def byte_shards(file: str, path: str, header: int = 0) -> list[Shard]:
+    """Cut a text file (whose bytes are at `path`) into shards of `SHARD_BYTES`, after a header of `header` bytes."""
     size = Path(path).stat().st_size
-    return [Shard(file, at, min(at + SHARD_BYTES, size), path) for at in range(start, size, SHARD_BYTES)]
+    starts = range(header, size, SHARD_BYTES)
+    return [Shard(file, start, min(start + SHARD_BYTES, size), path, header) for start in starts]
 
 
-def read_bytes(shard: Shard, first: int = 0) -> NDArray[np.uint8]:
-    """The whole lines that start in the shard; the file's lines start at byte `first`.
+def read_header(path: str) -> bytes:
+    """The first line of a text file, with its newline."""
+    with open(path, "rb") as stream:
+        return stream.readline(MAX_LINE_BYTES)
+
+
+def read_bytes(shard: Shard) -> NDArray[np.uint8]:
+    """The whole lines that start in the shard.
 
     Raises:
         ValueError: for a line longer than `MAX_LINE_BYTES`.
     """
     with open(shard.path, "rb") as stream:
-        if shard.start > first:  # a line that started earlier belongs to the shard before
+        if shard.start > shard.header:  # a line that started earlier belongs to the shard before
             stream.seek(shard.start - 1)
             _read_line(stream, shard)
         else:
-            stream.seek(first)
+            stream.seek(shard.header)
         size = max(0, shard.stop - stream.tell())
         data = np.empty(size, dtype=np.uint8)
         size = stream.readinto(data.data)

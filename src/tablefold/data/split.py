@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tablefold.data.schema import PARTS
@@ -26,6 +27,18 @@ class Split:
         """
         train = (DAYS - 1) * (rows // DAYS) + min(rows % DAYS, DAYS - 1)
         return cls((0, train, train + (rows - train + 1) // 2, rows))
+
+    @classmethod
+    def last_file(cls, files: Sequence[str], rows: Sequence[int]) -> Split:
+        """All files but the last train; the last one's first half tests, its second half validates.
+
+        Args:
+            files: of each shard, the file it is from.
+            rows: of each shard.
+        """
+        total = sum(rows)
+        last = sum(count for file, count in zip(files, rows, strict=True) if file == files[-1])
+        return cls((0, total - last, total - last + (last + 1) // 2, total))
 
     @property
     def train_rows(self) -> int:

@@ -98,6 +98,7 @@ class Synthetic:
     preset: str = "small"
     dense: tuple[str, ...] = field(default=DENSE, init=False)
     tables: tuple[str, ...] = field(default=TABLES, init=False)
+    text: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         if self.length < 1:
@@ -110,6 +111,10 @@ class Synthetic:
     def describe(self) -> dict[str, Any]:
         """The source's name and options."""
         return {"name": "synthetic", "rows": self.length, "seed": self.seed, "preset": self.preset}
+
+    def split(self, shards: list[Shard], rows: list[int]) -> Split:
+        """By order."""
+        return Split.by_order(sum(rows))
 
     def unpack(self, folder: Path) -> Synthetic:
         """Nothing to unpack."""

@@ -1,0 +1,48 @@
+"""Show a prepared dataset: rows, label rate, and the ids of every table."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `tablefold describe`."""
+    parser.add_argument("dir", metavar="DIR", help="a prepared dataset")
+    parser.add_argument("--dim", type=int, default=16, metavar="N", help="floats per id (default: %(default)s)")
+    parser.add_argument(
+        "--picture", metavar="FILE", help="draw the frequency curves to this .png or .svg (default: do not)"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the description."""
+    from tablefold.data.description import HEAD, describe_tables, plot_frequencies
+    from tablefold.data.schema import Schema
+
+    schema = Schema.load(args.dir)
+    tables = describe_tables(args.dir, args.dim)
+    print(f"{args.dir}: {schema.rows:,} rows, {100 * schema.label_rate:.2f} % positive, {len(schema.dense)} dense")
+    for name, part in schema.parts.items():
+        rate = "-" if part.label_rate is None else f"{100 * part.label_rate:.2f} % positive"
+        best = (schema.best or {}).get(name, {})
+        known = "".join(f", best reachable {figure} {value:.4f}" for figure, value in best.items())
+        print(f"  {name:<12}{part.rows:>14,} rows, {rate}{known}")
+    print(f"{schema.rejected:,} lines rejected")
+    width = max(len("all"), *(len(table.name) for table in tables))
+    print(f"\n{'table':<{width}}  {'rows':>14}  {'seen once':>9}  {f'top {HEAD}':>7}  {'MB, full':>10}")
+    for table in tables:
+        rows = "any int64" if table.rows is None else f"{table.rows:,}"
+        once, head = (_percent(value) for value in (table.once, table.head))
+        megabytes = "-" if table.num_bytes is None else f"{table.num_bytes / 1e6:,.2f}"
+        print(f"{table.name:<{width}}  {rows:>14}  {once:>9}  {head:>7}  {megabytes:>10}")
+    total = sum(table.num_bytes or 0 for table in tables)
+    ids = sum(table.rows or 0 for table in tables)
+    print(f"{'all':<{width}}  {ids:>14,}  {'':>9}  {'':>7}  {total / 1e6:>10,.2f}   (dim {args.dim}, float32)")
+    if args.picture:
+        plot_frequencies(tables, Path(args.picture))
+        print(f"\nfrequency curves: {args.picture}")
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"

@@ -1,0 +1,90 @@
+"""Avazu's click log: CSV with a header; every column but the label and the ad's id is categorical.
+
+`hour` (YYMMDDHH) becomes the hour of the day: hours of later days would all be unseen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tablefold.data.lines import HEX, INTEGER, LABEL, MISSING, SKIP, Field, hex_text, parse_lines
+from tablefold.data.source import (
+    Rows,
+    Shard,
+    byte_shards,
+    describe_files,
+    read_bytes,
+    read_header,
+    unpack_files,
+)
+from tablefold.data.split import Split
+
+_HEX_COLUMNS = (
+    *("site_id", "site_domain", "site_category", "app_id", "app_domain", "app_category"),
+    *("device_id", "device_ip", "device_model"),
+)
+FIELDS = (
+    Field("id", SKIP),
+    Field("click", LABEL),
+    *(Field(name, INTEGER) for name in ("hour", "C1", "banner_pos")),
+    *(Field(name, HEX) for name in _HEX_COLUMNS),
+    *(Field(name, INTEGER) for name in ("device_type", "device_conn_type")),
+    *(Field(f"C{column}", INTEGER) for column in range(14, 22)),
+)
+TABLES = tuple(field.name for field in FIELDS[2:])
+
+
+@dataclass(frozen=True)
+class Avazu:
+    """Avazu's `train` files, plain or gzipped, in the order of the log; `paths` is where their bytes are."""
+
+    files: tuple[str, ...]
+    paths: tuple[str, ...] = ()
+    dense: tuple[str, ...] = ()
+    tables: tuple[str, ...] = TABLES
+    text: bool = False
+
+    def describe(self) -> dict[str, Any]:
+        """The source's name and input."""
+        return {"name": "avazu", "files": describe_files(self.files)}
+
+    def split(self, shards: list[Shard], rows: list[int]) -> Split:
+        """By order."""
+        return Split.by_order(sum(rows))
+
+    def unpack(self, folder: Path) -> Avazu:
+        """Unpack gzipped files."""
+        return replace(self, paths=unpack_files(self.files, folder))
+
+    def shards(self) -> list[Shard]:
+        """Pieces of every file, after its header."""
+        shards = []
+        for file, path in zip(self.files, self.paths or self.files, strict=True):
+            header = read_header(path)
+            expected = ",".join(field.name for field in FIELDS)
+            if header.rstrip(b"\r\n") != expected.encode():
+                raise ValueError(f"{file}, line 1: the header is not Avazu's ({expected})")
+            shards += byte_shards(file, path, len(header))
+        if not shards:
+            raise ValueError(f"{', '.join(self.files)}: no example in it")
+        return shards
+
+    def read(self, shard: Shard) -> Rows:
+        """The rows of one piece of a file."""
+        parsed = parse_lines(read_bytes(shard), ",", FIELDS)
+        label, keys = parsed.values[1], parsed.values[2:]
+        keys[0] = np.where(keys[0] == MISSING, MISSING, keys[0] % 100)
+        dense = np.empty((len(label), 0), dtype=np.float32)
+        return Rows(label.astype(np.uint8), dense, keys, parsed.lines, parsed.rejects)
+
+    def best(self) -> None:
+        """Unknown: the log is real."""
+
+    def raw_values(self, table: str, keys: NDArray[np.int64]) -> NDArray[Any]:
+        """Hex digits or decimal ones."""
+        return hex_text(keys) if table in _HEX_COLUMNS else keys.astype(np.str_)

@@ -1,0 +1,96 @@
+"""What a prepared dataset looks like: per table its ids, how often they occur, what it would cost as a full table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from tablefold.data.schema import Schema
+from tablefold.tables import TableSpec
+
+HEAD = 10
+_CURVE_POINTS = 400
+
+
+@dataclass(frozen=True)
+class TableDescription:
+    """One table.
+
+    Args:
+        name: of the table.
+        rows: ids; None where the vocabulary is open.
+        once: share of the values that training shows once.
+        head: share of the training examples that the `HEAD` most frequent values cover.
+        num_bytes: of the full table.
+        curve: at some ranks (from 1), training count of the value of that rank.
+    """
+
+    name: str
+    rows: int | None
+    once: float | None
+    head: float | None
+    num_bytes: int | None
+    curve: tuple[NDArray[np.int64], NDArray[np.int64]] | None
+
+
+def describe_tables(folder: str | Path, dim: int) -> list[TableDescription]:
+    """Describe every table of a prepared dataset, at `dim` floats per id."""
+    schema = Schema.load(folder)
+    tables = []
+    for table in schema.tables:
+        path = Path(folder) / "dictionary" / f"{table.name}.parquet"
+        if table.rows is None or not path.is_file():
+            tables.append(TableDescription(table.name, table.rows, None, None, None, None))
+            continue
+        counts = -np.sort(-pq.read_table(path, columns=["count"])["count"].to_numpy())
+        train = schema.parts["train"].positives if "negatives" in schema.source else schema.parts["train"].rows
+        tables.append(
+            TableDescription(
+                table.name,
+                table.rows,
+                once=float((counts == 1).mean()) if len(counts) else 0.0,
+                head=float(counts[:HEAD].sum() / train) if train else 0.0,
+                num_bytes=TableSpec(table.name, table.rows, dim).num_bytes,
+                curve=_curve(counts),
+            )
+        )
+    return tables
+
+
+def _curve(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Counts at logarithmically spaced ranks: a curve on two log axes needs no more points than pixels."""
+    ranks = np.unique(np.geomspace(1, max(1, len(counts)), _CURVE_POINTS).astype(np.int64))
+    ranks = ranks[ranks <= len(counts)]
+    return ranks, counts[ranks - 1]
+
+
+def plot_frequencies(tables: list[TableDescription], path: str | Path) -> None:
+    """Draw count against rank, one line per table, to an image file (its ending says which kind).
+
+    Raises:
+        ValueError: if matplotlib is not installed, or cannot write such a file.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ValueError("a picture needs matplotlib: pip install 'tablefold[report]'") from error
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    largest = sorted((table for table in tables if table.curve), key=lambda table: -(table.rows or 0))
+    for number, table in enumerate(largest):
+        if table.curve and len(table.curve[0]):
+            label = f"{table.name} ({table.rows:,})" if number < HEAD else None
+            axes.plot(*table.curve, label=label, color=f"C{number}" if label else "0.8", zorder=-number)
+    axes.set(xscale="log", yscale="log", xlabel="rank of the value", ylabel="occurrences in training")
+    axes.set_title(f"How often values occur (the {min(HEAD, len(largest))} largest tables in colour)")
+    if largest:
+        axes.legend(fontsize="small")
+    axes.grid(visible=True, color="0.9")
+    try:
+        figure.savefig(path, dpi=150)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error

@@ -1,0 +1,62 @@
+"""Text values: hashed to keys where they are read, spilled, and found again when ids are ranked.
+
+A key is 64 bits of BLAKE2b of the text's UTF-8 bytes. Two texts of a table with one key would be one id; that is
+checked, and refused, when the table is ranked (the odds are 1 in 40 million for a table of a million values).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from tablefold.data.dictionary import Counts
+from tablefold.data.lines import MISSING
+from tablefold.data.source import Texts
+
+
+def text_keys(values: pl.Series) -> tuple[NDArray[np.int64], Texts]:
+    """Key of every text (`MISSING` for null and for the empty text), and the distinct texts."""
+    values = values.alias("value").replace("", None)
+    distinct = values.drop_nulls().unique(maintain_order=True)
+    keys = [_key(text) for text in distinct]
+    table = pl.DataFrame({"value": distinct, "key": pl.Series(keys, dtype=pl.Int64)})
+    joined = values.to_frame().join(table, on="value", how="left", maintain_order="left")
+    return joined["key"].fill_null(MISSING).to_numpy().astype(np.int64), (np.array(keys, np.int64), distinct.to_list())
+
+
+def write_texts(work: Path, number: int, texts: Sequence[Texts]) -> None:
+    """Spill the texts of shard `number`, one file per table."""
+    for table, (keys, values) in enumerate(texts):
+        pl.DataFrame({"key": keys, "value": pl.Series(values, dtype=pl.String)}).write_parquet(
+            work / f"texts-{table:06d}-{number:06d}.parquet"
+        )
+
+
+def rank_texts(work: Path, table: int, counts: Iterable[Counts], min_count: int) -> pl.DataFrame:
+    """Columns "key", "value", "count" of every text that gets an id, by (-count, value).
+
+    Raises:
+        ValueError: if two texts have one key.
+    """
+    counted = pl.concat(
+        [pl.DataFrame({"key": keys, "count": number}) for keys, number in counts]
+        or [pl.DataFrame(schema={"key": pl.Int64, "count": pl.Int64})]
+    )
+    files = sorted(work.glob(f"texts-{table:06d}-*.parquet"))
+    texts = pl.scan_parquet(files).unique().collect()
+    double = texts.filter(pl.col("key").is_duplicated()).sort("key", "value")["value"].to_list()
+    if double:
+        raise ValueError(f"the values {double[0]!r} and {double[1]!r} have the same 64-bit hash; rename one of them")
+    ranked = counted.filter(pl.col("count") >= min_count).join(texts, on="key", how="left")
+    return ranked.sort(["count", "value"], descending=[True, False])
+
+
+def _key(text: str) -> int:
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    key = int.from_bytes(digest, "little", signed=True)
+    return key if key != MISSING else 0
