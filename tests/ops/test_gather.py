@@ -51,14 +51,24 @@ def both(group, ids, name="cpu"):
             vectors = group.gather(group.memory, group.lookup, ids)
         weights = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(1), dtype=vectors.dtype)
         (gradient,) = torch.autograd.grad((vectors * weights).sum(), group.memory)
-        results.append((vectors, gradient.to_dense()))
+        results.append((vectors, whole(gradient)))
     return results
 
 
+def whole(gradient):
+    """The dense gradient; of a sparse one, each row must be there once, in ascending order."""
+    if gradient.is_sparse:
+        rows = gradient._indices()[0]
+        assert gradient.is_coalesced()
+        assert bool((rows[1:] > rows[:-1]).all())
+    return gradient.to_dense()
+
+
 @settings(max_examples=200, deadline=None)
-@given(address_maps(), st.integers(1, 200), st.sampled_from([1, 2, 3]))
-def test_any_terms_give_the_same_vectors_and_gradients(address_map, batch, threads):
+@given(address_maps(), st.integers(1, 200), st.sampled_from([1, 2, 3]), st.sampled_from(["dense", "rows"]))
+def test_any_terms_give_the_same_vectors_and_gradients(address_map, batch, threads, form):
     group = Reader(address_map, torch.float64)
+    group.gather.gradient = form
     ids = some_ids(batch, [ROWS] * len(address_map.tables))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -71,9 +81,11 @@ def test_any_terms_give_the_same_vectors_and_gradients(address_map, batch, threa
 
 
 @each_case
-@pytest.mark.parametrize("batch", [0, 1, 64, 65, 300])
-def test_every_method_gives_the_same_vectors_and_gradients(case, batch):
+@pytest.mark.parametrize("form", ["dense", "rows"])
+@pytest.mark.parametrize("batch", [0, 1, 65, 300])
+def test_every_method_gives_the_same_vectors_and_gradients(case, batch, form):
     group = case.method.build(TABLES, seed=3)
+    group.gather.gradient = form
     ids = some_ids(batch, [table.rows for table in TABLES])
     (vectors, gradient), (fast_vectors, fast_gradient) = both(group, ids)
     torch.testing.assert_close(fast_vectors, vectors, rtol=1e-6, atol=0)
@@ -142,8 +154,10 @@ def test_ids_of_any_layout_are_read_in_place():
 
 
 @each_case
-def test_gradients_are_the_same_bits_whatever_the_threads(case):
+@pytest.mark.parametrize("form", ["dense", "rows"])
+def test_gradients_are_the_same_bits_whatever_the_threads(case, form):
     group = case.method.build(TABLES, seed=3)
+    group.gather.gradient = form
     ids = some_ids(500, [table.rows for table in TABLES])
     before = torch.get_num_threads()
     found = []
@@ -212,3 +226,11 @@ def test_backends_are_chosen_by_name_and_say_why_not():
 def test_a_hashed_partition_of_one_bucket_is_that_bucket():
     group = reader_of_one(None, hashed(1, derive_key(2)))
     assert torch.equal(group(torch.tensor([[-5], [7]])).flatten(), group.memory[[0, 0]].flatten())
+
+
+def test_large_memories_of_wide_rows_have_sparse_gradients():
+    small, large, narrow = (
+        parse(spec).build([TableSpec("a", 1_000_000, 16)], device="meta")
+        for spec in ("hash:max_rows=200000", "full", "robe:block=16,floats=5000000")
+    )
+    assert [each.gather.gives_rows(each.memory) for each in (small, large, narrow)] == [False, True, False]

@@ -18,11 +18,20 @@ VECTORS, FLOATS = 11, 12
 GRADIENT, RANGES, SPACE = 13, 14, 15
 """Addresses of memory's gradient; into how many ranges memory is cut; address of scratch, `space_words` per range."""
 
+READS, SORTED, COUNTS, COMPUTED = range(16, 20)
+"""Addresses of the reads of each segment, of as much room to sort them, of how many rows each segment reads (for the
+sums: of its first row among all), and of the gradients that must be computed before they are summed."""
+ROWS, VALUES = 20, 21
+"""Addresses of the sorted row numbers and of their gradients."""
+
 WORDS = 24
 
 NO_WILD = (1 << 63) - 1
 
+DIGITS = 256
+"""Values of a digit that reads are sorted by."""
+
 
 def space_words(longest: int, widest: int) -> int:
-    """8-byte words of scratch per range: four tiles for each piece of the longest chain, and two tiles of rows."""
-    return TILE * (4 * longest + 2 * widest)
+    """8-byte words of scratch per task: four tiles for each piece of the longest chain, two tiles of rows, digits."""
+    return TILE * (4 * longest + 2 * widest) + DIGITS

@@ -34,7 +34,7 @@ def gather(memory: Tensor, lookup: Tensor | None, ids: Tensor, program: Tensor, 
     """
     vectors = memory.new_empty(ids.shape[0], features, dim)
     words = _words(memory, lookup, ids, program, vectors)
-    _kernel("gather", memory.dtype)(words, -(-ids.shape[0] // a.TILE))
+    compiled_kernel("gather", memory.dtype)(words, -(-ids.shape[0] // a.TILE))
     _refuse_wild(words, ids)
     return vectors
 
@@ -42,14 +42,48 @@ def gather(memory: Tensor, lookup: Tensor | None, ids: Tensor, program: Tensor, 
 def scatter(vectors: Tensor, memory: Tensor, lookup: Tensor | None, ids: Tensor, program: Tensor) -> Tensor:
     """The dense gradient of memory, given that of the vectors."""
     gradient = torch.empty_like(memory)
-    words = _words(memory, lookup, ids, program, vectors.contiguous())
+    words = _words(memory, lookup, ids, program, vectors := vectors.contiguous())
     ranges = max(1, min(torch.get_num_threads(), p.QUANTILES))
-    longest, widest = program[p.LONGEST : p.WIDEST + 1].tolist()
+    longest, widest = program[p.LONGEST : p.UNIT].tolist()
     space = torch.empty(ranges * a.space_words(longest, widest), dtype=torch.int64)
     words[a.GRADIENT], words[a.RANGES], words[a.SPACE] = gradient.data_ptr(), ranges, space.data_ptr()
-    _kernel("scatter", memory.dtype)(words, ranges)
+    compiled_kernel("scatter", memory.dtype)(words, ranges)
     _refuse_wild(words, ids)
     return gradient
+
+
+def scatter_rows(
+    vectors: Tensor, memory: Tensor, lookup: Tensor | None, ids: Tensor, program: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The gradient of the rows of memory that were read: their numbers `[1, n]`, ascending, and values `[n, unit]`.
+
+    Raises:
+        ValueError: for a memory of 2^31 rows or a batch of 2^32 reads, which one word per read cannot hold.
+    """
+    _, segments, reads, computed, longest, widest, unit = program[: p.UNIT + 1].tolist()
+    batch = ids.shape[0]
+    if max(memory.shape[0], batch * reads // 2) >= 1 << 31:
+        raise ValueError(
+            f"gradients of rows need less than 2^31 rows; got {memory.shape[0]}, and {batch * reads} reads"
+        )
+    words = _words(memory, lookup, ids, program, vectors := vectors.contiguous())
+    work = torch.empty(2 * batch * reads + segments * a.space_words(longest, widest), dtype=torch.int64)
+    counts = torch.empty(segments, dtype=torch.int64)
+    gradients = memory.new_empty(batch * computed * unit)
+    words[a.READS] = work.data_ptr()
+    words[a.SORTED] = words[a.READS] + 8 * batch * reads
+    words[a.SPACE] = words[a.SORTED] + 8 * batch * reads
+    words[a.COUNTS], words[a.COMPUTED] = counts.data_ptr(), gradients.data_ptr()
+    compiled_kernel("reads", memory.dtype)(words, segments)
+    _refuse_wild(words, ids)
+    ends = counts.cumsum(0)
+    first = ends - counts
+    rows = torch.empty(1, int(ends[-1]), dtype=torch.int64)
+    values = memory.new_empty(rows.shape[1], unit)
+    words[a.NEXT], words[a.COUNTS] = 0, first.data_ptr()
+    words[a.ROWS], words[a.VALUES] = rows.data_ptr(), values.data_ptr()
+    compiled_kernel("sums", memory.dtype)(words, segments)
+    return rows, values
 
 
 def _words(
@@ -81,7 +115,8 @@ def _refuse_wild(words: ctypes.Array[ctypes.c_int64], ids: Tensor) -> None:
 
 
 @cache
-def _kernel(name: str, dtype: torch.dtype) -> Kernel:
+def compiled_kernel(name: str, dtype: torch.dtype) -> Kernel:
+    """The kernel of module `numba_<name>` for a float type, compiled or loaded at its first use."""
     module = importlib.import_module(f"tablefold.ops.numba_{name}")
     return Kernel(module.kernel(str(dtype).removeprefix("torch."), _version()))
 

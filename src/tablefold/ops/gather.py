@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -14,22 +14,39 @@ from tablefold.ops.program import array_program
 from tablefold.ops.reference import ReferenceGather
 from tablefold.terms import AddressMap
 
-_GATHER = "(Tensor memory, Tensor? lookup, Tensor ids, Tensor program, int features, int dim) -> Tensor"
-_SCATTER = "(Tensor vectors, Tensor memory, Tensor? lookup, Tensor ids, Tensor program) -> Tensor"
+_GATHER = "(Tensor memory, Tensor? lookup, Tensor ids, Tensor program, int features, int dim, bool rows) -> Tensor"
+_SCATTER = "(Tensor vectors, Tensor memory, Tensor? lookup, Tensor ids, Tensor program) -> "
+
+GradientForm = Literal["auto", "dense", "rows"]
+"""What the gradient of memory is: one float for each of its, or only the rows that a batch has read (a coalesced sparse
+tensor). `auto`: rows for memories of more than `DENSE_FLOATS` floats cut into rows of `ROW_FLOATS` or more."""
+
+DENSE_FLOATS = 1 << 22
+"""16 MB: to clear, update and read that much anew takes a few milliseconds a step."""
+
+ROW_FLOATS = 4
+"""Each row of a sparse gradient carries its number, 8 bytes: narrower rows would be more number than gradient."""
 
 
 @torch.library.custom_op("tablefold::gather", mutates_args=(), device_types="cpu", schema=_GATHER)
-def gather(memory: Tensor, lookup: Tensor | None, ids: Tensor, program: Tensor, features: int, dim: int) -> Tensor:
-    """The vectors `[batch, features, dim]` that `program` composes for `ids` from `memory`."""
+def gather(
+    memory: Tensor, lookup: Tensor | None, ids: Tensor, program: Tensor, features: int, dim: int, rows: bool
+) -> Tensor:
+    """The vectors `[batch, features, dim]` that `program` composes for `ids` from `memory`.
+
+    `rows` makes memory's gradient a sparse tensor of the rows that were read.
+    """
     return cpu.gather(memory, lookup, ids, program, features, dim)
 
 
 @gather.register_fake
-def _(memory: Tensor, lookup: Tensor | None, ids: Tensor, program: Tensor, features: int, dim: int) -> Tensor:
+def _(
+    memory: Tensor, lookup: Tensor | None, ids: Tensor, program: Tensor, features: int, dim: int, rows: bool
+) -> Tensor:
     return memory.new_empty(ids.shape[0], features, dim)
 
 
-@torch.library.custom_op("tablefold::scatter", mutates_args=(), device_types="cpu", schema=_SCATTER)
+@torch.library.custom_op("tablefold::scatter", mutates_args=(), device_types="cpu", schema=_SCATTER + "Tensor")
 def scatter(vectors: Tensor, memory: Tensor, lookup: Tensor | None, ids: Tensor, program: Tensor) -> Tensor:
     """The gradient of memory, of its shape, given the gradient `vectors` of what was gathered."""
     return cpu.scatter(vectors, memory, lookup, ids, program)
@@ -40,13 +57,35 @@ def _(vectors: Tensor, memory: Tensor, lookup: Tensor | None, ids: Tensor, progr
     return torch.empty_like(memory)
 
 
+@torch.library.custom_op(
+    "tablefold::scatter_rows", mutates_args=(), device_types="cpu", schema=_SCATTER + "(Tensor, Tensor)"
+)
+def scatter_rows(
+    vectors: Tensor, memory: Tensor, lookup: Tensor | None, ids: Tensor, program: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The rows of memory that were read, `[1, n]` ascending, and their gradients `[n, unit]`."""
+    return cpu.scatter_rows(vectors, memory, lookup, ids, program)
+
+
+@scatter_rows.register_fake
+def _(vectors: Tensor, memory: Tensor, lookup: Tensor | None, ids: Tensor, program: Tensor) -> tuple[Tensor, Tensor]:
+    count = torch.library.get_ctx().new_dynamic_size()
+    return ids.new_empty(1, count, dtype=torch.int64), memory.new_empty(count, memory.shape[1])
+
+
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    memory, lookup, ids, program, _, _ = inputs
+    memory, lookup, ids, program, _, _, ctx.rows = inputs
     ctx.save_for_backward(memory, lookup, ids, program)
 
 
 def _backward(ctx: Any, vectors: Tensor) -> tuple[Tensor | None, ...]:
-    return scatter(vectors, *ctx.saved_tensors), None, None, None, None, None
+    memory = ctx.saved_tensors[0]
+    if ctx.rows:
+        rows, values = scatter_rows(vectors, *ctx.saved_tensors)
+        gradient = torch.sparse_coo_tensor(rows, values, memory.shape, check_invariants=False, is_coalesced=True)
+    else:
+        gradient = scatter(vectors, *ctx.saved_tensors)
+    return gradient, None, None, None, None, None, None
 
 
 gather.register_autograd(_backward, setup_context=_keep)
@@ -61,15 +100,20 @@ class Gather(nn.Module):
     Calling it with memory `[floats / unit, unit]`, the concatenated lookup arrays (or None) and ids `[batch, tables]`
     returns `[batch, features, dim]`.
 
+    Attributes:
+        gradient: the form of memory's gradient, `auto` at first; compiled graphs and the reference have dense ones.
+
     Raises:
         WildIdError: where a kernel meets an id outside its table. The reference does not look.
     """
 
     program: Tensor
+    gradient: GradientForm
 
     def __init__(self, address_map: AddressMap) -> None:
         super().__init__()
         self.reference = ReferenceGather(address_map)
+        self.gradient = "auto"
         self.features, self.dim = sum(address_map.features), address_map.tables[0].dim
         self.register_buffer("program", torch.from_numpy(array_program(address_map)), persistent=False)
 
@@ -79,7 +123,14 @@ class Gather(nn.Module):
         """The composed vectors of every table."""
         vectors: Tensor
         if is_fused(memory):
-            vectors = gather(memory, lookup, ids, self.program, self.features, self.dim)
+            rows = self.gives_rows(memory) and not torch.compiler.is_compiling()
+            vectors = gather(memory, lookup, ids, self.program, self.features, self.dim, rows)
         else:
             vectors = self.reference(memory, lookup, ids.to(torch.int64))
         return vectors
+
+    def gives_rows(self, memory: Tensor) -> bool:
+        """Whether memory's gradient holds only the rows that were read."""
+        if self.gradient == "auto":
+            return memory.numel() > DENSE_FLOATS and memory.shape[1] >= ROW_FLOATS
+        return self.gradient == "rows"

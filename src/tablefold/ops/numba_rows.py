@@ -111,7 +111,7 @@ def _row(kind):
             to = builder.bitcast(builder.gep(to, [at]), vector.as_pointer())
             value = builder.load(builder.bitcast(builder.gep(source_, [begin]), vector.as_pointer()), align=align)
             if kind.startswith("scaled"):
-                value = builder.fmul(value, _splat(builder, scale, vector))
+                value = builder.fmul(value, splat(builder, scale, vector))
             if kind.endswith("add"):
                 value = builder.fadd(builder.load(to, align=align), value)
             if kind.endswith("multiply"):
@@ -124,7 +124,8 @@ def _row(kind):
     return row
 
 
-def _splat(builder, scalar, vector):
+def splat(builder, scalar, vector):
+    """The vector whose lanes are all `scalar`, while code is generated."""
     one = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
     mask = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), [0] * vector.count)
     return builder.shuffle_vector(one, one, mask)
@@ -166,21 +167,26 @@ add_scaled = _into_rows("scaled add")
 multiply_scaled = _into_rows("scaled multiply")
 
 
-_add_row = _row("scaled add")
+def _whole_row(kind):
+    row = _row(kind)
+
+    @inlined
+    def whole(target, place, source, begin, factor, width):
+        """target[place : + width] takes source[begin : + width], times factor."""
+        if width % 16 == 0:
+            for v in range(0, width, 16):
+                row(16, target, place + v, source, begin + v, factor)
+        elif width % 4 == 0:
+            for v in range(0, width, 4):
+                row(4, target, place + v, source, begin + v, factor)
+        else:
+            for v in range(width):
+                row(1, target, place + v, source, begin + v, factor)
+
+    return whole
 
 
-@compiled
-def spill_row(target, place, source, begin, factor, width):
-    """target[place : + width] gains source[begin : + width], times factor."""
-    if width % 16 == 0:
-        for v in range(0, width, 16):
-            _add_row(16, target, place + v, source, begin + v, factor)
-    elif width % 4 == 0:
-        for v in range(0, width, 4):
-            _add_row(4, target, place + v, source, begin + v, factor)
-    else:
-        for v in range(width):
-            _add_row(1, target, place + v, source, begin + v, factor)
+set_row, spill_row = _whole_row("assign"), _whole_row("scaled add")
 
 
 @compiled

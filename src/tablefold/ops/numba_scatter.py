@@ -65,7 +65,7 @@ def scatter_ranges(arguments, memory):
         low = program[quantiles + part * p.QUANTILES // ranges]
         high = program[quantiles + (part + 1) * p.QUANTILES // ranges]
         zero(gradient, low, high)
-        space = arguments[a.SPACE] + 8 * part * TILE * (4 * program[p.LONGEST] + 2 * program[p.WIDEST])
+        space = arguments[a.SPACE] + 8 * part * space_words(program)
         for table in range(program[p.TABLES]):
             columns = program[p.COLUMNS_AT] + table
             for chain in range(program[columns], program[columns + 1]):
@@ -73,6 +73,12 @@ def scatter_ranges(arguments, memory):
                 first, last = program[chains], program[chains + 1]
                 if _touches_any(program, first, last, low, high):
                     _scatter_chain(arguments, program, table, first, last, low, high, memory, gradient, space)
+
+
+@inlined
+def space_words(program):
+    """`arguments.space_words`, from a program."""
+    return TILE * (4 * program[p.LONGEST] + 2 * program[p.WIDEST]) + a.DIGITS
 
 
 @inlined
@@ -107,7 +113,7 @@ def _scatter_chain(arguments, program, table, first, last, low, high, memory, gr
     multiplies = False
     for number in range(first + 1, last):
         multiplies |= program[piece_at(program, number) + p.OP] == p.MULTIPLY
-    rows = pointer_like(memory, _part(space, 4 * (last - first)))
+    rows = pointer_like(memory, part_of(space, 4 * (last - first)))
     for begin in range(0, batch, TILE):
         count = min(TILE, batch - begin)
         if not load_ids(arguments, program, table, begin, ids, count):
@@ -115,12 +121,12 @@ def _scatter_chain(arguments, program, table, first, last, low, high, memory, gr
         for number in range(first, last):
             piece = piece_at(program, number)
             if multiplies or _touches(program, piece, low, high):
-                locate(arguments, program, piece, ids, count, memory, _part(space, 4 * (number - first)))
+                locate(arguments, program, piece, ids, count, memory, part_of(space, 4 * (number - first)))
         for number in range(first, last):
             piece = piece_at(program, number)
             if not _touches(program, piece, low, high):
                 continue
-            own = _part(space, 4 * (number - first))
+            own = part_of(space, 4 * (number - first))
             start = begin * step + program[piece + p.SLOT]
             if multiplies:
                 width = program[piece + p.WIDTH]
@@ -131,7 +137,7 @@ def _scatter_chain(arguments, program, table, first, last, low, high, memory, gr
 
 
 @inlined
-def _part(space, number):
+def part_of(space, number):
     """The address of the scratch's `number`-th tile of words."""
     return space + 8 * TILE * number
 
@@ -141,8 +147,8 @@ def locate(arguments, program, piece, ids, count, memory, space):
     """Fill a piece's four tiles of scratch: places, places of weights, signs, and factors (signs times weights)."""
     lookup, size = arguments[a.LOOKUPS], arguments[a.LOOKUP_SIZE]
     words, spare = scratch_like(program), scratch_like(program)
-    places, weights = pointer_int64(space), pointer_int64(_part(space, 1))
-    signs, factors = pointer_like(memory, _part(space, 2)), pointer_like(memory, _part(space, 3))
+    places, weights = pointer_int64(space), pointer_int64(part_of(space, 1))
+    signs, factors = pointer_like(memory, part_of(space, 2)), pointer_like(memory, part_of(space, 3))
     places_of(program, piece, lookup, size, ids, places, words, spare, count)
     if program[piece + p.SIGNED]:
         signs_of(words, signs, count)
@@ -168,30 +174,30 @@ def chain_rule(program, first, last, wanted, space, vectors, start, step, memory
         for j in range(width):
             rows[i * width + j] = vectors[start + i * step + j]
     if program[piece + p.OP] == p.MULTIPLY and wanted > first:
-        before = pointer_like(memory, _part(space, 4 * (last - first) + width))
+        before = pointer_like(memory, part_of(space, 4 * (last - first) + width))
         for number in range(first, wanted):
             op = program[piece_at(program, number) + p.OP]
-            _read_piece(program, number, op, _part(space, 4 * (number - first)), memory, before, count)
+            _read_piece(program, number, op, part_of(space, 4 * (number - first)), memory, before, count)
         for i in range(count * width):
             rows[i] *= before[i]
     for number in range(wanted + 1, last):
         if program[piece_at(program, number) + p.OP] == p.MULTIPLY:
-            _read_piece(program, number, p.MULTIPLY, _part(space, 4 * (number - first)), memory, rows, count)
+            _read_piece(program, number, p.MULTIPLY, part_of(space, 4 * (number - first)), memory, rows, count)
 
 
 @inlined
 def _read_piece(program, number, op, space, memory, rows, count):
     piece = piece_at(program, number)
     scaled = program[piece + p.SIGNED] or program[piece + p.WEIGHTED]
-    places, factors = pointer_int64(space), pointer_like(memory, _part(space, 3))
+    places, factors = pointer_int64(space), pointer_like(memory, part_of(space, 3))
     read_rows(program, piece, op, scaled, rows, 0, program[piece + p.WIDTH], memory, places, factors, count)
 
 
 @compiled
 def _scatter_piece(program, piece, low, high, space, memory, gradient, source, start, stride, count):
     """Add rows of `source` to the gradient at a piece's places, as far as they lie in [low, high)."""
-    places, weights = pointer_int64(space), pointer_int64(_part(space, 1))
-    signs, factors = pointer_like(memory, _part(space, 2)), pointer_like(memory, _part(space, 3))
+    places, weights = pointer_int64(space), pointer_int64(part_of(space, 1))
+    signs, factors = pointer_like(memory, part_of(space, 2)), pointer_like(memory, part_of(space, 3))
     width = program[piece + p.WIDTH]
     whole = program[piece + p.LOW] >= low and program[piece + p.HIGH] <= high and program[piece + p.WRAP] == 0
     if whole:
@@ -202,12 +208,12 @@ def _scatter_piece(program, piece, low, high, space, memory, gradient, source, s
         return
     for i in range(count):
         if low <= weights[i] < high:
-            total = signs[i] * _inner(program, piece, memory, places[i], source, start + i * stride)
+            total = signs[i] * inner_product(program, piece, memory, places[i], source, start + i * stride)
             gradient[weights[i]] += total
 
 
 @compiled
-def _inner(program, piece, memory, place, source, begin):
+def inner_product(program, piece, memory, place, source, begin):
     """The inner product of the row that a piece reads and a row of `source`."""
     wrap = program[piece + p.WRAP]
     if wrap:

@@ -1,0 +1,197 @@
+"""Optimiser steps on rows of memory: each touched row is read and written once, and no other is looked at."""
+
+# Numba infers the types of these functions itself, by rules that mypy does not know.
+# mypy: ignore-errors
+# ruff: noqa: ANN001, ANN002, ANN201, ANN202
+
+from __future__ import annotations
+
+from llvmlite import ir
+from numba import cfunc, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from tablefold.ops import updates as u
+from tablefold.ops.numba_gather import SIGNATURE
+from tablefold.ops.numba_rows import (
+    compiled,
+    fetch_add,
+    inlined,
+    pointer_float32,
+    pointer_float64,
+    pointer_int64,
+    pointer_like,
+    splat,
+)
+
+
+def kernel(dtype, version):
+    """The address of the compiled kernel; `version` keeps the disk cache from serving code of older sources."""
+    if dtype == "float32":
+
+        @cfunc(SIGNATURE, cache=True)
+        def float32(arguments):
+            if version:
+                update_rows(arguments, pointer_float32(arguments[u.MEMORY]))
+
+        return float32.address
+
+    @cfunc(SIGNATURE, cache=True)
+    def float64(arguments):
+        if version:
+            update_rows(arguments, pointer_float64(arguments[u.MEMORY]))
+
+    return float64.address
+
+
+def _square(builder, x):
+    return builder.fmul(x, x)
+
+
+def _root(builder, x):
+    kind = "f32" if isinstance(x.type.element, ir.FloatType) else "f64"
+    function = ir.FunctionType(x.type, [x.type])
+    name = f"llvm.sqrt.v{x.type.count}{kind}"
+    return builder.call(cgutils.get_or_insert_function(builder.module, function, name), [x])
+
+
+def _sgd(builder, load, store, rate, *_):
+    store(0, builder.fsub(load(0), builder.fmul(rate, load(1))))
+
+
+def _adagrad(builder, load, store, rate, eps, *_):
+    gradient = load(1)
+    total = builder.fadd(load(2), _square(builder, gradient))
+    store(2, total)
+    step = builder.fdiv(gradient, builder.fadd(_root(builder, total), eps))
+    store(0, builder.fsub(load(0), builder.fmul(rate, step)))
+
+
+def _amsgrad(builder, load, store, rate, eps, new1, beta2, new2, correction):
+    gradient = load(1)
+    mean, square, most = load(2), load(3), load(4)
+    mean = builder.fadd(mean, builder.fmul(new1, builder.fsub(gradient, mean)))
+    square = builder.fadd(builder.fmul(beta2, square), builder.fmul(new2, _square(builder, gradient)))
+    most = builder.select(builder.fcmp_ordered(">", square, most), square, most)
+    store(2, mean)
+    store(3, square)
+    store(4, most)
+    step = builder.fdiv(mean, builder.fadd(builder.fdiv(_root(builder, most), correction), eps))
+    store(0, builder.fsub(load(0), builder.fmul(rate, step)))
+
+
+def _rule(formula):
+    """An intrinsic that applies a formula to `lanes` floats of memory (0), gradient (1) and states (2, 3, 4)."""
+
+    @intrinsic(prefer_literal=True)
+    def rule(
+        _context, lanes, memory, place, gradient, at, first, second, third, rate, eps, new1, beta2, new2, correction
+    ):
+        count = lanes.literal_value
+        number = memory.dtype
+        signature = types.void(lanes, memory, types.int64, memory, types.int64, memory, memory, memory, *[number] * 6)
+
+        def generate(context, builder, signature, arguments):
+            _, memory, place, gradient, at, first, second, third, *scalars = arguments
+            scalar = context.get_value_type(signature.args[1].dtype)
+            vector = ir.VectorType(scalar, count)
+            align = context.get_abi_sizeof(scalar)
+            arrays = [(memory, place), (gradient, at), (first, place), (second, place), (third, place)]
+
+            def pointer(index):
+                array, begin = arrays[index]
+                return builder.bitcast(builder.gep(array, [begin]), vector.as_pointer())
+
+            def load(index):
+                return builder.load(pointer(index), align=align)
+
+            def store(index, value):
+                builder.store(value, pointer(index), align=align)
+
+            formula(builder, load, store, *[splat(builder, value, vector) for value in scalars])
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return rule
+
+
+@intrinsic
+def _prefetch(_context, pointer, place):
+    def generate(context, builder, signature, arguments):
+        word = ir.IntType(32)
+        address = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [address.type, word, word, word])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [address.type], kind)
+        builder.call(function, [address, word(1), word(3), word(1)])
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.int64), generate
+
+
+def _over_rows(rule, states):
+    @compiled
+    def update(arguments, begin, end, memory):
+        width, gradient = arguments[u.WIDTH], pointer_like(memory, arguments[u.GRADIENT])
+        rows, sparse = pointer_int64(arguments[u.ROWS]), arguments[u.ROWS] != 0
+        s1 = pointer_like(memory, arguments[u.STATES])
+        s2 = pointer_like(memory, arguments[u.STATES + 1])
+        s3 = pointer_like(memory, arguments[u.STATES + 2])
+        numbers = pointer_float64(arguments[u.NUMBERS])
+        rate, eps, new1 = numbers[0], numbers[1], numbers[2]
+        beta2, new2, correction = numbers[3], numbers[4], numbers[5]
+        for i in range(begin, end):
+            row = rows[i] if sparse else i
+            if sparse and i + u.AHEAD < end:
+                _prefetch(memory, rows[i + u.AHEAD] * width)
+                if states:
+                    _prefetch(s1, rows[i + u.AHEAD] * width)
+            place, at = row * width, i * width
+            wide = width // 16 * 16
+            for v in range(0, wide, 16):
+                rule(16, memory, place + v, gradient, at + v, s1, s2, s3, rate, eps, new1, beta2, new2, correction)
+            for v in range(wide, width):
+                rule(1, memory, place + v, gradient, at + v, s1, s2, s3, rate, eps, new1, beta2, new2, correction)
+
+    return update
+
+
+_sgd_rows = _over_rows(_rule(_sgd), 0)
+_adagrad_rows = _over_rows(_rule(_adagrad), 1)
+_amsgrad_rows = _over_rows(_rule(_amsgrad), 3)
+
+
+@compiled
+def _rowwise_rows(arguments, begin, end, memory):
+    width, gradient = arguments[u.WIDTH], pointer_like(memory, arguments[u.GRADIENT])
+    rows, sparse = pointer_int64(arguments[u.ROWS]), arguments[u.ROWS] != 0
+    sums = pointer_like(memory, arguments[u.STATES])
+    numbers = pointer_float64(arguments[u.NUMBERS])
+    for i in range(begin, end):
+        row = rows[i] if sparse else i
+        total = 0.0
+        for j in range(width):
+            total += gradient[i * width + j] * gradient[i * width + j]
+        sums[row] += total / width
+        factor = numbers[0] / (sums[row] ** 0.5 + numbers[1])
+        for j in range(width):
+            memory[row * width + j] -= factor * gradient[i * width + j]
+
+
+@inlined
+def update_rows(arguments, memory):
+    """Take stretches of rows until none is left."""
+    count, stretch, rule = arguments[u.COUNT], arguments[u.STRETCH], arguments[u.RULE]
+    while True:
+        begin = stretch * fetch_add(arguments, u.NEXT, 1)
+        if begin >= count:
+            return
+        end = min(count, begin + stretch)
+        if rule == u.SGD:
+            _sgd_rows(arguments, begin, end, memory)
+        elif rule == u.ADAGRAD:
+            _adagrad_rows(arguments, begin, end, memory)
+        elif rule == u.AMSGRAD:
+            _amsgrad_rows(arguments, begin, end, memory)
+        else:
+            _rowwise_rows(arguments, begin, end, memory)
