@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tablefold.methods.robe import Robe
     from tablefold.methods.unified import Unified
     from tablefold.nn import Embedding, EmbeddingBag
+    from tablefold.ops import backend
     from tablefold.placement import Placement
     from tablefold.tables import TableSpec, full_bytes
 
@@ -43,6 +44,7 @@ __all__ = [
     "TableSpec",
     "Unified",
     "all_methods",
+    "backend",
     "full_bytes",
     "parse",
 ]
@@ -65,6 +67,7 @@ _HOMES = {
     "Robe": "methods.robe",
     "TableSpec": "tables",
     "all_methods": "method",
+    "backend": "ops",
     "full_bytes": "tables",
     "parse": "method",
 }
