@@ -8,7 +8,8 @@ import torch
 from tablefold import Hash
 from tablefold.data import Batch, Dataset
 from tablefold.models import build_model
-from tablefold.train.loop import Progress, Schedule, Trainer, TrainingDivergedError, choose_device
+from tablefold.train.loop import Trainer, TrainingDivergedError, choose_device
+from tablefold.train.progress import Listener, Progress, Schedule
 from tablefold.train.target import Target
 
 
@@ -18,7 +19,7 @@ def small_model(data, seed=0):
     return build_model("neumf", group, len(schema.dense), top_mlp=(16,), seed=seed)
 
 
-class Recorder:
+class Recorder(Listener):
     """A listener that keeps what it is told."""
 
     def __init__(self):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from tablefold.train.progress import Listener, Progress
+
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from tablefold.train.loop import Progress
 
-
-class TrainingDisplay:
+class TrainingDisplay(Listener):
     """A listener of the training loop that writes to stderr.
 
     On a terminal: one bar of all steps, with loss and validation figures. Elsewhere (a log file, CI): one line per
@@ -54,6 +54,12 @@ class TrainingDisplay:
         else:
             line = f"validation {self._shown['validation']}"
         print(f"step {record['step']:,} of {self._steps:,}  {line}", file=sys.stderr, flush=True)
+
+    def on_notice(self, text: str) -> None:
+        """Say it, above the bar if there is one."""
+        from tqdm import tqdm
+
+        tqdm.write(text, file=sys.stderr)
 
     def on_end(self) -> None:
         """Clear the bar."""

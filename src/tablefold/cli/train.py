@@ -36,6 +36,19 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="steps between evaluations on the validation part (default: each epoch)",
     )
     group.add_argument(
+        "--patience",
+        type=positive,
+        metavar="N",
+        help="stop after N evaluations without a better validation log loss; keep the best weights",
+    )
+    group.add_argument(
+        "--checkpoint-every",
+        type=positive,
+        metavar="STEPS",
+        help="write RUN.checkpoints; the same command then goes on where it was killed",
+    )
+    group.add_argument("--precision", default="fp32", help="fp32, or bf16 for the model's arithmetic (default: fp32)")
+    group.add_argument(
         "--seed", type=not_negative, default=0, help="of addresses, start values and order of rows (default: 0)"
     )
     add_device_option(parser)
@@ -49,7 +62,7 @@ def run(args: Namespace) -> None:
 
     options = {name: value for name, value in vars(args).items() if name in Config.__dataclass_fields__}
     config = Config(**options, model_options=model_options(args))
-    result = train_run(config, args.out, [TrainingDisplay()])
+    result = train_run(config, args.out, [TrainingDisplay()], checkpoint_every=args.checkpoint_every)
     print("\n".join(summary(result)))
     print(f"{'run':<10}  {args.out}")
 
@@ -69,6 +82,8 @@ def summary(result: dict[str, Any]) -> list[str]:
         "training": f"{steps}, {result['samples_per_second']:,.0f} samples/s",
         "test": f"{figures}, normalized entropy {result['normalized_entropy']:.4f}",
     }
+    if result["best_step"] is not None:
+        lines["weights"] = f"of step {result['best_step']:,}, the best on the validation part"
     if result["target"]:
         lines["target"] = f"{result['target']} {'reached' if result['target_reached'] else 'NOT reached'}"
     return [f"{name:<10}  {value}" for name, value in lines.items()]

@@ -9,7 +9,7 @@ from typing import Any
 from tablefold.method import parse
 from tablefold.placement import Placement
 from tablefold.tables import TableSpec, full_bytes
-from tablefold.train.loop import Schedule
+from tablefold.train.progress import Schedule
 from tablefold.train.target import Target
 
 
@@ -33,6 +33,8 @@ class Config:
         seed: of addresses, start values and the order of rows.
         until: stop at this target on the validation part, such as "auc=0.75".
         eval_every: steps between evaluations on the validation part; None evaluates after each epoch.
+        patience: evaluations without a better validation log loss after which to stop, keeping the best weights.
+        precision: "fp32" or "bf16".
         device: "auto", "cpu" or "cuda".
 
     Raises:
@@ -54,6 +56,8 @@ class Config:
     seed: int = 0
     until: str | None = None
     eval_every: int | None = None
+    patience: int | None = None
+    precision: str = "fp32"
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -86,6 +90,7 @@ class Config:
             seed=self.seed,
             eval_every=self.eval_every,
             until=until,
+            patience=self.patience,
         )
 
     def to_json(self) -> dict[str, Any]:

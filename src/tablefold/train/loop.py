@@ -5,96 +5,27 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from tablefold.data import Batch, Part
+from tablefold.models import Network
 from tablefold.train.metrics import Meter, Metrics
 from tablefold.train.optim import build_optimizer
-from tablefold.train.target import Target
+from tablefold.train.progress import Listener, Progress, Schedule
 
 EVALUATION_BATCH = 4096
 """Rows per batch in every evaluation: one size, so that the same weights give the same figures to the bit."""
 
 
+PRECISIONS = ("fp32", "bf16")
+
+
 class TrainingDivergedError(ValueError):
     """The loss is NaN or infinite; the model keeps the parameters it had before the step that found it."""
-
-
-@dataclass
-class Progress:
-    """How far training is.
-
-    Attributes:
-        step: optimiser steps taken.
-        epoch: epochs finished.
-        batch: batches taken of the current epoch.
-        examples: examples trained on, repeats included.
-        seconds: spent training; evaluations are not counted.
-        target_reached: whether the target ended the training.
-    """
-
-    step: int = 0
-    epoch: int = 0
-    batch: int = 0
-    examples: int = 0
-    seconds: float = 0.0
-    target_reached: bool = False
-
-    @property
-    def samples_per_second(self) -> float:
-        """Examples trained on per second of training."""
-        return self.examples / self.seconds if self.seconds else math.nan
-
-
-class Listener(Protocol):
-    """Who is told how training goes."""
-
-    def on_start(self, progress: Progress, steps: int) -> None:
-        """Before the first step: where training begins or goes on, and how many steps there are in all."""
-
-    def on_step(self, progress: Progress, loss: float) -> None:
-        """After each step: its loss."""
-
-    def on_record(self, record: dict[str, Any]) -> None:
-        """Now and then: a line for `metrics.jsonl`, of the part "train" or "validation"."""
-
-    def on_end(self) -> None:
-        """After the last step, or when training fails."""
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long to train, in what batches, and when to look.
-
-    Args:
-        epochs: passes over the training part.
-        batch_size: rows of a batch.
-        seed: of the order of the rows; each epoch has its own.
-        eval_every: steps between evaluations on the validation part; None evaluates after each epoch.
-        until: stop once the validation part reaches this target.
-        log_every: steps between records of the training loss.
-
-    Raises:
-        ValueError: for a number that must be positive and is not.
-    """
-
-    epochs: int = 1
-    batch_size: int = 128
-    seed: int = 0
-    eval_every: int | None = None
-    until: Target | None = None
-    log_every: int = 100
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "eval_every", "log_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
 
 
 class Trainer:
@@ -105,27 +36,35 @@ class Trainer:
         optimizer: "adagrad", "amsgrad" or "sgd".
         lr: learning rate; None takes torch's default for the optimiser.
         device: "auto" (CUDA where there is one), "cpu" or "cuda".
+        precision: "fp32", or "bf16": the model computes in bfloat16 where that is safe (autocast), memory, optimiser
+            and loss stay in float32.
         listeners: told of every step and record.
 
     Raises:
-        ValueError: for an unknown optimiser, a learning rate that is not positive, or a device that is not there.
+        ValueError: for an unknown optimiser or precision, a learning rate that is not positive, or a device that is
+            not there.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Network,
         optimizer: str = "adagrad",
         lr: float | None = None,
         *,
         device: str = "auto",
+        precision: str = "fp32",
         listeners: Sequence[Listener] = (),
     ) -> None:
+        if precision not in PRECISIONS:
+            raise ValueError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
         self.device = choose_device(device)
+        self.precision = precision
         self.model = model.to(self.device)
         self.optimizer = build_optimizer(optimizer, model.parameters(), lr)
         self.listeners = tuple(listeners)
         self.progress = Progress()
-        self._recent_loss: list[float] = []
+        self.recent_losses: list[float] = []  # since the last record
+        self.best_state: dict[str, Tensor] | None = None  # weights at `progress.best_step`
 
     def fit(self, train: Part, schedule: Schedule, validation: Part | None = None) -> Progress:
         """Train on `train` as `schedule` says, from where `self.progress` is.
@@ -144,8 +83,10 @@ class Trainer:
         for listener in self.listeners:
             listener.on_start(progress, schedule.epochs * train.num_batches(schedule.batch_size))
         try:
-            while progress.epoch < schedule.epochs and not progress.target_reached:
+            while progress.epoch < schedule.epochs and not progress.finished:
                 self._epoch(train, schedule, validation)
+            if self.best_state is not None:
+                self.model.load_state_dict(self.best_state)
         finally:
             for listener in self.listeners:
                 listener.on_end()
@@ -155,7 +96,7 @@ class Trainer:
         """One optimiser step on one batch; gives its mean log loss before the step."""
         batch = Batch(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
         self.model.train()
-        logits: Tensor = self.model(batch.dense, batch.ids)
+        logits = self._logits(batch.dense, batch.ids)
         loss = F.binary_cross_entropy_with_logits(logits, batch.label)
         value = loss.item()
         if not math.isfinite(value):
@@ -176,14 +117,20 @@ class Trainer:
         """Hand logits and labels of each batch of a part to `receive`, in the part's order."""
         self.model.eval()
         for batch in part.batches(EVALUATION_BATCH):
-            logits = self.model(batch.dense.to(self.device), batch.ids.to(self.device))
+            logits = self._logits(batch.dense.to(self.device), batch.ids.to(self.device))
             receive(logits, batch.label)
+
+    def _logits(self, dense: Tensor, ids: Tensor) -> Tensor:
+        """Float32 `[batch]`, computed in the trainer's precision."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            logits: Tensor = self.model(dense, ids)
+        return logits.float()
 
     def _check(self, train: Part, schedule: Schedule, validation: Part | None) -> None:
         if not train.rows:
             raise ValueError("the training part has no rows")
-        if schedule.until and not (validation and validation.rows):
-            raise ValueError(f"until {schedule.until} needs a validation part with rows")
+        if schedule.needs_validation and not (validation and validation.rows):
+            raise ValueError(f"{schedule.needs_validation} needs a validation part with rows")
 
     def _epoch(self, train: Part, schedule: Schedule, validation: Part | None) -> None:
         """The rest of the current epoch, or up to the target."""
@@ -201,9 +148,11 @@ class Trainer:
             self._tell_step(loss, schedule)
             if schedule.eval_every and progress.step % schedule.eval_every == 0:
                 self._look(schedule, validation)
-                began = time.perf_counter()
-                if progress.target_reached:
-                    return
+            for listener in self.listeners:
+                listener.on_rest(progress)
+            if progress.finished:
+                return
+            began = time.perf_counter()
         progress.epoch += 1
         progress.batch = 0
         if not (schedule.eval_every and progress.step % schedule.eval_every == 0):
@@ -213,18 +162,30 @@ class Trainer:
         if not (validation and validation.rows):
             return
         metrics = self.evaluate(validation)
-        self._tell({"part": "validation", **asdict(self.progress), **metrics.as_dict()})
-        self.progress.target_reached = bool(schedule.until and schedule.until.reached(metrics))
+        progress = self.progress
+        self._tell({"part": "validation", **progress.position(), **metrics.as_dict()})
+        progress.target_reached = bool(schedule.until and schedule.until.reached(metrics))
+        if schedule.patience:
+            self._keep_best(metrics.logloss, schedule.patience)
+
+    def _keep_best(self, logloss: float, patience: int) -> None:
+        progress = self.progress
+        if progress.best_logloss is None or logloss < progress.best_logloss:
+            progress.best_logloss, progress.best_step, progress.looks_since_best = logloss, progress.step, 0
+            self.best_state = {name: value.clone() for name, value in self.model.state_dict().items()}
+        else:
+            progress.looks_since_best += 1
+            progress.out_of_patience = progress.looks_since_best >= patience
 
     def _tell_step(self, loss: float, schedule: Schedule) -> None:
-        self._recent_loss.append(loss)
+        self.recent_losses.append(loss)
         for listener in self.listeners:
             listener.on_step(self.progress, loss)
         if self.progress.step % schedule.log_every == 0:
-            mean = sum(self._recent_loss) / len(self._recent_loss)
-            self._recent_loss.clear()
+            mean = sum(self.recent_losses) / len(self.recent_losses)
+            self.recent_losses.clear()
             rate = self.progress.samples_per_second
-            self._tell({"part": "train", **asdict(self.progress), "loss": mean, "samples_per_second": rate})
+            self._tell({"part": "train", **self.progress.position(), "loss": mean, "samples_per_second": rate})
 
     def _tell(self, record: dict[str, Any]) -> None:
         for listener in self.listeners:

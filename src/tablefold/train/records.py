@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from tablefold.train.loop import Progress
+from tablefold.train.progress import Listener
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -35,26 +35,19 @@ def read_json(path: Path) -> dict[str, Any]:
     raise ValueError(f"{path} is damaged: it holds no JSON object")
 
 
-class Journal:
-    """A listener that appends every record to a JSON lines file, at once."""
+class Journal(Listener):
+    """Keeps every record, to be written as JSON lines when the run is."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        path.touch()
-
-    def on_start(self, progress: Progress, steps: int) -> None:
-        """Nothing to write yet."""
-
-    def on_step(self, progress: Progress, loss: float) -> None:
-        """Steps are not written one by one."""
-
-    def on_end(self) -> None:
-        """Every record is already on disk."""
+    def __init__(self) -> None:
+        self.records: list[dict[str, Any]] = []
 
     def on_record(self, record: dict[str, Any]) -> None:
-        """Append one line."""
-        with self._path.open("a") as file:
-            file.write(json.dumps(_strict(record), allow_nan=False) + "\n")
+        """Keep it."""
+        self.records.append(record)
+
+    def write(self, path: Path) -> None:
+        """One line per record."""
+        path.write_text("".join(json.dumps(_strict(record), allow_nan=False) + "\n" for record in self.records))
 
 
 def _strict(value: Any) -> Any:

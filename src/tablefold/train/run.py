@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from safetensors import SafetensorError
@@ -21,100 +22,19 @@ from safetensors.torch import load_file, save_file
 
 from tablefold.data import Dataset, Schema
 from tablefold.files import check_free, new_folder
-from tablefold.hashing import derive_key
-from tablefold.method import Method
-from tablefold.models import Network, build_model
-from tablefold.placement import Placement
-from tablefold.tables import TableSpec, full_bytes
+from tablefold.models import Network
+from tablefold.tables import full_bytes
+from tablefold.train.checkpoint import Checkpoints
 from tablefold.train.config import Config
-from tablefold.train.loop import Listener, Trainer
+from tablefold.train.loop import Trainer
 from tablefold.train.machine import describe_machine, peak_rss_bytes
 from tablefold.train.metrics import Metrics
 from tablefold.train.optim import state_bytes
+from tablefold.train.progress import Listener
+from tablefold.train.recipe import Recipe
 from tablefold.train.records import Journal, read_json, write_json
 
 CONFIG, JOURNAL, WEIGHTS, RESULT = "config.json", "metrics.jsonl", "model.safetensors", "result.json"
-FORMAT = 1
-"""Version of the layout above; a reader refuses another."""
-
-_NETWORK_SEED = 1 << 32  # far from the small numbers under which groups derive seeds
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """All that is needed to build a run's model again: what was asked, and what the data turned it into.
-
-    Args:
-        config: what was asked.
-        placement: the method at its final size, and its threshold.
-        dense: names of the dense columns.
-        tables: the categorical columns.
-    """
-
-    config: Config
-    placement: Placement
-    dense: tuple[str, ...]
-    tables: tuple[TableSpec, ...]
-
-    @classmethod
-    def of(cls, config: Config, schema: Schema) -> Recipe:
-        """The recipe for a config on data with this schema.
-
-        Raises:
-            ValueError: where the method or its budget do not fit the tables.
-        """
-        tables = tuple(schema.table_specs(config.dim))
-        return cls(config, config.placement(tables), schema.dense, tables)
-
-    def build(self) -> Network:
-        """The model as training starts, on the CPU."""
-        config = self.config
-        group = self.placement.build(self.tables, seed=config.seed)
-        seed = derive_key(config.seed, _NETWORK_SEED)
-        return build_model(config.model, group, len(self.dense), seed=seed, **config.model_options)
-
-    def check(self, schema: Schema) -> None:
-        """Refuse data whose columns are not those of this run."""
-        if schema.dense != self.dense:
-            raise ValueError(
-                f"the data has dense columns {list(schema.dense)}, the run was trained on {list(self.dense)}"
-            )
-        there = [(table.name, table.rows) for table in schema.tables]
-        here = [(table.name, table.rows) for table in self.tables]
-        if there != here:
-            first = next((pair for pair in zip(there, here, strict=False) if pair[0] != pair[1]), None)
-            detail = f"table {first[0]} against {first[1]}" if first else f"{len(there)} against {len(here)} tables"
-            raise ValueError(
-                f"the data's tables are not those the run was trained on ({detail}); "
-                "prepare both from the same training part"
-            )
-
-    def to_json(self) -> dict[str, Any]:
-        """For `config.json`; `from_json` inverts it."""
-        return {
-            "format": FORMAT,
-            "asked": self.config.to_json(),
-            "placement": {
-                "spec": str(self.placement.method),
-                "method": self.placement.method.to_json(),
-                "threshold": self.placement.threshold,
-            },
-            "dense": list(self.dense),
-            "tables": [asdict(table) for table in self.tables],
-        }
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> Recipe:
-        """The recipe that `to_json` wrote."""
-        if content.get("format") != FORMAT:
-            raise ValueError(f"the run has format {content.get('format')}; this tablefold reads {FORMAT}")
-        placement = content["placement"]
-        return cls(
-            config=Config.from_json(content["asked"]),
-            placement=Placement(Method.from_json(placement["method"]), placement["threshold"]),
-            dense=tuple(content["dense"]),
-            tables=tuple(TableSpec(**table) for table in content["tables"]),
-        )
 
 
 @dataclass(frozen=True)
@@ -133,38 +53,78 @@ class Run:
         """
         dataset = Dataset(self.recipe.config.data if data is None else data)
         self.recipe.check(dataset.schema)
-        return Trainer(self.model, device=device).evaluate(dataset.part(part))
+        trainer = Trainer(self.model, device=device, precision=self.recipe.config.precision)
+        return trainer.evaluate(dataset.part(part))
 
 
-def train_run(config: Config, out: str | Path, listeners: Sequence[Listener] = ()) -> dict[str, Any]:
+def train_run(
+    config: Config, out: str | Path, listeners: Sequence[Listener] = (), *, checkpoint_every: int | None = None
+) -> dict[str, Any]:
     """Train as `config` says and leave the folder `out`; gives what `result.json` holds.
+
+    Where `out`.checkpoints holds checkpoints of the same training it goes on from the newest, and ends with the same
+    weights and figures as if it had never stopped.
+
+    Args:
+        config: what to train.
+        out: the new folder.
+        listeners: told how it goes.
+        checkpoint_every: steps between checkpoints; None writes none.
 
     Raises:
         ValueError: for a config that does not fit the data, a taken `out`, or a training that diverges.
         OSError: when `out` cannot be written.
     """
     began = time.perf_counter()
-    check_free(out)
+    out = Path(out)
+    _check_writable(out)
     dataset = Dataset(config.data)
+    train, validation, test = (dataset.part(name) for name in ("train", "validation", "test"))
     recipe = Recipe.of(config, dataset.schema)
-    model = recipe.build()
+    journal = Journal()
+    checkpoints = Checkpoints(out, _identity(recipe, train.rows), checkpoint_every)
+    trainer = Trainer(
+        recipe.build(),
+        config.optimizer,
+        config.lr,
+        device=config.device,
+        precision=config.precision,
+        listeners=[journal, checkpoints, *listeners],
+    )
+    checkpoints.attach(trainer, journal)
+    trainer.fit(train, config.schedule(), validation)
+    checkpoints.save()  # the test part may be large, and its evaluation be interrupted too
+    result = {
+        **_figures(trainer.evaluate(test), dataset.schema),
+        **_sizes(recipe, trainer),
+        **_effort(config, trainer, train.rows),
+        "total_seconds": time.perf_counter() - began,
+        "peak_rss_bytes": peak_rss_bytes(),
+        "machine": describe_machine(trainer.device),
+    }
     with new_folder(out) as folder:
         write_json(folder / CONFIG, recipe.to_json())
-        journal = Journal(folder / JOURNAL)
-        trainer = Trainer(model, config.optimizer, config.lr, device=config.device, listeners=[journal, *listeners])
-        trainer.fit(dataset.part("train"), config.schedule(), dataset.part("validation"))
-        test = trainer.evaluate(dataset.part("test"))
-        save_weights(model, recipe, folder / WEIGHTS)
-        result = {
-            **_figures(test, dataset.schema),
-            **_sizes(recipe, model, trainer),
-            **_effort(config, trainer, dataset.part("train").rows),
-            "total_seconds": time.perf_counter() - began,
-            "peak_rss_bytes": peak_rss_bytes(),
-            "machine": describe_machine(trainer.device),
-        }
+        journal.write(folder / JOURNAL)
+        save_weights(trainer.model, recipe, folder / WEIGHTS)
         write_json(folder / RESULT, result)
+    checkpoints.remove()
     return result
+
+
+def _identity(recipe: Recipe, train_rows: int) -> dict[str, Any]:
+    """What a training is, wherever it runs: a checkpoint goes on with this and nothing else."""
+    content = recipe.to_json()
+    del content["asked"]["device"]
+    return {**content, "train_rows": train_rows}
+
+
+def _check_writable(out: Path) -> None:
+    """Find out before training, not after, that the run cannot be written."""
+    check_free(out)
+    parent = out.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=parent):
+        pass
 
 
 def save_weights(model: Network, recipe: Recipe, path: Path) -> None:
@@ -214,7 +174,8 @@ def _figures(test: Metrics, schema: Schema) -> dict[str, Any]:
     return figures
 
 
-def _sizes(recipe: Recipe, model: Network, trainer: Trainer) -> dict[str, Any]:
+def _sizes(recipe: Recipe, trainer: Trainer) -> dict[str, Any]:
+    model = trainer.model
     embedding_bytes = model.group.num_bytes
     open_vocabulary = any(table.rows is None for table in recipe.tables)
     full = None if open_vocabulary else full_bytes(recipe.tables)
@@ -241,8 +202,10 @@ def _effort(config: Config, trainer: Trainer, train_rows: int) -> dict[str, Any]
         "batch_size": config.batch_size,
         "iterations": progress.step,
         "epochs": progress.examples / train_rows,
+        "precision": config.precision,
         "target": config.until,
         "target_reached": progress.target_reached if config.until else None,
+        "best_step": progress.best_step,
         "seconds": progress.seconds,
         "samples_per_second": progress.samples_per_second,
     }

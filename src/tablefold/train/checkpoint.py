@@ -1,0 +1,170 @@
+"""Checkpoints: all that a training needs to go on, to the bit, after it was killed.
+
+Beside the run's folder RUN, the folder RUN.checkpoints holds the newest few, one safetensors file each:
+
+    step-00000300-0f3c...9a.safetensors     step, checksum of the file's content
+
+The checksum is part of the name and a file appears by renaming, whole or not at all: a name that fits its content is
+a good checkpoint. The order of the rows is a function of (seed, epoch), so a position in it is two numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tablefold.train.loop import Trainer
+from tablefold.train.progress import Listener, Progress
+from tablefold.train.records import Journal
+
+MODEL, BEST, OPTIMIZER = "model.", "best.", "optimizer."
+KEPT = 2
+"""Checkpoints on disk: the newest, and one to fall back to."""
+
+
+class Checkpoints(Listener):
+    """Writes checkpoints of a training as it goes, and restores the newest good one.
+
+    Args:
+        run: the run's folder-to-be; checkpoints go to the folder `run` + ".checkpoints".
+        identity: what the training is, as JSON; a checkpoint of another training is refused.
+        every: steps between checkpoints; None writes none.
+    """
+
+    def __init__(self, run: Path, identity: dict[str, Any], every: int | None) -> None:
+        if every is not None and every < 1:
+            raise ValueError(f"checkpoint_every={every} must be at least 1")
+        self.folder = run.with_name(f"{run.name}.checkpoints")
+        self._identity = json.loads(json.dumps(identity))
+        self._every = every
+        self._trainer: Trainer | None = None
+        self._journal = Journal()
+
+    def attach(self, trainer: Trainer, journal: Journal) -> None:
+        """Watch `trainer`; bring it and its journal to where the newest good checkpoint is, if there is one.
+
+        Raises:
+            ValueError: when the checkpoints are of another training.
+        """
+        self._trainer, self._journal = trainer, journal
+        for path in reversed(self._paths()):
+            if path.stem.rpartition("-")[2] != _checksum(path):
+                _tell(trainer, f"{path} is damaged; falling back to the one before it")
+                continue
+            self._restore(path, trainer, journal)
+            _tell(trainer, f"going on at step {trainer.progress.step:,}, from {path}")
+            return
+
+    def on_rest(self, progress: Progress) -> None:
+        """Write one when it is time."""
+        if self._every and progress.step % self._every == 0:
+            self.save()
+
+    def save(self) -> None:
+        """Write one now, if any are to be written; drop the oldest."""
+        if self._every is None:
+            return
+        assert self._trainer is not None, "attach a trainer first"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder / "writing"
+        tensors, values = capture(self._trainer)
+        values.update(identity=self._identity, records=self._journal.records, torch=torch.__version__)
+        save_file(tensors, temporary, metadata={"checkpoint": json.dumps(values)})
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        step = self._trainer.progress.step
+        temporary.rename(self.folder / f"step-{step:012d}-{_checksum(temporary)}.safetensors")
+        for path in self._paths()[:-KEPT]:
+            path.unlink()
+
+    def remove(self) -> None:
+        """The run is whole: its checkpoints are not needed any more."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _paths(self) -> list[Path]:
+        """Oldest first."""
+        return sorted(self.folder.glob("step-*.safetensors"))
+
+    def _restore(self, path: Path, trainer: Trainer, journal: Journal) -> None:
+        try:
+            with safe_open(path, framework="pt") as file:
+                values = json.loads(file.metadata()["checkpoint"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path} is no checkpoint of this version ({error}); remove {self.folder}") from error
+        changed = _first_difference(values["identity"], self._identity)
+        if changed:
+            raise ValueError(
+                f"{self.folder} holds checkpoints of another command ({changed}): "
+                "repeat that command to go on, remove the folder to start anew, or name another --out"
+            )
+        if values["torch"] != torch.__version__:
+            _tell(trainer, f"{path} was written by torch {values['torch']}, this is {torch.__version__}")
+        restore(trainer, tensors, values)
+        journal.records[:] = values["records"]
+
+
+def capture(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The trainer's state as tensors and JSON: parameters, optimiser, best weights, position."""
+    tensors = {MODEL + name: tensor for name, tensor in trainer.model.state_dict().items()}
+    for name, tensor in (trainer.best_state or {}).items():
+        tensors[BEST + name] = tensor
+    numbers: dict[str, dict[str, Any]] = {}
+    for index, state in trainer.optimizer.state_dict()["state"].items():
+        for name, value in state.items():
+            if isinstance(value, Tensor):
+                tensors[f"{OPTIMIZER}{index}.{name}"] = value
+            else:
+                numbers.setdefault(str(index), {})[name] = value
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    values = {"progress": asdict(trainer.progress), "losses": trainer.recent_losses, "optimizer": numbers}
+    return tensors, values
+
+
+def restore(trainer: Trainer, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+    """Bring a trainer of the same config to the state that `capture` gave."""
+    trainer.model.load_state_dict(_under(MODEL, tensors))
+    trainer.best_state = _under(BEST, tensors) or None
+    state: dict[int, dict[str, Any]] = {int(index): dict(n) for index, n in values["optimizer"].items()}
+    for name, tensor in _under(OPTIMIZER, tensors).items():
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = tensor
+    groups = trainer.optimizer.state_dict()["param_groups"]
+    trainer.optimizer.load_state_dict({"state": state, "param_groups": groups})
+    trainer.progress = Progress(**values["progress"])
+    trainer.recent_losses = list(values["losses"])
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+
+
+def _first_difference(there: Any, here: Any, name: str = "") -> str:
+    """Where two JSON values differ first, for people; empty if nowhere."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in {**here, **there}:
+            found = _first_difference(there.get(key), here.get(key), str(key))
+            if found:
+                return found
+        return ""
+    return "" if there == here else f"its {name} was {there}, here it is {here}"
+
+
+def _tell(trainer: Trainer, text: str) -> None:
+    for listener in trainer.listeners:
+        listener.on_notice(text)

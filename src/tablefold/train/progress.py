@@ -1,0 +1,118 @@
+"""How long to train, how far training is, and who is told of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from tablefold.train.target import Target
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long to train, in what batches, and when to look.
+
+    Args:
+        epochs: passes over the training part.
+        batch_size: rows of a batch.
+        seed: of the order of the rows; each epoch has its own.
+        eval_every: steps between evaluations on the validation part; None evaluates after each epoch.
+        until: stop once the validation part reaches this target.
+        patience: stop after so many evaluations in a row that did not lower the best validation log loss; the
+            weights of the best one are kept. None trains on to the end and keeps the last ones.
+        log_every: steps between records of the training loss.
+
+    Raises:
+        ValueError: for a number that must be positive and is not.
+    """
+
+    epochs: int = 1
+    batch_size: int = 128
+    seed: int = 0
+    eval_every: int | None = None
+    until: Target | None = None
+    patience: int | None = None
+    log_every: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "eval_every", "patience", "log_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+
+    @property
+    def needs_validation(self) -> str | None:
+        """The option that cannot do without validation rows, if one is set."""
+        return f"until {self.until}" if self.until else f"patience={self.patience}" if self.patience else None
+
+
+@dataclass
+class Progress:
+    """How far training is.
+
+    Attributes:
+        step: optimiser steps taken.
+        epoch: epochs finished.
+        batch: batches taken of the current epoch.
+        examples: examples trained on, repeats included.
+        seconds: spent training; evaluations are not counted.
+        target_reached: whether the target ended the training.
+        best_logloss: lowest on the validation part so far; kept for `patience` only.
+        best_step: after which step.
+        looks_since_best: evaluations since.
+        out_of_patience: whether that ended the training.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    examples: int = 0
+    seconds: float = 0.0
+    target_reached: bool = False
+    best_logloss: float | None = None
+    best_step: int | None = None
+    looks_since_best: int = 0
+    out_of_patience: bool = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether training ended before its last epoch."""
+        return self.target_reached or self.out_of_patience
+
+    @property
+    def samples_per_second(self) -> float:
+        """Examples trained on per second of training."""
+        return self.examples / self.seconds if self.seconds else math.nan
+
+    def position(self) -> dict[str, Any]:
+        """What records say of it."""
+        return {
+            "step": self.step,
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "examples": self.examples,
+            "seconds": self.seconds,
+        }
+
+
+class Listener:
+    """Who is told how training goes; a subclass overrides what it wants to hear."""
+
+    def on_start(self, progress: Progress, steps: int) -> None:
+        """Before the first step: where training begins or goes on, and how many steps there are in all."""
+
+    def on_step(self, progress: Progress, loss: float) -> None:
+        """After each step: its loss, before the step."""
+
+    def on_record(self, record: dict[str, Any]) -> None:
+        """Now and then: a line for `metrics.jsonl`, of the part "train" or "validation"."""
+
+    def on_rest(self, progress: Progress) -> None:
+        """After each step and the evaluation that belongs to it: training can go on from here."""
+
+    def on_notice(self, text: str) -> None:
+        """Something the user should know."""
+
+    def on_end(self) -> None:
+        """After the last step, or when training fails."""
