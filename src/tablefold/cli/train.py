@@ -20,7 +20,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_method_options(parser)
     add_model_options(parser)
     group = parser.add_argument_group("training")
-    group.add_argument("--optimizer", default="amsgrad", help="adagrad, amsgrad or sgd (default: amsgrad)")
+    group.add_argument(
+        "--optimizer", default="amsgrad", help="adagrad, amsgrad, sgd or rowwise_adagrad (default: amsgrad)"
+    )
     group.add_argument("--lr", type=float, help="learning rate (default: torch's for the optimizer)")
     group.add_argument("--batch-size", type=positive, default=128, help="rows of a batch (default: 128)")
     group.add_argument("--epochs", type=positive, default=1, help="passes over the training part (default: 1)")

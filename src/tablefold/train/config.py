@@ -26,7 +26,7 @@ class Config:
         dim: floats of one embedding.
         model: one of `tablefold.models.all_models()`.
         model_options: the model's sizes; what is left out keeps its default.
-        optimizer: "adagrad", "amsgrad" or "sgd".
+        optimizer: "adagrad", "amsgrad", "sgd" or "rowwise_adagrad".
         lr: learning rate; None takes torch's default.
         batch_size: rows of a batch.
         epochs: passes over the training part.

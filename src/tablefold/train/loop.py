@@ -33,7 +33,7 @@ class Trainer:
 
     Args:
         model: `model(dense, ids)` gives logits `[batch]`.
-        optimizer: "adagrad", "amsgrad" or "sgd".
+        optimizer: "adagrad", "amsgrad", "sgd" or "rowwise_adagrad".
         lr: learning rate; None takes torch's default for the optimiser.
         device: "auto" (CUDA where there is one), "cpu" or "cuda".
         precision: "fp32", or "bf16": the model computes in bfloat16 where that is safe (autocast), memory, optimiser
@@ -195,7 +195,7 @@ class Trainer:
         """Where, and which parameter's last gradient was the largest."""
         progress = self.progress
         norms = {
-            name: float(parameter.grad.norm())
+            name: float(_values(parameter.grad).norm())
             for name, parameter in self.model.named_parameters()
             if parameter.grad is not None
         }
@@ -205,6 +205,10 @@ class Trainer:
         largest = max(norms, key=lambda name: math.inf if math.isnan(norms[name]) else norms[name])
         norm = f"{norms[largest]:.3g}"
         return f"{where}; the largest gradient of the step before is that of {largest}, norm {norm}: lower the lr"
+
+
+def _values(gradient: Tensor) -> Tensor:
+    return gradient.coalesce().values() if gradient.is_sparse else gradient
 
 
 def choose_device(name: str) -> torch.device:
