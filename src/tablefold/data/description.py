@@ -84,7 +84,7 @@ def plot_frequencies(tables: list[TableDescription], path: str | Path) -> None:
     for number, table in enumerate(largest):
         if table.curve and len(table.curve[0]):
             label = f"{table.name} ({table.rows:,})" if number < HEAD else None
-            axes.plot(*table.curve, label=label, color=f"C{number}" if label else "0.8", zorder=-number)
+            axes.plot(*table.curve, label=label, color=f"C{number}" if label else "0.8", zorder=3 - number / 100)
     axes.set(xscale="log", yscale="log", xlabel="rank of the value", ylabel="occurrences in training")
     axes.set_title(f"How often values occur (the {min(HEAD, len(largest))} largest tables in colour)")
     if largest:
