@@ -18,6 +18,8 @@ VECTORS, FLOATS = 11, 12
 GRADIENT, RANGES, SPACE = 13, 14, 15
 """Addresses of memory's gradient; into how many ranges memory is cut; address of scratch, `space_words` per range."""
 
+SLOT = 22
+"""The next free scratch, of `SPACE`; threads take theirs atomically."""
 READS, SORTED, COUNTS, COMPUTED = range(16, 20)
 """Addresses of the reads of each segment, of as much room to sort them, of how many rows each segment reads (for the
 sums: of its first row among all), and of the gradients that must be computed before they are summed."""
@@ -33,5 +35,5 @@ DIGITS = 256
 
 
 def space_words(longest: int, widest: int) -> int:
-    """8-byte words of scratch per task: four tiles for each piece of the longest chain, two tiles of rows, digits."""
+    """8-byte words of scratch per thread: four tiles for each piece of the longest chain, two tiles of rows, digits."""
     return TILE * (4 * longest + 2 * widest) + DIGITS

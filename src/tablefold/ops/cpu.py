@@ -67,15 +67,18 @@ def scatter_rows(
             f"gradients of rows need less than 2^31 rows; got {memory.shape[0]}, and {batch * reads} reads"
         )
     words = _words(memory, lookup, ids, program, vectors := vectors.contiguous())
-    work = torch.empty(2 * batch * reads + segments * a.space_words(longest, widest), dtype=torch.int64)
+    threads = max(1, torch.get_num_threads())
+    work = torch.empty(2 * batch * reads + threads * a.space_words(longest, widest), dtype=torch.int64)
     counts = torch.empty(segments, dtype=torch.int64)
     gradients = memory.new_empty(batch * computed * unit)
     words[a.READS] = work.data_ptr()
     words[a.SORTED] = words[a.READS] + 8 * batch * reads
     words[a.SPACE] = words[a.SORTED] + 8 * batch * reads
     words[a.COUNTS], words[a.COMPUTED] = counts.data_ptr(), gradients.data_ptr()
-    compiled_kernel("reads", memory.dtype)(words, segments)
+    compiled_kernel("reads", memory.dtype)(words, -(-batch // a.TILE))
     _refuse_wild(words, ids)
+    words[a.NEXT] = words[a.SLOT] = 0
+    compiled_kernel("sorts", torch.int64)(words, segments)
     ends = counts.cumsum(0)
     first = ends - counts
     rows = torch.empty(1, int(ends[-1]), dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""Sums over sorted reads: the second half of a gradient of touched rows."""
+"""Sums over sorted reads: the last third of a gradient of touched rows."""
 
 # Numba infers the types of these functions itself, by rules that mypy does not know.
 # mypy: ignore-errors

@@ -11,7 +11,6 @@ holds, as int64 words:
     pieces     `PIECE_WORDS` words per piece (`PIECE`), each with two partitions of `PART_WORDS` words (`PART`)
     quantiles  `QUANTILES` + 1 places in memory between which equally many reads are expected
     segments   stretches of memory, in its order, that no read crosses (`SEGMENT`): sorted apart, they are sorted
-    members    per segment the pieces, and the weights of pieces, that read in it (`MEMBER`)
     reads      per segment, for each row of memory that an example reads in it: the slot whose gradient is the row's
                (-1 where it must be computed first), and its number among those computed
 """
@@ -31,8 +30,8 @@ from tablefold.terms import AddressMap, Term, Weight
 
 # Words of the header.
 TABLES, SEGMENTS, READS, COMPUTED, LONGEST, WIDEST, UNIT = range(7)
-ROWS_AT, COLUMNS_AT, CHAINS_AT, PIECES_AT, QUANTILES_AT, SEGMENTS_AT, MEMBERS_AT, READS_AT = range(7, 15)
-HEADER_WORDS = 15
+ROWS_AT, COLUMNS_AT, CHAINS_AT, PIECES_AT, QUANTILES_AT, SEGMENTS_AT, READS_AT = range(7, 14)
+HEADER_WORDS = 14
 
 # Words of a partition; `BUCKETS` is 0 where no number ever reaches num_buckets, `EXACT` asks for true 64-bit division.
 DIV, DIV_EXACT, BUCKETS, BUCKETS_EXACT, HASHED, KEY, LOOKUP = range(7)
@@ -42,16 +41,17 @@ PART_WORDS = 7
 BASE, STRIDE, NEIGHBOURS, STEP, WRAP, OFFSET, WIDTH, SLOT, OP, SIGNED, LOW, HIGH = range(12)
 WEIGHTED, WEIGHT_BASE, WEIGHT_STRIDE, WEIGHT_LOW, WEIGHT_HIGH, PART = range(12, 18)
 WEIGHT_PART = PART + PART_WORDS
-PIECE_WORDS = WEIGHT_PART + PART_WORDS
+ROW_READS = WEIGHT_PART + PART_WORDS
+WEIGHT_READS = ROW_READS + 3
+PIECE_WORDS = WEIGHT_READS + 3
 
-# Words of a segment: rows of memory, members and reads, each as first and count.
-FIRST_ROW, SEGMENT_ROWS, FIRST_MEMBER, SEGMENT_MEMBERS, FIRST_READ, SEGMENT_READS = range(6)
-SEGMENT_WORDS = 6
+# Words of `ROW_READS` and `WEIGHT_READS`: the segment that is read in, the first read there, and the number of the
+# first computed read, -1 where the gradient of the slots is that of the rows.
+SEGMENT, READ, FIRST_COMPUTED = range(3)
 
-# Words of a member: where it reads from, whether it is the piece's weight, its first read in the segment, and the
-# number of its first computed read; -1 where the gradient of its slots is the gradient of its rows.
-MEMBER_TABLE, MEMBER_CHAIN, MEMBER_PIECE, IS_WEIGHT, MEMBER_READ, MEMBER_COMPUTED = range(6)
-MEMBER_WORDS = 6
+# Words of a segment: its rows of memory, and its reads per example, each as first and count.
+FIRST_ROW, SEGMENT_ROWS, FIRST_READ, SEGMENT_READS = range(4)
+SEGMENT_WORDS = 4
 
 ASSIGN, ADD, MULTIPLY = range(3)
 """How a piece joins its chain."""
@@ -82,21 +82,21 @@ def array_program(address_map: AddressMap) -> NDArray[np.int64]:
     starts = dict(zip(address_map.lookups, _starts(sizes), strict=True))
     rows: list[int] = []
     columns, chains, pieces = [0], [0], []
-    places: list[tuple[int, int]] = []
+    chain_of: list[int] = []
     first_slot = longest = widest = 0
     for number, (table, terms) in enumerate(zip(address_map.tables, address_map.terms, strict=True)):
         for chain in table_chains(terms):
             for piece in chain:
-                places.append((number, len(chains) - 1))
+                chain_of.append(len(chains) - 1)
                 pieces.append(_piece_words(piece, first_slot, table, starts))
             chains.append(len(pieces))
             longest, widest = max(longest, len(chain)), max(widest, chain[0].width)
         columns.append(len(chains) - 1)
         rows.append(table.rows or 0)
         first_slot += address_map.features[number] * table.dim
-    segments, members, reads, computed = _segments(pieces, places, address_map.unit)
+    segments, reads, computed = _segments(pieces, chain_of, address_map.unit)
     flat_pieces = [word for piece in pieces for word in piece]
-    sections = [rows, columns, chains, flat_pieces, _quantiles(pieces, address_map), segments, members, reads]
+    sections = [rows, columns, chains, flat_pieces, _quantiles(pieces, address_map), segments, reads]
     counts = [len(rows), len(segments) // SEGMENT_WORDS, len(reads) // 2, computed, longest, widest, address_map.unit]
     section_starts = _starts([len(section) for section in sections], HEADER_WORDS)
     return np.array(counts + section_starts + [word for section in sections for word in section], dtype=np.int64)
@@ -142,6 +142,7 @@ def _piece_words(piece: Piece, first_slot: int, table: TableSpec, starts: dict[L
         weight.base + weight.stride * (weight.partition.num_buckets - 1) + 1,
         *_part_words(term.partition, table.rows, starts),
         *_part_words(weight.partition, table.rows, starts),
+        *[-1] * 6,  # `_segments` fills them in
     ]
 
 
@@ -184,32 +185,30 @@ def _quantiles(pieces: list[list[int]], address_map: AddressMap) -> list[int]:
     return [0, *inner.tolist(), address_map.floats]
 
 
-def _segments(
-    pieces: list[list[int]], places: list[tuple[int, int]], unit: int
-) -> tuple[list[int], list[int], list[int], int]:
-    """(segments, members, reads, how many reads per example need their gradient computed)."""
-    spans = [(piece[LOW], piece[HIGH], number, 0) for number, piece in enumerate(pieces)]
+def _segments(pieces: list[list[int]], chain_of: list[int], unit: int) -> tuple[list[int], list[int], int]:
+    """(segments, reads, how many reads per example need their gradient computed); pieces are told their reads."""
+    spans = [(piece[LOW], piece[HIGH], number, ROW_READS) for number, piece in enumerate(pieces)]
     spans += [
-        (piece[WEIGHT_LOW], piece[WEIGHT_HIGH], number, 1) for number, piece in enumerate(pieces) if piece[WEIGHTED]
+        (piece[WEIGHT_LOW], piece[WEIGHT_HIGH], number, WEIGHT_READS)
+        for number, piece in enumerate(pieces)
+        if piece[WEIGHTED]
     ]
-    multiplied = {chain for piece, (_, chain) in zip(pieces, places, strict=True) if piece[OP] == MULTIPLY}
+    multiplied = {chain for piece, chain in zip(pieces, chain_of, strict=True) if piece[OP] == MULTIPLY}
     segments: list[list[int]] = []
-    members: list[int] = []
     reads: list[int] = []
     computed = last = 0
-    for low, high, number, is_weight in sorted(spans):
-        piece, (table, chain) = pieces[number], places[number]
+    for low, high, number, place in sorted(spans):
+        piece = pieces[number]
         first_row, end_row = low // unit, -(-high // unit)
         if not segments or first_row >= last:
-            segments.append([first_row, 0, len(members) // MEMBER_WORDS, 0, len(reads) // 2, 0])
+            segments.append([first_row, 0, len(reads) // 2, 0])
         segment, last = segments[-1], max(last, end_row)
-        count = 1 if is_weight else piece[WIDTH] // unit
-        direct = not (is_weight or chain in multiplied or piece[SIGNED] or piece[WEIGHTED])
-        members += [table, chain, number, is_weight, segment[SEGMENT_READS], -1 if direct else computed]
+        count = 1 if place == WEIGHT_READS else piece[WIDTH] // unit
+        direct = not (place == WEIGHT_READS or chain_of[number] in multiplied or piece[SIGNED] or piece[WEIGHTED])
+        piece[place : place + 3] = [len(segments) - 1, segment[SEGMENT_READS], -1 if direct else computed]
         for chunk in range(count):
             reads += [piece[SLOT] + chunk * unit, -1] if direct else [-1, computed + chunk]
         computed += 0 if direct else count
         segment[SEGMENT_ROWS] = last - segment[FIRST_ROW]
-        segment[SEGMENT_MEMBERS] += 1
         segment[SEGMENT_READS] += count
-    return [word for segment in segments for word in segment], members, reads, computed
+    return [word for segment in segments for word in segment], reads, computed
