@@ -159,6 +159,16 @@ def test_divergence_names_step_batch_and_gradient_and_keeps_the_weights(data, pa
         fresh.step(bad)
 
 
+def test_speed_leaves_out_the_first_step_which_compiles():
+    progress = Progress()
+    progress.count(100, 30.0)
+    assert progress.samples_per_second == 100 / 30
+    progress.count(100, 0.5)
+    progress.count(50, 0.5)
+    assert progress.samples_per_second == 150
+    assert (progress.step, progress.batch, progress.examples, progress.seconds) == (3, 3, 250, 31.0)
+
+
 def test_schedules_and_devices_that_cannot_be(data):
     for name in ("epochs", "batch_size", "eval_every", "log_every"):
         with pytest.raises(ValueError, match=f"{name}=0 must be at least 1"):

@@ -40,7 +40,7 @@ def test_the_folder_holds_what_the_result_says(run, data):
     assert result["optimizer_state_bytes"] >= 3 * 4 * result["total_parameters"]  # three arrays of AMSGrad
     assert (result["iterations"], result["epochs"], result["seed"]) == (24, 2.0, 0)
     assert (result["method"], result["model"]) == ("qr:collisions=4,combine=mul", "dlrm")
-    assert result["samples_per_second"] == pytest.approx(12_000 / result["seconds"])
+    assert result["samples_per_second"] > 11_500 / result["seconds"]  # all but the first step
     assert result["total_seconds"] >= result["seconds"]
     assert result["peak_rss_bytes"] > 50e6
     assert result["machine"]["torch"] == torch.__version__

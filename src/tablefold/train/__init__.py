@@ -1,1 +1,30 @@
-"""Training click models: the loop, its optimisers, its metrics, and what a finished run holds."""
+"""Training click models: the loop, its optimisers, its metrics, and what a finished run holds.
+
+    trainer = Trainer(model, "amsgrad", lr=1e-3)
+    trainer.fit(dataset.part("train"), Schedule(epochs=1, batch_size=128), dataset.part("validation"))
+    trainer.evaluate(dataset.part("test")).auc
+
+`train_run(Config(...), out)` does what `tablefold train` does; `load_run(out)` reads its folder back.
+"""
+
+from tablefold.train.config import Config
+from tablefold.train.loop import Trainer, TrainingDivergedError
+from tablefold.train.metrics import Meter, Metrics
+from tablefold.train.progress import Listener, Progress, Schedule
+from tablefold.train.run import Run, load_run, train_run
+from tablefold.train.target import Target
+
+__all__ = [
+    "Config",
+    "Listener",
+    "Meter",
+    "Metrics",
+    "Progress",
+    "Run",
+    "Schedule",
+    "Target",
+    "Trainer",
+    "TrainingDivergedError",
+    "load_run",
+    "train_run",
+]

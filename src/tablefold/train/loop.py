@@ -139,12 +139,7 @@ class Trainer:
         began = time.perf_counter()
         for batch in batches:
             loss = self.step(batch)
-            progress.step += 1
-            progress.batch += 1
-            progress.examples += len(batch.label)
-            now = time.perf_counter()
-            progress.seconds += now - began
-            began = now
+            progress.count(len(batch.label), time.perf_counter() - began)
             self._tell_step(loss, schedule)
             if schedule.eval_every and progress.step % schedule.eval_every == 0:
                 self._look(schedule, validation)

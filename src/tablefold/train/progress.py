@@ -57,6 +57,7 @@ class Progress:
         batch: batches taken of the current epoch.
         examples: examples trained on, repeats included.
         seconds: spent training; evaluations are not counted.
+        first_step: examples and seconds of the first step, which compiles kernels where none are on disk yet.
         target_reached: whether the target ended the training.
         best_logloss: lowest on the validation part so far; kept for `patience` only.
         best_step: after which step.
@@ -69,6 +70,7 @@ class Progress:
     batch: int = 0
     examples: int = 0
     seconds: float = 0.0
+    first_step: tuple[int, float] = (0, 0.0)
     target_reached: bool = False
     best_logloss: float | None = None
     best_step: int | None = None
@@ -82,8 +84,19 @@ class Progress:
 
     @property
     def samples_per_second(self) -> float:
-        """Examples trained on per second of training."""
-        return self.examples / self.seconds if self.seconds else math.nan
+        """Examples trained on per second of training, the first step left out."""
+        first_examples, first_seconds = self.first_step if self.step > 1 else (0, 0.0)
+        seconds = self.seconds - first_seconds
+        return (self.examples - first_examples) / seconds if seconds > 0 else math.nan
+
+    def count(self, examples: int, seconds: float) -> None:
+        """One more step, on so many examples, in so much time."""
+        self.step += 1
+        self.batch += 1
+        self.examples += examples
+        self.seconds += seconds
+        if self.step == 1:
+            self.first_step = examples, seconds
 
     def position(self) -> dict[str, Any]:
         """What records say of it."""
