@@ -6,8 +6,8 @@ install_import_hook(
     [
         "tablefold.hashing",
         "tablefold.models",
-        # Not all of `ops`: Numba compiles the functions of some modules itself.
-        *(f"tablefold.ops.{name}" for name in ("cpu", "gather", "pooling", "reference")),
+        # Not all of `ops`: Numba and torch.compile read the functions of the others.
+        *(f"tablefold.ops.{name}" for name in ("cpu", "pooling", "reference")),
     ],
     "beartype.beartype",
 )

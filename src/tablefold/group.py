@@ -83,7 +83,7 @@ class EmbeddingGroup(nn.Module):
         self._check_kind(ids)
         fused = is_fused(self.memory)
         # A kernel refuses wild ids itself. Tracers cannot branch on data: whoever feeds a traced model checks its ids.
-        if not (fused or torch.compiler.is_compiling()):
+        if not (fused or torch.compiler.is_compiling() or ids.is_meta):
             self._check(ids)
         memory = self.memory if self._share is None else average_gradient(self.memory, self._share)
         try:

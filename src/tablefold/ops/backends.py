@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,6 +19,7 @@ Backend = Literal["reference", "cpu", "triton"]
 
 _PACKAGES = {"cpu": "numba", "triton": "triton"}
 _DEVICES = {"cpu": "cpu", "triton": "cuda"}
+_INSTALLED = {name: importlib.util.find_spec(package) is not None for name, package in _PACKAGES.items()}
 _chosen: ContextVar[Backend | None] = ContextVar("tablefold backend", default=None)
 
 
@@ -27,7 +29,7 @@ def backend(name: Backend) -> Iterator[None]:
 
     Without it the fastest one for the memory's device computes: `cpu` or `triton` for float32 and float64 memory where
     it is available, else `reference`. Exported and traced programs always consist of the reference's plain torch
-    operations.
+    operations; what `torch.compile` makes always calls the fastest (compile `group.gather.reference` for the other).
 
     Raises:
         ValueError: for an unknown name, or an implementation that is not available here, with the reason. Inside the
@@ -66,8 +68,10 @@ def missing(name: Backend) -> str | None:
 
 def is_fused(memory: Tensor) -> bool:
     """Whether a compiled kernel reads `memory` rather than the reference."""
-    name = _chosen.get()
-    if name == "reference" or torch.compiler.is_exporting() or torch._C._get_tracing_state():
+    if torch.compiler.is_exporting() or torch._C._get_tracing_state():
+        return False
+    name = None if torch.compiler.is_compiling() else _chosen.get()
+    if name == "reference":
         return False
     if name is not None:
         if memory.device.type != _DEVICES[name]:
@@ -76,5 +80,5 @@ def is_fused(memory: Tensor) -> bool:
     if memory.dtype not in (torch.float32, torch.float64) or not memory.is_contiguous():
         return False
     if memory.device.type == "cpu":
-        return missing("cpu") is None
-    return memory.device.type == "cuda" and missing("triton") is None
+        return _INSTALLED["cpu"]
+    return memory.device.type == "cuda" and _INSTALLED["triton"]
