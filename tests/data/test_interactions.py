@@ -179,6 +179,14 @@ def test_rejects_are_kept(log):
     assert schema.rows == 5 * (len(lines) - 3)
 
 
+def test_open_quote_is_an_error(log):
+    text = (log / "log.csv").read_text().splitlines()
+    text[5] = '"' + text[5]
+    (log / "log.csv").write_text("\n".join(text))
+    with pytest.raises(ValueError, match=r"log.csv, line 6: a quote that opens here is not closed"):
+        prepare(log, file="log.csv", max_rejects=1.0)
+
+
 @settings(max_examples=60, deadline=None)
 @given(rows=st.integers(1, 3000), seed=st.integers(0, 5), first=st.sampled_from([0, 2]))
 def test_permutation_is_a_bijection(rows, seed, first):

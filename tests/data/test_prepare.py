@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import gzip
 import math
 import os
@@ -18,6 +20,7 @@ from tablefold.data import Dataset
 from tablefold.data.criteo import Criteo
 from tablefold.data.prepare import Options, prepare
 from tablefold.data.schema import PARTS
+from tablefold.data.shards import write_shard
 
 ROWS = 500
 
@@ -244,6 +247,59 @@ def test_killed_anywhere_it_goes_on(tmp_path, ids):
     assert process.returncode == 0
     assert kills >= 2
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def test_killed_at_the_very_end(log):
+    """Between naming the folder and clearing up: nothing is left to do."""
+    out = run(log)
+    before = tree(out)
+    partial = log.parent / ".out.partial"
+    partial.mkdir()
+    (partial / "job.json").write_text("{}")
+    run(log)
+    assert tree(out) == before
+    assert not partial.exists()
+
+
+def test_full_disk_keeps_what_is_done(log, monkeypatch):
+    written = []
+
+    def fail_at_ten(path, examples):
+        written.append(path)
+        if len(written) == 10:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_shard(path, examples)
+
+    monkeypatch.setattr("tablefold.data.job.write_shard", fail_at_ten)
+    with pytest.raises(ValueError, match=r"the disk is full; free some space where .*out is to be"):
+        run(log)
+    assert not (log.parent / "out").exists()
+    again = run(log)
+    assert len(written) == 1 + sum(len(part.shards) for part in Dataset(again).schema.parts.values())
+    assert tree(again) == tree(run(log, "whole"))
+
+
+def test_two_processes_do_not_make_one_folder(log):
+    partial = log.parent / ".out.partial"
+    partial.mkdir()
+    with (partial / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match="is being prepared by another process just now"):
+            run(log)
+    assert run(log).exists()
+
+
+def test_changed_input_starts_anew(log, monkeypatch):
+    """Killed, then the input is replaced by one of the same name and size."""
+    with monkeypatch.context() as patch:
+        patch.setattr("tablefold.data.job.Job.encode", lambda *arguments: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            run(log)
+    assert (log.parent / ".out.partial").exists()
+    text = log.read_text()
+    log.write_text(str(1 - int(text[0])) + text[1:])
+    out = run(log)
+    assert read(out, "train")[2][0] == float(log.read_text()[0])
 
 
 def test_another_job_does_not_take_over_what_is_left(log):

@@ -8,6 +8,7 @@ the job, decides how much of it is in memory.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -81,9 +82,18 @@ class Ranking:
         return keys, counts, ids
 
 
+def create_array(path: Path, shape: tuple[int, int]) -> NDArray[np.int64]:
+    """A new file of int64, memory-mapped; its space is reserved now: a full disk could not be reported later."""
+    array = np.memmap(path, dtype=np.int64, mode="w+", shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, array.nbytes)
+    return array
+
+
 def create_lookup(path: Path, size: int) -> NDArray[np.int64]:
     """A new, empty hash table file for `size` keys: (key, id) slots, at most half of them to be taken."""
-    slots = np.memmap(path, dtype=np.int64, mode="w+", shape=(1 << max(1, (2 * size - 1).bit_length()), 2))
+    slots = create_array(path, (1 << max(1, (2 * size - 1).bit_length()), 2))
     slots[:] = _EMPTY
     return slots
 

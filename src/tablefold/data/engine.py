@@ -76,7 +76,7 @@ class Engine:
         """The results of all steps, in their order.
 
         Raises:
-            ValueError: what a step raises; or if a worker process died.
+            ChildProcessError: if a worker process died; what is done so far can be gone on with.
         """
         if self._ray is not None:
             return self._run_ray(steps)
@@ -85,7 +85,7 @@ class Engine:
         try:
             return list(self._pool.map(_call, steps))
         except BrokenProcessPool as error:
-            raise ValueError(
+            raise ChildProcessError(
                 "a worker process died: out of memory (try fewer workers), or started from a script whose calls "
                 'are not under `if __name__ == "__main__":`'
             ) from error

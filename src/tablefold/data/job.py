@@ -72,7 +72,7 @@ class Job:
             return self._rank_texts(table, ranges)
         ranking = dictionary.Ranking((counts for _, counts in merge_spills(ranges, table, self.memory)), self.min_count)
         slots = dictionary.create_lookup(self._lookup(table), ranking.size)
-        by_id = np.memmap(self.work / f"by-id-{table:06d}", np.int64, "w+", shape=(2, max(1, ranking.size)))
+        by_id = dictionary.create_array(self.work / f"by-id-{table:06d}", (2, max(1, ranking.size)))
         for keys, counts in merge_spills(ranges, table, self.memory):
             keys, counts, ids = ranking.take(keys, counts)
             ids = self._permuted(table, ids, ranking.size)

@@ -19,8 +19,8 @@ from tablefold.data.engine import ENGINES, Engine
 from tablefold.data.job import Job, Piece
 from tablefold.data.rejects import MAX_REJECTS, check_rejects, write_rejects
 from tablefold.data.schema import PARTS, PartSchema, Schema, TableSchema
-from tablefold.data.source import Shard, Source
-from tablefold.data.workplace import open_workplace
+from tablefold.data.source import Shard, Source, identify
+from tablefold.data.workplace import is_finished, open_workplace
 
 IDS = ("dictionary", "hash")
 MEMORY = 512 << 20
@@ -77,7 +77,9 @@ def prepare(source: Source, out: str | Path, options: Options | None = None) -> 
     """
     options = options or Options()
     description = {**source.describe(), **options.output()}
-    with open_workplace(Path(out), description) as (folder, work):
+    if is_finished(Path(out), description):
+        return Schema.load(out)
+    with open_workplace(Path(out), {**description, **identify(source)}) as (folder, work):
         source = source.unpack(work)
         memory = max(1, options.memory // options.workers)
         job = Job(source, folder, work, options.min_count, options.permute_ids, memory)

@@ -61,16 +61,19 @@ def _read_csv(file: str, columns: list[str]) -> Records:
     lines: list[int] = []
     rejects: list[RejectRow] = []
     with Path(file).open(encoding="utf-8", errors="backslashreplace", newline="") as stream:
-        reader = csv.reader(stream)
+        reader = csv.reader(stream, strict=True)
         header = next(reader, [])
         check_columns(file, columns, header)
         chosen = [header.index(column) for column in columns]
         while True:
+            line = reader.line_num + 1
             try:
                 row = next(reader)
             except StopIteration:
                 break
             except csv.Error as error:
+                if reader.line_num > line:  # how many records the open quote has swallowed is unknown
+                    raise ValueError(f"{file}, line {line}: a quote that opens here is not closed") from error
                 rejects.append((file, reader.line_num, f"is not CSV: {error}", ""))
                 continue
             if len(row) != len(header):

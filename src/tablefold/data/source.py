@@ -128,6 +128,12 @@ def describe_files(files: Sequence[str]) -> list[dict[str, Any]]:
     return [{"name": Path(file).name, "bytes": Path(file).stat().st_size} for file in files]
 
 
+def identify(source: Source) -> dict[str, Any]:
+    """What tells the input from another of the same name and size, and its shards from others."""
+    files = [Path(file).absolute() for file in getattr(source, "files", ())]
+    return {"shard_bytes": SHARD_BYTES, "input": [(str(file), file.stat().st_mtime_ns) for file in files]}
+
+
 def is_gzip(file: str) -> bool:
     """Whether a file starts as gzip does, whatever its name."""
     with open(file, "rb") as stream:

@@ -15,7 +15,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tablefold.data.schema import SCHEMA_FILE, Schema
 from tablefold.files import check_free, new_file, publish
+
+_RECORD = "job.json"
+
+
+def is_finished(out: Path, description: dict[str, Any]) -> bool:
+    """Whether `out` is what this job makes, so that nothing is left to do but to clear up after a killed one."""
+    if not (_partial(out) / _RECORD).exists() or not (out / SCHEMA_FILE).exists():
+        return False
+    if Schema.load(out).source != json.loads(json.dumps(description)):
+        return False
+    shutil.rmtree(_partial(out))
+    return True
 
 
 @contextmanager
@@ -24,19 +37,23 @@ def open_workplace(out: Path, job: dict[str, Any]) -> Iterator[tuple[Path, Path]
 
     An error in the input (`ValueError`) removes them; an interruption or a full disk leaves them for the next try.
 
+    Args:
+        out: the folder to make.
+        job: everything that its content depends on; the same job goes on with what it has left there before.
+
     Raises:
         ValueError: if `out` is taken, if another process makes it just now, or if the disk is full.
     """
     check_free(out)
-    partial = out.absolute().parent / f".{out.name}.partial"
+    partial = _partial(out)
     partial.mkdir(parents=True, exist_ok=True)
     with (partial / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ValueError(f"{out} is being prepared by another process just now") from error
-        _adopt(partial, job)
         try:
+            _adopt(partial, job)
             yield partial / "out", partial / "work"
             publish(partial / "out", out)
         except ValueError:
@@ -45,13 +62,20 @@ def open_workplace(out: Path, job: dict[str, Any]) -> Iterator[tuple[Path, Path]
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise ValueError(f"the disk is full; free some space in {partial.parent} and run the same again") from error
+            raise ValueError(
+                f"the disk is full; free some space where {out} is to be, and run the same again: it goes on "
+                f"from what is done (in {partial})"
+            ) from error
         shutil.rmtree(partial)
+
+
+def _partial(out: Path) -> Path:
+    return out.absolute().parent / f".{out.name}.partial"
 
 
 def _adopt(partial: Path, job: dict[str, Any]) -> None:
     """Keep what the same job has finished; clear what another one left."""
-    record = partial / "job.json"
+    record = partial / _RECORD
     text = json.dumps(job, indent=1)
     if not record.exists() or record.read_text() != text:
         for name in ("out", "work"):
