@@ -6,6 +6,7 @@ all, and the same command with the same seed gives the same weights.
 
 from __future__ import annotations
 
+import os
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
@@ -65,6 +66,8 @@ def run(args: Namespace) -> None:
     options = {name: value for name, value in vars(args).items() if name in Config.__dataclass_fields__}
     config = Config(**options, model_options=model_options(args))
     result = train_run(config, args.out, [TrainingDisplay()], checkpoint_every=args.checkpoint_every)
+    if os.environ.get("RANK", "0") != "0":  # one of several processes; the first reports
+        return
     print("\n".join(summary(result)))
     print(f"{'run':<10}  {args.out}")
 

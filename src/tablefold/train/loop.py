@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from tablefold.models import Network
 from tablefold.train.metrics import Meter, Metrics
 from tablefold.train.optim import build_optimizer
 from tablefold.train.progress import Listener, Progress, Schedule
+from tablefold.train.world import World
 
 EVALUATION_BATCH = 4096
 """Rows per batch in every evaluation: one size, so that the same weights give the same figures to the bit."""
@@ -39,6 +42,7 @@ class Trainer:
         precision: "fp32", or "bf16": the model computes in bfloat16 where that is safe (autocast), memory, optimiser
             and loss stay in float32.
         listeners: told of every step and record.
+        world: the processes that train together; None joins those that torch's launcher started, if it did.
 
     Raises:
         ValueError: for an unknown optimiser or precision, a learning rate that is not positive, or a device that is
@@ -54,11 +58,13 @@ class Trainer:
         device: str = "auto",
         precision: str = "fp32",
         listeners: Sequence[Listener] = (),
+        world: World | None = None,
     ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
         self.device = choose_device(device)
         self.precision = precision
+        self.world = World.join(self.device) if world is None else world
         self.model = model.to(self.device)
         self.optimizer = build_optimizer(optimizer, model.parameters(), lr)
         self.listeners = tuple(listeners)
@@ -81,7 +87,8 @@ class Trainer:
         self._check(train, schedule, validation)
         progress = self.progress
         for listener in self.listeners:
-            listener.on_start(progress, schedule.epochs * train.num_batches(schedule.batch_size))
+            steps = train.num_batches(self.world.share(schedule.batch_size), self.world.size)
+            listener.on_start(progress, schedule.epochs * steps)
         try:
             while progress.epoch < schedule.epochs and not progress.finished:
                 self._epoch(train, schedule, validation)
@@ -103,6 +110,7 @@ class Trainer:
             raise TrainingDivergedError(self._describe_divergence(value))
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        self.world.average_gradients(self.model.parameters())
         self.optimizer.step()
         return value
 
@@ -110,13 +118,16 @@ class Trainer:
         """The model's figures on a part."""
         meter = Meter()
         self.predict(part, meter.update)
-        return meter.compute()
+        return self.world.merge(meter).compute() if self.world.size > 1 else meter.compute()
 
     @torch.inference_mode()
     def predict(self, part: Part, receive: Callable[[Tensor, Tensor], None]) -> None:
-        """Hand logits and labels of each batch of a part to `receive`, in the part's order."""
+        """Hand logits and labels of each batch of a part to `receive`, in the part's order.
+
+        Of several processes each takes every so many-th batch.
+        """
         self.model.eval()
-        for batch in part.batches(EVALUATION_BATCH):
+        for batch in islice(part.batches(EVALUATION_BATCH), self.world.rank, None, self.world.size):
             logits = self._logits(batch.dense.to(self.device), batch.ids.to(self.device))
             receive(logits, batch.label)
 
@@ -135,11 +146,18 @@ class Trainer:
     def _epoch(self, train: Part, schedule: Schedule, validation: Part | None) -> None:
         """The rest of the current epoch, or up to the target."""
         progress = self.progress
-        batches = train.batches(schedule.batch_size, seed=schedule.seed, epoch=progress.epoch, start=progress.batch)
+        batches = train.batches(
+            self.world.share(schedule.batch_size),
+            seed=schedule.seed,
+            epoch=progress.epoch,
+            start=progress.batch,
+            rank=self.world.rank,
+            world=self.world.size,
+        )
         began = time.perf_counter()
         for batch in batches:
             loss = self.step(batch)
-            progress.count(len(batch.label), time.perf_counter() - began)
+            progress.count(len(batch.label) * self.world.size, time.perf_counter() - began)
             self._tell_step(loss, schedule)
             if schedule.eval_every and progress.step % schedule.eval_every == 0:
                 self._look(schedule, validation)
@@ -177,7 +195,7 @@ class Trainer:
         for listener in self.listeners:
             listener.on_step(self.progress, loss)
         if self.progress.step % schedule.log_every == 0:
-            mean = sum(self.recent_losses) / len(self.recent_losses)
+            mean = self.world.mean(sum(self.recent_losses) / len(self.recent_losses))
             self.recent_losses.clear()
             rate = self.progress.samples_per_second
             self._tell({"part": "train", **self.progress.position(), "loss": mean, "samples_per_second": rate})
@@ -218,5 +236,7 @@ def choose_device(name: str) -> torch.device:
     if kind == "cuda" and not torch.cuda.is_available():
         raise ValueError("this machine has no CUDA device that torch can use; choose --device cpu or auto")
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        kind = name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":  # of several processes on one machine each takes its own
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     return torch.device(name)

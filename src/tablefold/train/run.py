@@ -26,13 +26,14 @@ from tablefold.models import Network
 from tablefold.tables import full_bytes
 from tablefold.train.checkpoint import Checkpoints
 from tablefold.train.config import Config
-from tablefold.train.loop import Trainer
+from tablefold.train.loop import Trainer, choose_device
 from tablefold.train.machine import describe_machine, peak_rss_bytes
 from tablefold.train.metrics import Metrics
 from tablefold.train.optim import state_bytes
 from tablefold.train.progress import Listener
 from tablefold.train.recipe import Recipe
 from tablefold.train.records import Journal, read_json, write_json
+from tablefold.train.world import World
 
 CONFIG, JOURNAL, WEIGHTS, RESULT = "config.json", "metrics.jsonl", "model.safetensors", "result.json"
 
@@ -63,7 +64,8 @@ def train_run(
     """Train as `config` says and leave the folder `out`; gives what `result.json` holds.
 
     Where `out`.checkpoints holds checkpoints of the same training it goes on from the newest, and ends with the same
-    weights and figures as if it had never stopped.
+    weights and figures as if it had never stopped. Started by torch's launcher in several processes, these train
+    together; the first of them writes and reports.
 
     Args:
         config: what to train.
@@ -77,19 +79,22 @@ def train_run(
     """
     began = time.perf_counter()
     out = Path(out)
-    _check_writable(out)
+    world = World.join(choose_device(config.device))
+    if world.leads:
+        _check_writable(out)
     dataset = Dataset(config.data)
     train, validation, test = (dataset.part(name) for name in ("train", "validation", "test"))
     recipe = Recipe.of(config, dataset.schema)
     journal = Journal()
-    checkpoints = Checkpoints(out, _identity(recipe, train.rows), checkpoint_every)
+    checkpoints = Checkpoints(out, _identity(recipe, train.rows), checkpoint_every if world.leads else None)
     trainer = Trainer(
         recipe.build(),
         config.optimizer,
         config.lr,
         device=config.device,
         precision=config.precision,
-        listeners=[journal, checkpoints, *listeners],
+        listeners=[journal, checkpoints, *listeners] if world.leads else [],
+        world=world,
     )
     checkpoints.attach(trainer, journal)
     trainer.fit(train, config.schedule(), validation)
@@ -102,12 +107,14 @@ def train_run(
         "peak_rss_bytes": peak_rss_bytes(),
         "machine": describe_machine(trainer.device),
     }
-    with new_folder(out) as folder:
-        write_json(folder / CONFIG, recipe.to_json())
-        journal.write(folder / JOURNAL)
-        save_weights(trainer.model, recipe, folder / WEIGHTS)
-        write_json(folder / RESULT, result)
-    checkpoints.remove()
+    if world.leads:
+        with new_folder(out) as folder:
+            write_json(folder / CONFIG, recipe.to_json())
+            journal.write(folder / JOURNAL)
+            save_weights(trainer.model, recipe, folder / WEIGHTS)
+            write_json(folder / RESULT, result)
+        checkpoints.remove()
+    world.leave()
     return result
 
 
@@ -200,6 +207,7 @@ def _effort(config: Config, trainer: Trainer, train_rows: int) -> dict[str, Any]
         "optimizer": config.optimizer,
         "lr": trainer.optimizer.param_groups[0]["lr"],
         "batch_size": config.batch_size,
+        "processes": trainer.world.size,
         "iterations": progress.step,
         "epochs": progress.examples / train_rows,
         "precision": config.precision,
