@@ -26,11 +26,21 @@ _EMPTY = -1
 _MULTIPLIER = 0x9E3779B97F4A7C15 - (1 << 64)  # 2^64 / golden ratio, as int64: Fibonacci hashing
 
 
-def count_keys(keys: NDArray[np.int64]) -> Counts:
-    """The distinct keys of one column and how often each occurs; missing ones are left out."""
-    distinct, counts = np.unique(keys, return_counts=True)
-    first = 1 if distinct.size and distinct[0] == MISSING else 0  # the smallest int64
-    return distinct[first:], counts[first:]
+def count_keys(columns: NDArray[np.int64]) -> list[Counts]:
+    """Of every column [columns, rows], the distinct keys and how often each occurs; missing ones are left out."""
+    rows = columns.shape[1]
+    slots = np.zeros(
+        (1 << max(1, (2 * rows - 1).bit_length()), 2), dtype=np.int64
+    )  # (key, count), empty again after use
+    taken = np.empty(rows, dtype=np.int64)
+    counted = []
+    for keys in columns:
+        used = taken[: _count(keys, slots, taken)]
+        distinct, counts = slots[used].T
+        slots[used, 1] = 0
+        order = np.argsort(distinct)
+        counted.append((distinct[order], counts[order]))
+    return counted
 
 
 def merge_counts(counted: list[Counts]) -> Counts:
@@ -128,6 +138,24 @@ def look_up(slots: NDArray[np.int64], keys: NDArray[np.int64], ids: NDArray[np.i
         while slots[at, 1] != _EMPTY and slots[at, 0] != key:
             at = (at + 1) & mask
         ids[row] = UNSEEN_ID if slots[at, 1] == _EMPTY else slots[at, 1]
+
+
+@compiled
+def _count(keys: NDArray[np.int64], slots: NDArray[np.int64], taken: NDArray[np.int64]) -> int:
+    """Count `keys` in an empty hash table of (key, count); writes which slots are used, and returns how many."""
+    mask, used = len(slots) - 1, 0
+    for key in keys:
+        if key == MISSING:
+            continue
+        at = _scramble(key) & mask
+        while slots[at, 1] != 0 and slots[at, 0] != key:
+            at = (at + 1) & mask
+        if slots[at, 1] == 0:
+            slots[at, 0] = key
+            taken[used] = at
+            used += 1
+        slots[at, 1] += 1
+    return used
 
 
 @compiled

@@ -31,7 +31,7 @@ class Spill:
 
     def write(self, columns: NDArray[np.int64]) -> None:
         """Count the keys [columns, rows] of one shard."""
-        counts = [count_keys(column) for column in columns]
+        counts = count_keys(columns)
         np.cumsum([len(keys) for keys, _ in counts], dtype=np.int64).tofile(self._ends)
         np.hstack([np.stack(pair) for pair in counts]).tofile(self._counts)
 
