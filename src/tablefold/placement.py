@@ -64,7 +64,7 @@ class Placement:
             )
         if not folded:
             return self
-        if (smallest := kept + self.method.smallest_bytes(folded)) > num_bytes:
+        if kept and (smallest := kept + self.method.smallest_bytes(folded)) > num_bytes:
             raise ValueError(
                 f"a budget of {num_bytes} bytes is below the smallest possible, {smallest} bytes ({kept} of them for "
                 "tables kept full): raise the budget, or lower the threshold"
