@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from prepared import write_dataset
@@ -108,6 +109,20 @@ def test_a_config_that_cannot_be_leaves_nothing(data, tmp_path, changes, message
     with pytest.raises(ValueError, match=message):
         train_run(config(data, **{"method": "hash:collisions=4", **changes}), tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_an_error_for_the_user_and_leaves_nothing(data, tmp_path, monkeypatch):
+    def full(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("tablefold.train.tensors.save_file", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        train_run(config(data), tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(OSError, match="No space left on device"):
+        train_run(config(data), tmp_path / "run", checkpoint_every=5)
+    assert list((tmp_path / "run.checkpoints").iterdir()) == []
 
 
 def test_a_taken_folder_is_refused_before_training(run, data):

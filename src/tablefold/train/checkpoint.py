@@ -20,12 +20,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tablefold.train.loop import Trainer
 from tablefold.train.progress import Listener, Progress
 from tablefold.train.records import Journal
+from tablefold.train.tensors import save_tensors
 
 MODEL, BEST, OPTIMIZER = "model.", "best.", "optimizer."
 KEPT = 2
@@ -79,11 +79,14 @@ class Checkpoints(Listener):
         temporary = self.folder / "writing"
         tensors, values = capture(self._trainer)
         values.update(identity=self._identity, records=self._journal.records, torch=torch.__version__)
-        save_file(tensors, temporary, metadata={"checkpoint": json.dumps(values)})
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        step = self._trainer.progress.step
-        temporary.rename(self.folder / f"step-{step:012d}-{_checksum(temporary)}.safetensors")
+        try:
+            save_tensors(temporary, tensors, {"checkpoint": json.dumps(values)})
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            step = self._trainer.progress.step
+            temporary.rename(self.folder / f"step-{step:012d}-{_checksum(temporary)}.safetensors")
+        finally:
+            temporary.unlink(missing_ok=True)
         for path in self._paths()[:-KEPT]:
             path.unlink()
 
@@ -126,7 +129,6 @@ def capture(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 tensors[f"{OPTIMIZER}{index}.{name}"] = value
             else:
                 numbers.setdefault(str(index), {})[name] = value
-    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     values = {"progress": asdict(trainer.progress), "losses": trainer.recent_losses, "optimizer": numbers}
     return tensors, values
 

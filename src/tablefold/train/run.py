@@ -17,9 +17,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-
 from tablefold.data import Dataset, Schema
 from tablefold.files import check_free, new_folder
 from tablefold.models import Network
@@ -33,6 +30,7 @@ from tablefold.train.optim import state_bytes
 from tablefold.train.progress import Listener
 from tablefold.train.recipe import Recipe
 from tablefold.train.records import Journal, read_json, write_json
+from tablefold.train.tensors import load_tensors, save_tensors
 from tablefold.train.world import World
 
 CONFIG, JOURNAL, WEIGHTS, RESULT = "config.json", "metrics.jsonl", "model.safetensors", "result.json"
@@ -111,7 +109,8 @@ def train_run(
         with new_folder(out) as folder:
             write_json(folder / CONFIG, recipe.to_json())
             journal.write(folder / JOURNAL)
-            save_weights(trainer.model, recipe, folder / WEIGHTS)
+            note = {"tablefold": f"{config.model} {recipe.placement.method}"}
+            save_tensors(folder / WEIGHTS, trainer.model.state_dict(), note)
             write_json(folder / RESULT, result)
         checkpoints.remove()
     world.leave()
@@ -134,17 +133,6 @@ def _check_writable(out: Path) -> None:
         pass
 
 
-def save_weights(model: Network, recipe: Recipe, path: Path) -> None:
-    """Write the model's weights with safetensors."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    # One entry: of several, safetensors writes the order at random, and equal runs would give unequal files.
-    described = {"tablefold": f"{recipe.config.model} {recipe.placement.method}"}
-    path.touch()  # with the user's umask: safetensors would make a file that only its owner may read
-    mode = path.stat().st_mode
-    save_file(state, path, metadata=described)
-    path.chmod(mode)
-
-
 def load_run(folder: str | Path) -> Run:
     """Read a finished run; its model is on the CPU.
 
@@ -161,10 +149,7 @@ def load_run(folder: str | Path) -> Run:
     except (KeyError, TypeError) as error:
         raise ValueError(f"{folder / CONFIG} is damaged ({error!r})") from error
     model = recipe.build()
-    try:
-        state = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{folder / WEIGHTS} is missing or damaged ({error})") from error
+    state = load_tensors(folder / WEIGHTS)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
