@@ -16,7 +16,10 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn, Protocol, cast
 
-VERBS = ("generate", "prepare", "methods", "inspect", "theory", "train", "evaluate", "demo")
+VERBS = (
+    *("generate", "prepare", "describe", "methods", "inspect", "theory"),
+    *("train", "evaluate", "compare", "study", "demo"),
+)
 
 EXIT_WRONG_USE = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT

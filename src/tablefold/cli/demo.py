@@ -53,10 +53,8 @@ def run(args: Namespace) -> None:
     workers = args.workers or min(usable_cores(), 8)
     _say(f"training {len(jobs)} models, {workers} at a time")
     results = run_all(jobs, workers, _Counter(len(jobs)))
-    for (config, _), result in zip(jobs, results, strict=True):
-        result.update(series=config.method, asked=config.compression)
     seconds = time.perf_counter() - began
-    _write_report(out / REPORT, schema, results, seconds)
+    _write_report(out, [folder for _, folder in jobs], workers)
     print(_table(results))
     print(f"\n{out / REPORT} shows it; {out / RUNS} holds the models ({seconds:.0f} s)")
 
@@ -118,29 +116,28 @@ class _Counter:
         _say(f"  {self._done:>{width}} of {self._total}  {figures}  {result['method']}")
 
 
-def _write_report(path: Path, schema: Schema, results: list[dict[str, Any]], seconds: float) -> None:
+def _write_report(out: Path, runs: list[Path], workers: int) -> None:
+    from tablefold.data import Dataset
     from tablefold.files import new_file
     from tablefold.study.report import render
+    from tablefold.study.results import StudyResults, load_runs
+    from tablefold.study.run import describe_data
 
-    full = results[0]
-    machine = full["machine"]
-    best = (schema.best or {}).get("test", {})
-    facts = {
-        "data": f"synthetic click log in Criteo's format: {schema.rows:,} rows, {schema.label_rate:.1%} clicks, "
-        f"{len(schema.tables)} tables with {sum(table.rows or 0 for table in schema.tables):,} ids, by frequency",
-        "split": f"by order: {full['rows']:,} test rows",
-        "best reachable": f"AUC {best['auc']:.4f}, log loss {best['logloss']:.4f}" if "auc" in best else "unknown",
-        "model": f"DLRM, dim 16, AMSGrad, batch {full['batch_size']}, {full['epochs']:g} epoch, one seed",
-        "machine": f"{machine['cpu']}, {machine['cores']} cores, one thread per run",
-        "versions": f"tablefold {machine['tablefold']}, torch {machine['torch']}, Python {machine['python']}",
-        "time": f"{seconds:.0f} s for data and all {len(results)} runs",
-    }
-    lead = (
-        "The same model trained with full embedding tables and with folded ones. "
+    about = (
+        "The same model trained with full embedding tables and with folded ones, on a synthetic click log. "
         "Every method gets the same bytes, the same rows and the same number of steps."
     )
-    with new_file(path) as file:
-        file.write_text(render("What folding costs", lead, results, facts))
+    study = StudyResults(
+        folder=out,
+        title="What folding costs",
+        about=about,
+        target=None,
+        processes=workers,
+        data=describe_data(Dataset(out / DATA)),
+        runs=tuple(load_runs(runs)),
+    )
+    with new_file(out / REPORT) as file:
+        file.write_text(render(study))
 
 
 def _table(results: list[dict[str, Any]]) -> str:

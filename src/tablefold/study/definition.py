@@ -23,6 +23,7 @@
     settings.seed = [0, 1]
 
 Settings are the fields of `tablefold.train.config.Config` (the options of `tablefold train`), and those of `EXTRA`.
+`model_options` are given per model, as above, and `lr` may be: `lr = { amsgrad = 2e-3, adagrad = 2e-2 }`.
 An overlay's settings replace single settings, its `grid` replaces the grid as a whole.
 """
 
@@ -41,6 +42,7 @@ from tablefold.data import Schema
 from tablefold.method import parse
 from tablefold.models import model_options
 from tablefold.spec import nearest
+from tablefold.study.quality import Quality
 from tablefold.study.request import Request
 from tablefold.study.variant import Variant
 from tablefold.tables import show_bytes
@@ -95,19 +97,18 @@ class Study:
     def of(cls, content: Mapping[str, Any], source: str = "", *, quick: bool = False, name: str = "study") -> Study:
         """The study that a TOML document holds; arguments and errors as `load`."""
         _check_keys(content, _TOP, name)
+        _check_overlays(content, name)
         base: dict[str, Any] = {"settings": {}, "grid": []}
         for overlay in (content, content.get("quick", {}) if quick else {}):
             _lay(base, overlay)
             _lay(base, overlay.get("on", {}).get(source, {}))
-        _check_overlays(content, name)
         grid = tuple(base["grid"])
         if not grid:
             raise ValueError(f"{name} has no [[grid]]: give at least one, such as method = 'full'")
-        for entry in (base["settings"], *grid):
-            _check_keys(entry, _CONFIG | set(EXTRA), name)
-        return cls(
-            content.get("title", name), content.get("about", ""), content.get("target"), base["settings"], grid
-        )
+        target = content.get("target")
+        if target is not None:
+            Quality.parse(target)
+        return cls(content.get("title", name), content.get("about", ""), target, base["settings"], grid)
 
     def requests(self, schema: Schema) -> list[Request]:
         """Every run that the grid asks for on data with this schema, in the order of the grid, none twice.
@@ -141,7 +142,9 @@ def find(study: str | Path) -> Path | Traversable:
     known = ready()
     if str(study) not in known:
         hint = nearest(str(study), known)
-        raise ValueError(f"no study file {str(study)!r} and no ready study of that name{hint}; ready: {', '.join(known)}")
+        raise ValueError(
+            f"no study file {str(study)!r} and no ready study of that name{hint}; ready: {', '.join(known)}"
+        )
     return known[str(study)]
 
 
@@ -160,28 +163,40 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _check_overlays(content: Mapping[str, Any], name: str) -> None:
-    """Refuse what is misspelt also where this data and this size do not read it."""
-    quick = content.get("quick", {})
-    overlays = {f"{name}: on.{key}": value for key, value in content.get("on", {}).items()}
-    overlays |= {f"{name}: quick.on.{key}": value for key, value in quick.get("on", {}).items()}
-    for where, overlay in {f"{name}: quick": quick, **overlays}.items():
-        _check_keys(overlay, _OVERLAY, where)
-        for entry in (overlay.get("settings", {}), *overlay.get("grid", ())):
+    """Refuse what is misspelt or no table, also where this data and this size do not read it."""
+    layers = {name: content}
+    if "quick" in content:
+        layers[f"{name}: quick"] = content["quick"]
+    for where, layer in list(layers.items()):
+        if where != name:
+            _check_keys(layer, _OVERLAY, where)
+        on = layer.get("on", {})
+        _check_keys(on, set(on), f"{where}: on")
+        for source, overlay in on.items():
+            _check_keys(overlay, _OVERLAY, f"{where}: on.{source}")
+            layers[f"{where}: on.{source}"] = overlay
+    for where, layer in layers.items():
+        grid = layer.get("grid", [])
+        if not isinstance(grid, list):
+            raise ValueError(f"{where}: grid must be a list of tables, each under [[grid]]")  # noqa: TRY004
+        for entry in (layer.get("settings", {}), *grid):
             _check_keys(entry, _CONFIG | set(EXTRA), where)
 
 
 def _check_keys(table: Any, known: set[str], where: str) -> None:
     if not isinstance(table, Mapping):
-        raise ValueError(f"{where}: {table!r} must be a table")
+        raise ValueError(f"{where}: {table!r} must be a table")  # noqa: TRY004  (the user's mistake)
     for key in table:
         if key not in known:
-            raise ValueError(f"{where} has no setting {key!r}{nearest(key, known)}; settings: {', '.join(sorted(known))}")
+            raise ValueError(
+                f"{where} has no setting {key!r}{nearest(key, known)}; settings: {', '.join(sorted(known))}"
+            )
 
 
 def _product(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """One table of single values for every combination of the lists in `values`."""
     options = values.get("option", {})
-    axes = {key: value for key, value in values.items() if key not in ("option", "model_options")}
+    axes: dict[str, Any] = {key: value for key, value in values.items() if key not in ("option", "model_options")}
     axes |= {f"option.{key}": value for key, value in options.items()}
     lists = [value if isinstance(value, list) else [value] for value in axes.values()]
     for combination in itertools.product(*lists):
@@ -193,6 +208,8 @@ def _product(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def _request(values: dict[str, Any], schema: Schema) -> Request:
     """The run that single values ask for."""
     options, looks = values.pop("option"), values.pop("looks", None)
+    if isinstance(values.get("lr"), dict):
+        values["lr"] = values["lr"].get(values.get("optimizer", "amsgrad"))
     variant = Variant(values.pop("id_order", "prepared"), values.get("seed", 0), values.pop("train_rows", None))
     series = values.get("method", "full")
     extra = ",".join(f"{key}={_word(value)}" for key, value in options.items())

@@ -21,14 +21,14 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "POLARS_M
 
 @dataclass(frozen=True)
 class Job:
-    """One process to start: its request, its input and output files, its data, and where to keep the model."""
+    """One process to start: its request, its input and output files, its data, and the new folder of its run."""
 
     request: Request
     content: dict[str, Any]
     source: Path
     out: Path
     data: Path
-    model: Path | None = None
+    run: Path
 
 
 @dataclass
@@ -43,7 +43,7 @@ class _Running:
 
     @classmethod
     def start(cls, job: Job, threads: int) -> _Running:
-        arguments = [str(path) for path in (job.source, job.out, job.data, job.model) if path is not None]
+        arguments = [str(path) for path in (job.source, job.out, job.data, job.run)]
         environment = {**os.environ, **dict.fromkeys(_THREADS, str(threads))}
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         process = subprocess.Popen(

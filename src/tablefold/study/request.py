@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cache
 from typing import Any
 
@@ -34,16 +34,18 @@ class Request:
     size: str
 
     def content(self, data: str = "") -> dict[str, Any]:
-        """What the answer depends on: config, variant, and `data`, the fingerprint of the dataset."""
-        config = self.config.to_json()
+        """What the answer depends on: config and variant where they differ from their defaults, and `data`, the
+        fingerprint of the dataset. So an option added later asks no other question of the runs before it."""
+        config = _changed(self.config)
         del config["data"]
-        return {"format": FORMAT, "data": data, "config": config, "variant": asdict(self.variant)}
+        return {"format": FORMAT, "data": data, "config": config, "variant": _changed(self.variant)}
 
     def name(self, data: str = "") -> str:
         """A name for people that no other request on this data has."""
         config = self.config
         words = [config.method, self.size if config.compression or config.budget else "", config.model]
-        words += [config.optimizer, f"t{config.threshold}" if config.threshold else "", self.variant.id_order]
+        words += [config.optimizer, f"t{config.threshold}" if config.threshold else ""]
+        words.append("" if self.variant.id_order == "prepared" else self.variant.id_order)
         slug = re.sub(r"[^a-z0-9.]+", "-", " ".join(words).lower()).strip("-")
         return f"{slug[:90]}-s{config.seed}-{fingerprint(self.content(data))[:8]}"
 
@@ -51,9 +53,18 @@ class Request:
     def of(cls, content: Mapping[str, Any], series: str = "", size: str = "") -> Request:
         """The request whose `content` this is."""
         config = dict(content["config"])
-        options = config["model_options"].items()
+        options = config.get("model_options", {}).items()
         config["model_options"] = {key: tuple(value) if isinstance(value, list) else value for key, value in options}
         return cls(Config(data="", **config), Variant(**content["variant"]), series, size)
+
+
+def _changed(value: Config | Variant) -> dict[str, Any]:
+    """The fields that differ from their default."""
+    defaults = {
+        field.name: field.default if field.default_factory is MISSING else field.default_factory()
+        for field in fields(value)
+    }
+    return {name: one for name, one in asdict(value).items() if one != defaults[name]}
 
 
 def fingerprint(content: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@
         inputs/NAME.json      what a run is asked to do
         outputs/NAME.json     what came out, with the hash of the input: done if that matches
         models/NAME/          the trained runs, if they are kept
+        work/                 runs under way
         data/                 variants of the dataset (another order of the ids, fewer rows)
 
 A study that was interrupted goes on where it was; one that is finished answers at once; one that has grown runs what is
@@ -31,7 +32,7 @@ from tablefold.study.variant import make_variant
 from tablefold.study.worker import DONE, FAILED, IMPOSSIBLE, answer, write_answer
 from tablefold.train.records import read_json, show_json
 
-STUDY, INPUTS, OUTPUTS, MODELS, DATA = "study.json", "inputs", "outputs", "models", "data"
+STUDY, INPUTS, OUTPUTS, MODELS, DATA, WORK = "study.json", "inputs", "outputs", "models", "data", "work"
 _LOCK = ".lock"
 
 
@@ -81,7 +82,7 @@ def run_study(
     """
     dataset, out = Dataset(data), Path(out)
     requests = study.requests(dataset.schema)
-    data_hash = hashlib.sha256((dataset.folder / SCHEMA_FILE).read_bytes()).hexdigest()
+    data_hash = data_fingerprint(dataset)
     with _locked(out):
         todo = _write_inputs(requests, dataset, data_hash, out)
         _write_study(out, study, requests, dataset, data_hash, processes)
@@ -89,7 +90,13 @@ def run_study(
             watcher.on_start(len(requests), len(requests) - len(todo))
         _record_impossible(todo, dataset.schema, data_hash, out, watchers)
         jobs = _jobs(todo, dataset, data_hash, out, keep_models)
-        for job, output in run_jobs(jobs, processes, lambda share: [w.on_progress(share) for w in watchers]):
+
+        def on_progress(running: float) -> None:
+            for watcher in watchers:
+                watcher.on_progress(running)
+
+        for job, output in run_jobs(jobs, processes, on_progress):
+            shutil.rmtree(out / WORK / job.run.name, ignore_errors=True)
             for watcher in watchers:
                 watcher.on_run(job.request, output)
     outputs = {request.name(data_hash): _output(request, data_hash, out) for request in requests}
@@ -120,24 +127,34 @@ def _output(request: Request, data_hash: str, out: Path) -> dict[str, Any]:
     return output if output.get("input_sha256") == fingerprint(request.content(data_hash)) else {}
 
 
+def data_fingerprint(dataset: Dataset) -> str:
+    """SHA-256 of the dataset's schema: another preparation has another one."""
+    return hashlib.sha256((dataset.folder / SCHEMA_FILE).read_bytes()).hexdigest()
+
+
+def describe_data(dataset: Dataset) -> dict[str, Any]:
+    """The facts of a dataset that a report states."""
+    schema = dataset.schema
+    return {
+        "name": dataset.folder.absolute().name,
+        "sha256": data_fingerprint(dataset),
+        "source": schema.source,
+        "dense": len(schema.dense),
+        "tables": [asdict(table) for table in schema.tables],
+        "parts": {name: {"rows": part.rows, "positives": part.positives} for name, part in schema.parts.items()},
+        "best": schema.best,
+    }
+
+
 def _write_study(
     out: Path, study: Study, requests: Sequence[Request], dataset: Dataset, data_hash: str, processes: int
 ) -> None:
-    schema = dataset.schema
     content = {
         "title": study.title,
         "about": study.about,
         "target": study.target,
         "processes": processes,
-        "data": {
-            "name": dataset.folder.absolute().name,
-            "sha256": data_hash,
-            "source": schema.source,
-            "dense": len(schema.dense),
-            "tables": [asdict(table) for table in schema.tables],
-            "parts": {name: {"rows": part.rows, "positives": part.positives} for name, part in schema.parts.items()},
-            "best": schema.best,
-        },
+        "data": describe_data(dataset),
         "runs": [{"name": one.name(data_hash), "series": one.series, "size": one.size} for one in requests],
     }
     write_answer(out / STUDY, content)
@@ -159,22 +176,19 @@ def _record_impossible(
                 watcher.on_run(request, output)
 
 
-def _jobs(
-    todo: Sequence[Request], dataset: Dataset, data_hash: str, out: Path, keep_models: bool
-) -> Iterator[Job]:
+def _jobs(todo: Sequence[Request], dataset: Dataset, data_hash: str, out: Path, keep_models: bool) -> Iterator[Job]:
     """The processes to start, each when its turn has come: a variant of the data is made before its first run."""
     for request in todo:
         name = request.name(data_hash)
-        model = out / MODELS / name if keep_models else None
-        if model is not None and model.exists():  # of a run whose answer was lost
-            shutil.rmtree(model)
+        run = out / (MODELS if keep_models else WORK) / name
+        shutil.rmtree(run, ignore_errors=True)  # of a run whose answer was lost
         yield Job(
             request=request,
             content=request.content(data_hash),
             source=out / INPUTS / f"{name}.json",
             out=out / OUTPUTS / f"{name}.json",
             data=make_variant(dataset, request.variant, out / DATA / request.variant.name),
-            model=model,
+            run=run,
         )
 
 
@@ -191,4 +205,7 @@ def _locked(out: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"a study is running in {out}: wait for it, or name another folder") from None
-        yield
+        try:
+            yield
+        finally:
+            shutil.rmtree(out / WORK, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""One run of a study in a process of its own: `python -m tablefold.study.worker INPUT OUTPUT DATA [MODEL]`.
+"""One run of a study in a process of its own: `python -m tablefold.study.worker INPUT OUTPUT DATA RUN`.
 
 A run that is killed for its memory takes nothing with it, and its peak of memory is its own. While it trains it writes
 the share that is done to stdout, a line now and then; when that pipe has closed it ends, so no run outlives its study.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +17,7 @@ from typing import Any, TextIO
 
 from tablefold.files import new_file
 from tablefold.study.request import Request, fingerprint
-from tablefold.train.loop import Progress
+from tablefold.train.progress import Listener, Progress
 from tablefold.train.records import read_json, show_json
 from tablefold.train.run import JOURNAL, train_run
 
@@ -26,7 +25,7 @@ DONE, FAILED, IMPOSSIBLE = "done", "failed", "impossible"
 _CURVE = ("step", "examples", "seconds", "auc", "logloss")
 
 
-class Pulse:
+class Pulse(Listener):
     """A listener that writes the share of the steps that is done to a stream, at most twice a second."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -43,12 +42,6 @@ class Pulse:
             self._last = now
             print(f"{progress.step / self._steps:.4f}", file=self._stream, flush=True)
 
-    def on_record(self, record: dict[str, Any]) -> None:
-        """Figures come with the result."""
-
-    def on_end(self) -> None:
-        """The output file says so."""
-
 
 def answer(content: dict[str, Any], status: str, **rest: Any) -> dict[str, Any]:
     """What an output file holds: the hash of its input file's content, a status, and what goes with it."""
@@ -61,22 +54,20 @@ def write_answer(path: Path, content: dict[str, Any]) -> None:
         file.write_text(show_json(content) + "\n")
 
 
-def run_request(content: dict[str, Any], data: str, model: Path | None = None) -> dict[str, Any]:
+def run_request(content: dict[str, Any], data: str, run: Path) -> dict[str, Any]:
     """Train what an input file asks for; gives what its output file will hold.
 
     Args:
         content: of the input file.
         data: folder of the dataset, the variant already made.
-        model: new folder to keep the trained model in; None keeps none.
+        run: the new folder of the trained run.
     """
     config = replace(Request.of(content).config, data=data)
-    with tempfile.TemporaryDirectory(prefix="tablefold-") as folder:
-        out = model or Path(folder) / "run"
-        try:
-            result = train_run(config, out, [Pulse(sys.stdout)])
-        except (ValueError, MemoryError) as error:
-            return answer(content, FAILED, error=f"{error}" or type(error).__name__)
-        curve = [json.loads(line) for line in (out / JOURNAL).read_text().splitlines()]
+    try:
+        result = train_run(config, run, [Pulse(sys.stdout)])
+    except (ValueError, MemoryError) as error:
+        return answer(content, FAILED, error=f"{error}" or type(error).__name__)
+    curve = [json.loads(line) for line in (run / JOURNAL).read_text().splitlines()]
     looks = [{name: record[name] for name in _CURVE} for record in curve if record["part"] == "validation"]
     return answer(content, DONE, result=result, curve=looks, commit=commit())
 
@@ -99,9 +90,9 @@ def commit() -> str | None:
 
 def main(arguments: Sequence[str]) -> None:
     """Read the input file, run, write the output file."""
-    source, out, data, *model = arguments
+    source, out, data, run = arguments
     content = read_json(Path(source))
-    write_answer(Path(out), run_request(content, data, Path(model[0]) if model else None))
+    write_answer(Path(out), run_request(content, data, Path(run)))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,293 @@
+"""What runs have shown: read back, and the seeds of each setting put together."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean, median, stdev
+from typing import Any
+
+from tablefold.study.quality import Quality
+from tablefold.study.request import Request
+from tablefold.study.run import INPUTS, OUTPUTS, STUDY
+from tablefold.study.variant import Variant
+from tablefold.study.worker import DONE
+from tablefold.train.records import read_json
+from tablefold.train.run import CONFIG, JOURNAL, RESULT
+
+FULL = "full"
+"""The series that the others are held against."""
+_OF_SIZE = ("method", "compression", "budget", "seed", "eval_every", "threshold", "device")
+"""Parts of a config that are not settings common to the methods compared, or say nothing about quality."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One run as it ended.
+
+    Args:
+        name: of its folder or files.
+        series: the method as it was asked for, without its size.
+        size: what was asked of its size, in a word.
+        settings: what it shares with the runs it is compared with: model, optimiser, data, order of ids and so on.
+        threshold: tables with at most so many rows stayed full.
+        seed: of the run.
+        status: "done", "impossible", "failed", or "missing".
+        error: why it is not done.
+        result: as in `result.json`; empty if it is not done.
+        curve: figures of the validation part on the way: "step", "examples", "seconds", "auc", "logloss".
+        commit: of tablefold, if known.
+    """
+
+    name: str
+    series: str
+    size: str
+    settings: dict[str, Any]
+    threshold: int
+    seed: int
+    status: str = DONE
+    error: str = ""
+    result: dict[str, Any] = field(default_factory=dict)
+    curve: tuple[dict[str, Any], ...] = ()
+    commit: str | None = None
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation (of a sample; NaN of one value) over seeds."""
+
+    mean: float
+    std: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """The spread of values."""
+        return cls(fmean(values), stdev(values) if len(values) > 1 else math.nan)
+
+    def show(self, digits: int = 4) -> str:
+        """`mean ± std`, or the mean alone.
+
+        >>> Spread.of([0.75, 0.76]).show(), Spread.of([0.75]).show()
+        ('0.7550 ± 0.0071', '0.7500')
+        """
+        return f"{self.mean:.{digits}f}" + ("" if math.isnan(self.std) else f" ± {self.std:.{digits}f}")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The runs of one setting that differ in their seed alone; `runs` are all of them, `done` those with a result."""
+
+    series: str
+    size: str
+    settings: dict[str, Any]
+    threshold: int
+    runs: tuple[RunResult, ...]
+
+    @cached_property
+    def done(self) -> tuple[RunResult, ...]:
+        """The runs with a result."""
+        return tuple(run for run in self.runs if run.status == DONE)
+
+    @property
+    def method(self) -> str:
+        """The final spec string, or what was asked where no run is done."""
+        return str(self.done[0].result["method"]) if self.done else f"{self.series} {self.size}".strip()
+
+    @property
+    def label(self) -> str:
+        """`method`, and the threshold if there is one."""
+        return f"{self.method} above {self.threshold} rows" if self.threshold else self.method
+
+    def spread(self, figure: str) -> Spread:
+        """Mean and deviation of a figure of `result.json`."""
+        return Spread.of([run.result[figure] for run in self.done])
+
+    def middle(self, figure: str) -> float:
+        """Median of a figure of `result.json`."""
+        return float(median(run.result[figure] for run in self.done))
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all embeddings."""
+        return int(self.middle("embedding_bytes"))
+
+    @property
+    def compression(self) -> float | None:
+        """Full bytes over bytes; None for an open vocabulary."""
+        compression: float | None = self.done[0].result["compression"]
+        return compression
+
+    @property
+    def auc(self) -> float:
+        """Mean AUC on the test part."""
+        return self.spread("auc").mean
+
+    def cost(self, quality: Quality | None) -> dict[str, float] | None:
+        """Median steps, examples and seconds to a quality; None unless every seed reached it."""
+        looks = [look for run in self.done if (look := _cost(run, quality)) is not None]
+        if not looks or len(looks) < len(self.done):
+            return None
+        return {name: median(look[name] for look in looks) for name in ("step", "examples", "seconds")}
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """A study read back: title, about, target, facts of its data, and its runs in order."""
+
+    folder: Path
+    title: str
+    about: str
+    target: str | None
+    processes: int
+    data: dict[str, Any]
+    runs: tuple[RunResult, ...]
+
+    def summaries(self) -> list[Summary]:
+        """Its runs with the seeds put together."""
+        return summarise(self.runs)
+
+
+def load_study(folder: str | Path) -> StudyResults:
+    """Read the folder of a study, finished or not.
+
+    Raises:
+        ValueError: when it holds no study.
+    """
+    folder = Path(folder)
+    if not (folder / STUDY).is_file():
+        raise ValueError(f"{folder} holds no study (no {STUDY}); see `tablefold study run`")
+    content = read_json(folder / STUDY)
+    runs = tuple(_study_run(folder, content["data"]["name"], **run) for run in content["runs"])
+    described = {name: content[name] for name in ("title", "about", "target", "processes", "data")}
+    return StudyResults(folder=folder, runs=runs, **described)
+
+
+def load_runs(folders: Sequence[str | Path]) -> list[RunResult]:
+    """Runs of `tablefold train`, and all runs of studies, by their folders.
+
+    Raises:
+        ValueError: for a folder that holds neither.
+    """
+    runs: list[RunResult] = []
+    for folder in map(Path, folders):
+        if (folder / STUDY).is_file():
+            study = load_study(folder)
+            runs += study.runs
+        elif (folder / RESULT).is_file():
+            runs.append(_train_run(folder))
+        else:
+            raise ValueError(f"{folder} holds no finished run and no study (no {RESULT}, no {STUDY})")
+    return runs
+
+
+def summarise(runs: Sequence[RunResult]) -> list[Summary]:
+    """Put runs together that differ in their seed alone, in the order of their first."""
+    groups: dict[str, list[RunResult]] = {}
+    for run in runs:
+        key = json.dumps([run.series, run.size, run.threshold, run.settings], sort_keys=True)
+        groups.setdefault(key, []).append(run)
+    return [
+        Summary(first.series, first.size, first.settings, first.threshold, (first, *rest))
+        for first, *rest in groups.values()
+    ]
+
+
+def slices(summaries: Sequence[Summary]) -> list[tuple[str, list[Summary]]]:
+    """What may be compared: summaries of equal settings, under a title of the settings that set them apart."""
+    varied = varied_settings(summaries)
+    groups: dict[str, list[Summary]] = {}
+    for summary in summaries:
+        groups.setdefault(", ".join(show_setting(name, summary.settings[name]) for name in varied), []).append(summary)
+    return list(groups.items())
+
+
+def varied_settings(summaries: Sequence[Summary]) -> list[str]:
+    """The names of the settings that are not the same everywhere; sizes of models only where models are the same."""
+    names = list(summaries[0].settings) if summaries else []
+    varied = [name for name in names if len({json.dumps(summary.settings[name]) for summary in summaries}) > 1]
+    return [name for name in varied if not (name == "model_options" and "model" in varied)]
+
+
+def show_setting(name: str, value: Any) -> str:
+    """A setting for people: words speak for themselves, numbers come with their name."""
+    if isinstance(value, str):
+        return f"ids {value}" if name == "id_order" else value
+    return f"{name.replace('_', ' ')} {value}"
+
+
+def pareto_front(summaries: Sequence[Summary]) -> list[Summary]:
+    """The summaries that no other beats in bytes and mean AUC at once, by rising bytes."""
+    front: list[Summary] = []
+    for summary in sorted((one for one in summaries if one.done), key=lambda one: (one.bytes, -one.auc)):
+        if not front or summary.auc > front[-1].auc:
+            front.append(summary)
+    return front
+
+
+def qualities(summaries: Sequence[Summary], target: str | None) -> Quality | None:
+    """The quality that a study's target means among runs of equal settings; None if there is none or it is unknown."""
+    if target is None:
+        return None
+    full = [run.curve for summary in summaries if summary.series == FULL for run in summary.done]
+    return Quality.parse(target).against(full)
+
+
+def _cost(run: RunResult, quality: Quality | None) -> dict[str, Any] | None:
+    """The look at which a run reached a quality, or without one, its own target."""
+    if quality is not None:
+        return quality.reached(run.curve)
+    reached = run.result["target_reached"] and run.curve
+    return run.curve[-1] if reached else None
+
+
+def _study_run(folder: Path, data: str, name: str, series: str, size: str) -> RunResult:
+    request = Request.of(read_json(folder / INPUTS / f"{name}.json"))
+    config = {**request.config.to_json(), "data": data}
+    path = folder / OUTPUTS / f"{name}.json"
+    output: dict[str, Any] = {"status": "missing", "error": "not run yet"}
+    if path.exists():
+        output = read_json(path)
+    return RunResult(
+        name=name,
+        series=series,
+        size=size,
+        settings=_settings(config, request.variant),
+        threshold=request.config.threshold,
+        seed=request.config.seed,
+        status=output["status"],
+        error=output.get("error", ""),
+        result=_defined(output.get("result", {})),
+        curve=tuple(map(_defined, output.get("curve", ()))),
+        commit=output.get("commit"),
+    )
+
+
+def _train_run(folder: Path) -> RunResult:
+    asked = read_json(folder / CONFIG)["asked"]
+    lines = [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()]
+    size = f"{asked['compression']:g}x" if asked["compression"] else ""
+    return RunResult(
+        name=folder.name,
+        series=asked["method"],
+        size=size or (f"{asked['budget']} bytes" if asked["budget"] else ""),
+        settings=_settings(asked, Variant()),
+        threshold=asked["threshold"],
+        seed=asked["seed"],
+        result=_defined(read_json(folder / RESULT)),
+        curve=tuple(_defined(line) for line in lines if line["part"] == "validation"),
+    )
+
+
+def _settings(config: dict[str, Any], variant: Variant) -> dict[str, Any]:
+    common = {name: value for name, value in config.items() if name not in _OF_SIZE}
+    return {**common, "id_order": variant.id_order, "train_rows": variant.train_rows}
+
+
+def _defined(figures: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: a figure that was undefined comes back as null."""
+    undefined = {name: math.nan for name in ("auc", "logloss") if figures.get(name, 0) is None}
+    return {**figures, **undefined}

@@ -1,0 +1,122 @@
+"""A study is data: what its TOML asks for, and what is wrong with one that cannot be."""
+
+from pathlib import Path
+
+import pytest
+
+from tablefold.data import Schema
+from tablefold.study.definition import Study, ready
+
+SOURCES = ("criteo", "interactions", "")
+
+
+def requests(data, content, source="", quick=False):
+    return Study.of(content, source, quick=quick).requests(Schema.load(data))
+
+
+def test_a_list_is_an_axis_and_an_entry_its_product(data):
+    found = requests(
+        data,
+        {
+            "settings": {"seed": [0, 1], "model": ["dlrm", "dcn"], "lr": {"sgd": 0.5}, "optimizer": ["sgd", "adagrad"]},
+            "grid": [
+                {"method": "full"},
+                {"method": ["hash", "qr:combine=add"], "option": {"collisions": [2, 4]}, "threshold": [0, 50]},
+            ],
+        },
+    )
+    assert len(found) == 2 * 2 * 2 * (1 + 2 * 2 * 2)
+    assert [request.config.seed for request in found] == [0] * 36 + [1] * 36
+    assert {request.config.method for request in found if request.series == "qr:combine=add"} == {
+        "qr:collisions=2,combine=add",
+        "qr:collisions=4,combine=add",
+    }
+    assert {request.size for request in found} == {"", "collisions=2", "collisions=4"}
+    assert {(one.config.optimizer, one.config.lr) for one in found} == {("sgd", 0.5), ("adagrad", None)}
+    assert len({request.name() for request in found}) == len(found)
+
+
+def test_overlays_replace_settings_and_grids(data):
+    content = {
+        "settings": {"model": "dlrm", "epochs": 5},
+        "grid": [{"method": "full"}, {"method": "hash", "compression": [2, 4, 8]}],
+        "on": {"interactions": {"settings": {"model": "neumf", "model_options": {"neumf": {"top_mlp": [4]}}}}},
+        "quick": {
+            "settings": {"epochs": 1},
+            "grid": [{"method": "full"}],
+            "on": {"interactions": {"settings": {"batch_size": 99}}},
+        },
+    }
+    assert len(requests(data, content)) == 4
+    assert {one.config.model for one in requests(data, content, "interactions")} == {"neumf"}
+    (quick,) = requests(data, content, "interactions", quick=True)
+    assert (quick.config.epochs, quick.config.batch_size, quick.config.model) == (1, 99, "neumf")
+    assert quick.config.model_options == {"top_mlp": (4,)}
+    (other,) = requests(data, content, "criteo", quick=True)
+    assert (other.config.epochs, other.config.batch_size, other.config.model_options) == (1, 128, {})
+
+
+def test_looks_are_spread_over_the_run(data):
+    (request,) = requests(data, {"settings": {"looks": 10, "epochs": 3, "batch_size": 100}, "grid": [{}]})
+    assert request.config.eval_every == 18  # 3 epochs of 60 batches
+    (fewer,) = requests(data, {"settings": {"looks": 10, "train_rows": 1000, "batch_size": 100}, "grid": [{}]})
+    assert fewer.config.eval_every == 1
+
+
+def test_the_same_run_is_asked_for_once(data):
+    assert len(requests(data, {"grid": [{"method": "full"}, {"method": ["full", "hash:collisions=4"]}]})) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"grid": [{"metod": "full"}]}, r"no setting 'metod' \(did you mean 'method'\?\)"),
+        ({"setings": {}, "grid": [{}]}, "did you mean 'settings'"),
+        ({"grid": []}, r"has no \[\[grid\]\]"),
+        ({"grid": [{"method": "hsh"}]}, "did you mean 'hash'"),
+        ({"grid": [{"model": "dlmr"}]}, "did you mean 'dlrm'"),
+        ({"grid": [{"model_options": {"dlrm": {"top": [3]}}}]}, "did you mean 'top_mlp'"),
+        ({"grid": [{"id_order": "random"}]}, "must be one of prepared, frequency"),
+        ({"grid": [{"epochs": 0}]}, "epochs=0 must be at least 1"),
+        ({"grid": [{"epochs": "many"}]}, "wrong type"),
+        ({"grid": [{}], "quick": {"settings": {"sed": 1}}}, "quick has no setting 'sed'"),
+        ({"grid": [{}], "on": {"criteo": {"grid": [{"x": 1}]}}}, "on.criteo has no setting 'x'"),
+        ({"grid": [{}], "target": "auc=best"}, "target 'auc=best' must be"),
+        ({"settings": 3, "grid": [{}]}, "3 must be a table"),
+        ({"grid": 3}, "must be"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_line(data, content, message):
+    with pytest.raises(ValueError, match=message):
+        requests(data, content)
+
+
+def test_a_file_or_a_ready_name(tmp_path):
+    with pytest.raises(ValueError, match=r"no ready study of that name \(did you mean 'kdd2020-path'\?\)"):
+        Study.load("kdd2020-paht")
+    (tmp_path / "s.toml").write_text("title = ")
+    with pytest.raises(ValueError, match="is not TOML"):
+        Study.load(tmp_path / "s.toml")
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("name", ready())
+def test_ready_studies_fit_any_data_and_are_small_on_request(data, name, source):
+    schema = Schema.load(data)
+    full, quick = (Study.load(name, source, quick=quick).requests(schema) for quick in (False, True))
+    assert 10 < len(quick) < len(full)
+    for runs in (full, quick):
+        assert {"full", "hash"} <= {request.series for request in runs}
+        assert {request.config.model for request in runs} <= (
+            {"neumf"} if source == "interactions" else {"dlrm", "dcn"}
+        )
+    assert len({request.config.seed for request in full}) >= 3
+
+
+def test_the_ready_studies_are_those_that_were_promised():
+    assert set(ready()) == {
+        *("kdd2020-collisions", "kdd2020-curves", "kdd2020-threshold", "kdd2020-path"),
+        *("sharing-compression", "sharing-iterations", "id-order"),
+    }
+    page = (Path(__file__).parents[2] / "docs" / "studies.md").read_text()
+    assert all(f"`{name}`" in page for name in ready())

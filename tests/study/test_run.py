@@ -1,0 +1,131 @@
+"""A study's folder: done once, gone on with, complete whatever happens to a run."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tablefold.study.definition import Study
+from tablefold.study.results import load_study
+from tablefold.study.run import run_study
+
+ONE = {
+    "settings": {"dim": 4, "batch_size": 500, "model_options": {"dlrm": {"bottom_mlp": [4], "top_mlp": [4]}}},
+    "grid": [{"method": "hash:collisions=4"}],
+}
+
+
+class Log:
+    def __init__(self):
+        self.lines = []
+
+    def on_start(self, total, done):
+        self.lines.append((total, done))
+
+    def on_progress(self, running):
+        assert running >= 0
+
+    def on_run(self, request, output):
+        self.lines.append((request.series, request.config.seed, output["status"]))
+
+
+def test_every_run_is_a_file_in_and_a_file_out(small_study):
+    names = {path.name for path in (small_study / "inputs").iterdir()}
+    assert names == {path.name for path in (small_study / "outputs").iterdir()}
+    assert {path.name for path in small_study.iterdir()} == {".lock", "study.json", "inputs", "outputs"}
+    study = load_study(small_study)
+    assert len(study.runs) == len(names) == 6
+    assert [run.status for run in study.runs].count("impossible") == 2
+    run = next(run for run in study.runs if run.series == "robe:block=4" and run.status == "done")
+    assert run.result["compression"] == pytest.approx(4, rel=0.01)
+    assert [look["step"] for look in run.curve] == [2, 4, 6, 8, 10, 12]
+    impossible = next(run for run in study.runs if run.status == "impossible")
+    assert "below the smallest possible" in impossible.error
+
+
+def test_what_is_done_is_free_and_what_is_lost_is_run_again(small_study, small, data):
+    study, log = Study.of(small), Log()
+    began = time.perf_counter()
+    run_study(study, data, small_study, [log])
+    assert log.lines == [(6, 6)]
+    assert time.perf_counter() - began < 5
+    output = next((small_study / "outputs").glob("robe-block-4-4x*-s1-*.json"))
+    before = json.loads(output.read_text())
+    output.write_text(output.read_text()[:100])  # a file cut short is no answer
+    other = next((small_study / "outputs").glob("full-*-s0-*.json"))
+    changed = json.loads(other.read_text())
+    other.write_text(json.dumps({**changed, "input_sha256": "another question's"}))
+    log = Log()
+    run_study(study, data, small_study, [log], processes=2)
+    assert log.lines[0] == (6, 4)
+    assert sorted(log.lines[1:]) == [("full", 0, "done"), ("robe:block=4", 1, "done")]
+    after = json.loads(output.read_text())
+    assert after["result"]["auc"] == before["result"]["auc"]
+    assert [look["auc"] for look in after["curve"]] == [look["auc"] for look in before["curve"]]
+
+
+def test_failed_runs_are_told_at_the_end_and_tried_again(data, tmp_path, monkeypatch):
+    grid = [{"method": "full", "lr": [1e30, 0.01]}]
+    study = Study.of({**ONE, "grid": grid, "settings": {**ONE["settings"], "optimizer": "sgd"}})
+    tally = run_study(study, data, tmp_path / "out", processes=2)
+    assert tally.done == 1
+    ((name, error),) = tally.failed
+    assert name.startswith("full-dlrm-sgd")
+    assert "lower the lr" in error
+    killed = tmp_path / "python"
+    killed.write_text("#!/bin/sh\nkill -9 $$\n")
+    killed.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(killed))
+    log = Log()
+    assert "signal 9" in run_study(study, data, tmp_path / "out", [log]).failed[0][1]
+    assert log.lines == [(2, 1), ("full", 0, "failed")]
+    killed.write_text("#!/bin/sh\necho 'No space left' >&2\nexit 3\n")
+    assert run_study(study, data, tmp_path / "out").failed[0][1] == "exit code 3: No space left"
+
+
+def test_a_stopped_study_ends_its_runs_and_leaves_no_half_answer(data, tmp_path):
+    out = tmp_path / "out"
+    settings = "\n".join(["[settings]", "epochs = 100_000", "dim = 4", "[[grid]]", "method = 'full'"])
+    (tmp_path / "long.toml").write_text(settings)
+    command = [sys.executable, "-m", "tablefold", "study", "run", str(tmp_path / "long.toml"), "--data", str(data)]
+    process = subprocess.Popen([*command, "--out", str(out)], stderr=subprocess.PIPE, text=True)
+    _wait_for(lambda: _workers_of(process.pid))
+    (worker,) = _workers_of(process.pid)
+    again = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True, check=False, timeout=60)
+    assert again.returncode == 2
+    assert "a study is running in" in again.stderr
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert not Path(f"/proc/{worker}").exists()
+    assert list((out / "outputs").iterdir()) == []
+    assert not (out / "work").exists()
+
+
+def _workers_of(pid):
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def _wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_a_folder_of_something_else_is_left_alone(data, tmp_path):
+    (tmp_path / "mine.txt").write_text("keep")
+    with pytest.raises(ValueError, match="holds something that is no study"):
+        run_study(Study.of(ONE), data, tmp_path)
+    with pytest.raises(ValueError, match="is a file"):
+        run_study(Study.of(ONE), data, tmp_path / "mine.txt")
+
+
+def test_models_are_kept_on_request(data, tmp_path):
+    run_study(Study.of(ONE), data, tmp_path / "out", keep_models=True)
+    (model,) = (tmp_path / "out" / "models").iterdir()
+    assert (model / "model.safetensors").exists()

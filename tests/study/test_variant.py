@@ -1,0 +1,52 @@
+"""Variants of a dataset: the same rows under other ids, or fewer of them."""
+
+import numpy as np
+import pytest
+
+from tablefold.data import Dataset
+from tablefold.study.variant import Variant, make_variant
+
+
+def columns(folder, part="train"):
+    part = Dataset(folder).part(part)
+    (examples,) = part.examples(0, part.rows)
+    return examples
+
+
+@pytest.mark.parametrize("order", ["frequency", "permuted", "first"])
+def test_another_order_renames_ids_and_nothing_else(data, tmp_path, order):
+    out = make_variant(Dataset(data), Variant(order, seed=3), tmp_path / "v")
+    assert Dataset(out).schema.parts == Dataset(data).schema.parts
+    for part in ("train", "test", "validation"):
+        before, after = columns(data, part), columns(out, part)
+        assert np.array_equal(before.dense, after.dense)
+        assert np.array_equal(before.label, after.label)
+        for column, table in enumerate(Dataset(data).schema.tables):
+            pairs = set(zip(before.ids[:, column], after.ids[:, column], strict=True))
+            assert len({old for old, _ in pairs}) == len({new for _, new in pairs}) == len(pairs)
+            assert max(new for _, new in pairs) < table.rows
+    ids = columns(out).ids[:, 0]
+    if order == "frequency":
+        counts = np.bincount(ids)
+        assert (np.diff(counts) <= 0).all()
+    if order == "first":
+        _, first = np.unique(ids, return_index=True)
+        assert (np.diff(first) > 0).all()
+        assert ids[0] == 0
+
+
+def test_fewer_rows_keep_the_proportions_and_the_first_rows(data, tmp_path):
+    out = make_variant(Dataset(data), Variant(train_rows=600), tmp_path / "v")
+    parts = Dataset(out).schema.parts
+    assert {name: part.rows for name, part in parts.items()} == {"train": 600, "test": 150, "validation": 150}
+    assert np.array_equal(columns(out).ids, columns(data).ids[:600])
+    assert parts["train"].positives == columns(data).label[:600].sum()
+
+
+def test_the_dataset_itself_is_not_copied(data, tmp_path):
+    given = Dataset(data)
+    for same in (Variant(), Variant(train_rows=10**9)):
+        assert make_variant(given, same, tmp_path / "v") == given.folder
+    assert not (tmp_path / "v").exists()
+    assert Variant("frequency", seed=1) == Variant("frequency", seed=2)
+    assert Variant("permuted", seed=1) != Variant("permuted", seed=2)
