@@ -2,10 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format clean
+.PHONY: demo study test lint format clean
 
 demo: .venv/installed  ## generate a click log, train full and folded models, write report.html
 	$(BIN)/tablefold demo
+
+study: .venv/installed  ## every ready study at its quick size on the data at hand (hours; goes on where it stopped)
+	$(BIN)/python studies/quick.py --work $${TABLEFOLD_WORK:-/tmp/tablefold-study}
 
 test: .venv/installed  ## the whole test suite, slow proofs left out
 	$(BIN)/pytest -m "not slow and not gpu"

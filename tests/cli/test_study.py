@@ -40,7 +40,10 @@ def test_from_a_study_to_its_page_and_table(data, tmp_path, capsys):
     assert again.out.splitlines()[:3] == table[:3]
 
     assert main(["study", "report", str(out)]) == 0
-    assert "report.html, and 4 figures" in capsys.readouterr().out
+    assert "report.html, 4 figures" in capsys.readouterr().out
+    lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert [line["series"] for line in lines] == ["full", "hash:collisions=4"]
+    assert all(line["result"]["auc"] and line["curve"] for line in lines)
 
     runs = sorted(map(str, (out / "models").iterdir()))
     assert main(["compare", *runs]) == 0

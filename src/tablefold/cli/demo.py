@@ -1,7 +1,7 @@
 """See the idea at work: generate a log, train full and folded models, compare them on one page.
 
-Everything is made on this machine, in about a minute: a synthetic click log, a prepared dataset, one run of the full
-tables and runs of plain hashing and of two methods of this library at equal bytes, and OUT/report.html.
+Everything is made on this machine, in a minute or two: a synthetic click log, a prepared dataset, a study (one run of
+the full tables, runs of plain hashing and of two methods of this library at equal bytes), and OUT/report.html.
 """
 
 from __future__ import annotations
@@ -11,21 +11,23 @@ import sys
 import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from tablefold.cli.columns import text_table
-from tablefold.cli.values import positive, show_bytes
+from tablefold.cli.compare import results_table
+from tablefold.cli.study import StudyDisplay
+from tablefold.cli.values import positive
 
 if TYPE_CHECKING:
-    from tablefold.data import Schema
-    from tablefold.train.config import Config
+    from tablefold.study.definition import Study
 
 METHODS = ("hash", "qr", "robe:block=8")
-"""The first is the baseline."""
 COMPRESSIONS = (4, 16, 64, 256)
-MODEL = {"bottom_mlp": (128, 64), "top_mlp": (128, 64)}
-BATCH_SIZE = 256
-LOG, DATA, RUNS, REPORT = "log.txt", "data", "runs", "report.html"
+SETTINGS = {
+    "model_options": {"dlrm": {"bottom_mlp": [128, 64], "top_mlp": [128, 64]}},
+    "batch_size": 256,
+    "device": "cpu",
+}
+LOG, DATA, RUNS, REPORT, FIGURES = "log.txt", "data", "study", "report.html", "figures"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -43,27 +45,49 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Make the data, train, report."""
-    from tablefold.study.grid import run_all, usable_cores
+    from tablefold.study.pool import usable_cores
+    from tablefold.study.report import write_report
+    from tablefold.study.results import load_study
+    from tablefold.study.run import run_study
 
     began = time.perf_counter()
     out = Path(args.out)
     _clear(out)
-    schema = _make_data(out, args.rows)
-    jobs = _jobs(out, schema)
+    _make_data(out, args.rows)
     workers = args.workers or min(usable_cores(), 8)
-    _say(f"training {len(jobs)} models, {workers} at a time")
-    results = run_all(jobs, workers, _Counter(len(jobs)))
+    display = StudyDisplay()
+    try:
+        tally = run_study(_study(), out / DATA, out / RUNS, [display], processes=workers, keep_models=True)
+    finally:
+        display.close()
+    if tally.failed:
+        raise ValueError(f"{tally.failed[0][0]}: {tally.failed[0][1]}")
+    study = load_study(out / RUNS)
+    write_report(study, out / REPORT, out / FIGURES)
+    print(results_table(study.summaries()))
     seconds = time.perf_counter() - began
-    _write_report(out, [folder for _, folder in jobs], workers)
-    print(_table(results))
     print(f"\n{out / REPORT} shows it; {out / RUNS} holds the models ({seconds:.0f} s)")
+
+
+def _study() -> Study:
+    from tablefold.study.definition import Study
+
+    return Study.of(
+        {
+            "title": "What folding costs",
+            "about": "The same model trained with full embedding tables and with folded ones, on a synthetic click "
+            "log. Every method gets the same bytes, the same rows and the same number of steps.",
+            "settings": SETTINGS,
+            "grid": [{"method": "full"}, {"method": list(METHODS), "compression": list(COMPRESSIONS)}],
+        }
+    )
 
 
 def _clear(out: Path) -> None:
     """Make room for a new demo where an old one is; refuse a folder that holds anything else."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; name a folder with --out")
-    ours = {LOG, f"{LOG}.best.json", DATA, RUNS, REPORT}
+    ours = {LOG, f"{LOG}.best.json", DATA, RUNS, REPORT, FIGURES}
     strangers = sorted({path.name for path in out.iterdir()} - ours) if out.is_dir() else []
     if strangers:
         raise ValueError(f"{out} holds {strangers[0]!r}, which is no part of a demo; name a new folder with --out")
@@ -72,7 +96,7 @@ def _clear(out: Path) -> None:
     out.mkdir(parents=True)
 
 
-def _make_data(out: Path, rows: int) -> Schema:
+def _make_data(out: Path, rows: int) -> None:
     from tablefold.data.criteo import Criteo
     from tablefold.data.prepare import prepare
     from tablefold.data.synthetic import Synthetic, generate
@@ -80,80 +104,7 @@ def _make_data(out: Path, rows: int) -> Schema:
     _say(f"generating {rows:,} rows")
     generate(Synthetic(rows), out / LOG)
     _say("preparing them")
-    return prepare(Criteo((str(out / LOG),)), out / DATA)
-
-
-def _jobs(out: Path, schema: Schema) -> list[tuple[Config, Path]]:
-    """The full tables, then every method at every compression that it can reach."""
-    from tablefold.train.config import Config
-
-    data = str((out / DATA).absolute())
-    common: dict[str, Any] = {"data": data, "model_options": MODEL, "batch_size": BATCH_SIZE, "device": "cpu"}
-    configs = [Config(method="full", **common)]
-    tables = schema.table_specs(configs[0].dim)
-    for method in METHODS:
-        for compression in COMPRESSIONS:
-            config = Config(method=method, compression=compression, **common)
-            try:
-                config.placement(tables)
-            except ValueError:  # below the method's smallest size
-                continue
-            configs.append(config)
-    names = [f"{config.method.partition(':')[0]}-{config.compression or 1:g}x" for config in configs]
-    return [(config, out / RUNS / name) for config, name in zip(configs, names, strict=True)]
-
-
-class _Counter:
-    """Says which run is done, and of how many."""
-
-    def __init__(self, total: int) -> None:
-        self._done, self._total = 0, total
-
-    def __call__(self, config: Config, result: dict[str, Any]) -> None:
-        self._done += 1
-        width = len(str(self._total))
-        figures = f"{result['compression']:>5.3g}x  auc {result['auc']:.4f}"
-        _say(f"  {self._done:>{width}} of {self._total}  {figures}  {result['method']}")
-
-
-def _write_report(out: Path, runs: list[Path], workers: int) -> None:
-    from tablefold.data import Dataset
-    from tablefold.files import new_file
-    from tablefold.study.report import render
-    from tablefold.study.results import StudyResults, load_runs
-    from tablefold.study.run import describe_data
-
-    about = (
-        "The same model trained with full embedding tables and with folded ones, on a synthetic click log. "
-        "Every method gets the same bytes, the same rows and the same number of steps."
-    )
-    study = StudyResults(
-        folder=out,
-        title="What folding costs",
-        about=about,
-        target=None,
-        processes=workers,
-        data=describe_data(Dataset(out / DATA)),
-        runs=tuple(load_runs(runs)),
-    )
-    with new_file(out / REPORT) as file:
-        file.write_text(render(study))
-
-
-def _table(results: list[dict[str, Any]]) -> str:
-    header = ["method", "bytes", "compression", "auc", "log loss", "samples/s"]
-    rows = [
-        [
-            result["method"],
-            show_bytes(result["embedding_bytes"]),
-            f"{result['compression']:.3g}x",
-            f"{result['auc']:.4f}",
-            f"{result['logloss']:.4f}",
-            f"{result['samples_per_second']:,.0f}",
-        ]
-        for result in results
-    ]
-    return text_table(header, rows)
+    prepare(Criteo((str(out / LOG),)), out / DATA)
 
 
 def _say(text: str) -> None:

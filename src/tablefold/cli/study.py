@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tablefold.study.request import Request
 
 _STUDY = "a TOML file, or the name of a ready study (see `tablefold study list`)"
-REPORT = "report.html"
+REPORT, RESULTS = "report.html", "results.jsonl"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -45,7 +45,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="N",
         help="runs at a time; they share the cores, so compare speeds only within one setting (default: 1)",
     )
-    report = verbs.add_parser("report", help="make the page of a study: OUT/report.html and OUT/figures")
+    report = verbs.add_parser("report", help="make a study's page, figures and results.jsonl, finished or not")
     report.set_defaults(act=_report)
     report.add_argument("folder", metavar="DIR", help="a folder written by `tablefold study run`")
     listing = verbs.add_parser("list", help="the studies that ship with tablefold")
@@ -93,11 +93,13 @@ def _run(args: Namespace) -> None:
 
 def _report(args: Namespace) -> None:
     from tablefold.study.report import write_report
-    from tablefold.study.results import load_study
+    from tablefold.study.results import load_study, write_lines
 
     folder = Path(args.folder)
-    figures = write_report(load_study(folder), folder / REPORT, folder / "figures")
-    print(f"{folder / REPORT}, and {len(figures)} figures in {folder / 'figures'}")
+    study = load_study(folder)
+    figures = write_report(study, folder / REPORT, folder / "figures")
+    write_lines(study, folder / RESULTS)
+    print(f"{folder / REPORT}, {len(figures)} figures in {folder / 'figures'}, and {folder / RESULTS}")
 
 
 def _list(args: Namespace) -> None:
@@ -123,6 +125,7 @@ class StudyDisplay:
         self._bar: tqdm[None] | None = None
         self._total = self._done = self._free = 0
         self._began = time.monotonic()
+        self._told: set[tuple[str, str]] = set()
 
     def on_start(self, total: int, done: int) -> None:
         """`done` of `total` runs were there already."""
@@ -144,7 +147,13 @@ class StudyDisplay:
     def on_run(self, request: Request, output: dict[str, Any]) -> None:
         """A run has ended."""
         self._done += 1
-        self._free += output["status"] == "impossible"
+        if output["status"] == "impossible":  # of every seed, for the same reason
+            self._free += 1
+            what = f"{request.series} {request.size}"
+            if (what, output["error"]) not in self._told:
+                self._told.add((what, output["error"]))
+                self._say(f"impossible: {what}: {output['error']}")
+            return
         figure = (
             f"auc {output['result']['auc']:.4f}" if "result" in output else f"{output['status']}: {output['error']}"
         )

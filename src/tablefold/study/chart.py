@@ -89,7 +89,7 @@ def draw(chart: Chart) -> Figure:
     Raises:
         ValueError: where matplotlib is not installed.
     """
-    legend_lines = math.ceil((len(chart.lines) + bool(chart.front)) / 2)
+    legend_lines = math.ceil((len(chart.lines) + (chart.x == "bytes")) / 2)  # figures side by side are of one height
     height = _HEIGHT + legend_lines * _LEGEND_LINE
     figure = _figure((_WIDTH, height))
     bottom = (0.62 + legend_lines * _LEGEND_LINE) / height

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
+from tablefold.files import new_file
 from tablefold.study.quality import Quality
 from tablefold.study.request import Request
 from tablefold.study.run import INPUTS, OUTPUTS, STUDY
 from tablefold.study.variant import Variant
 from tablefold.study.worker import DONE
-from tablefold.train.records import read_json
+from tablefold.train.records import read_json, show_json
 from tablefold.train.run import CONFIG, JOURNAL, RESULT
 
 FULL = "full"
@@ -182,6 +183,13 @@ def load_runs(folders: Sequence[str | Path]) -> list[RunResult]:
         else:
             raise ValueError(f"{folder} holds no finished run and no study (no {RESULT}, no {STUDY})")
     return runs
+
+
+def write_lines(study: StudyResults, path: str | Path) -> None:
+    """Write one JSON line per run, for a notebook or a repository: asked, status, result and curve."""
+    lines = [json.dumps(json.loads(show_json(asdict(run)))) for run in study.runs]
+    with new_file(path) as file:
+        file.write_text("".join(f"{line}\n" for line in lines))
 
 
 def summarise(runs: Sequence[RunResult]) -> list[Summary]:
