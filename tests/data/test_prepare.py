@@ -321,7 +321,7 @@ lines = st.one_of(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(content=st.lists(lines, min_size=1, max_size=60), end=st.sampled_from([b"\n", b"\r\n"]), closed=st.booleans())
 def test_any_bytes(tmp_path_factory, content, end, closed):
     folder = tmp_path_factory.mktemp("fuzz")
