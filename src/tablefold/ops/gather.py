@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tablefold.ops import cpu
+from tablefold.ops import cpu, gpu
 from tablefold.ops.backends import is_fused
 from tablefold.ops.program import array_program
 from tablefold.ops.reference import ReferenceGather
@@ -39,6 +39,13 @@ def gather(
     return cpu.gather(memory, lookup, ids, program, features, dim)
 
 
+@gather.register_kernel("cuda")
+def _(
+    memory: Tensor, lookup: Tensor | None, ids: Tensor, program: Tensor, features: int, dim: int, rows: bool
+) -> Tensor:
+    return gpu.gather(memory, lookup, ids, program, features, dim)
+
+
 @gather.register_fake
 def _(
     memory: Tensor, lookup: Tensor | None, ids: Tensor, program: Tensor, features: int, dim: int, rows: bool
@@ -50,6 +57,11 @@ def _(
 def scatter(vectors: Tensor, memory: Tensor, lookup: Tensor | None, ids: Tensor, program: Tensor) -> Tensor:
     """The gradient of memory, of its shape, given the gradient `vectors` of what was gathered."""
     return cpu.scatter(vectors, memory, lookup, ids, program)
+
+
+@scatter.register_kernel("cuda")
+def _(vectors: Tensor, memory: Tensor, lookup: Tensor | None, ids: Tensor, program: Tensor) -> Tensor:
+    return gpu.scatter(vectors, memory, lookup, ids, program)
 
 
 @scatter.register_fake
@@ -130,7 +142,9 @@ class Gather(nn.Module):
         return vectors
 
     def gives_rows(self, memory: Tensor) -> bool:
-        """Whether memory's gradient holds only the rows that were read."""
+        """Whether memory's gradient holds only the rows that were read; on a CUDA device it never does."""
+        if memory.device.type == "cuda":
+            return False
         if self.gradient == "auto":
             return memory.numel() > DENSE_FLOATS and memory.shape[1] >= ROW_FLOATS
         return self.gradient == "rows"

@@ -43,7 +43,8 @@ WEIGHTED, WEIGHT_BASE, WEIGHT_STRIDE, WEIGHT_LOW, WEIGHT_HIGH, PART = range(12, 
 WEIGHT_PART = PART + PART_WORDS
 ROW_READS = WEIGHT_PART + PART_WORDS
 WEIGHT_READS = ROW_READS + 3
-PIECE_WORDS = WEIGHT_READS + 3
+TABLE = WEIGHT_READS + 3
+PIECE_WORDS = TABLE + 1
 
 # Words of `ROW_READS` and `WEIGHT_READS`: the segment that is read in, the first read there, and the number of the
 # first computed read, -1 where the gradient of the slots is that of the rows.
@@ -88,7 +89,7 @@ def array_program(address_map: AddressMap) -> NDArray[np.int64]:
         for chain in table_chains(terms):
             for piece in chain:
                 chain_of.append(len(chains) - 1)
-                pieces.append(_piece_words(piece, first_slot, table, starts))
+                pieces.append(_piece_words(piece, first_slot, number, table, starts))
             chains.append(len(pieces))
             longest, widest = max(longest, len(chain)), max(widest, chain[0].width)
         columns.append(len(chains) - 1)
@@ -120,7 +121,9 @@ def _starts(sizes: Sequence[int], first: int = 0) -> list[int]:
     return [first + sum(sizes[:index]) for index in range(len(sizes))]
 
 
-def _piece_words(piece: Piece, first_slot: int, table: TableSpec, starts: dict[Lookup, int]) -> list[int]:
+def _piece_words(
+    piece: Piece, first_slot: int, table_number: int, table: TableSpec, starts: dict[Lookup, int]
+) -> list[int]:
     term = piece.term
     weight = term.weight or Weight(Partition(1), 0, 0)
     return [
@@ -143,6 +146,7 @@ def _piece_words(piece: Piece, first_slot: int, table: TableSpec, starts: dict[L
         *_part_words(term.partition, table.rows, starts),
         *_part_words(weight.partition, table.rows, starts),
         *[-1] * 6,  # `_segments` fills them in
+        table_number,
     ]
 
 

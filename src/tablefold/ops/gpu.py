@@ -1,0 +1,68 @@
+"""The gather and its gradient on a CUDA device, by Triton's kernels.
+
+Gradients are dense and summed by atomic additions, whose order varies from run to run. Under
+`torch.use_deterministic_algorithms(True)` the reference computes instead.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tablefold.ops import program as p
+from tablefold.ops.arguments import NO_WILD
+from tablefold.ops.cpu import WildIdError
+
+_BLOCK_FLOATS = 4096
+
+
+def gather(memory: Tensor, lookup: Tensor | None, ids: Tensor, program: Tensor, features: int, dim: int) -> Tensor:
+    """The vectors `[batch, features, dim]` of ids `[batch, tables]`.
+
+    Raises:
+        WildIdError: for an id outside its table; nothing was read there. (Finding out waits for the kernel to end.)
+    """
+    batch, floats = ids.shape[0], features * dim
+    vectors = memory.new_empty(batch, features, dim)
+    wild = torch.full((1,), NO_WILD, dtype=torch.int64, device=ids.device)
+    grid, sizes = _launch(program, batch)
+    lookups = program if lookup is None else lookup
+    kernels().gather_kernel[grid](
+        memory, lookups, ids, program, vectors, wild, batch, floats, ids.stride(0), ids.stride(1), **sizes
+    )
+    place = int(wild)
+    if place != NO_WILD:
+        example, column = divmod(place, ids.shape[1])
+        raise WildIdError(f"id {int(ids[example, column])} (example {example}) is outside table {column}")
+    return vectors
+
+
+def scatter(vectors: Tensor, memory: Tensor, lookup: Tensor | None, ids: Tensor, program: Tensor) -> Tensor:
+    """The dense gradient of memory, given that of the vectors."""
+    gradient = torch.zeros_like(memory)
+    vectors = vectors.contiguous()
+    batch = ids.shape[0]
+    grid, sizes = _launch(program, batch)
+    lookups = program if lookup is None else lookup
+    floats = vectors.numel() // max(batch, 1)
+    kernels().scatter_kernel[grid](
+        vectors, memory, lookups, ids, program, gradient, batch, floats, ids.stride(0), ids.stride(1), **sizes
+    )
+    return gradient
+
+
+def kernels() -> Any:
+    """The module of Triton's kernels, imported at first use."""
+    return importlib.import_module("tablefold.ops.gpu_kernels")
+
+
+def _launch(program: Tensor, batch: int) -> tuple[tuple[int, int], dict[str, int]]:
+    """(grid of example blocks and chains, sizes of a block)."""
+    header = program[: p.HEADER_WORDS].tolist()
+    chains = header[p.PIECES_AT] - header[p.CHAINS_AT] - 1
+    lanes = 1 << (header[p.WIDEST] - 1).bit_length()
+    block = max(1, min(128, _BLOCK_FLOATS // lanes))
+    return (max(1, -(-batch // block)), chains), {"BLOCK": block, "LANES": lanes}
