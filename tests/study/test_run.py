@@ -123,9 +123,3 @@ def test_a_folder_of_something_else_is_left_alone(data, tmp_path):
         run_study(Study.of(ONE), data, tmp_path)
     with pytest.raises(ValueError, match="is a file"):
         run_study(Study.of(ONE), data, tmp_path / "mine.txt")
-
-
-def test_models_are_kept_on_request(data, tmp_path):
-    run_study(Study.of(ONE), data, tmp_path / "out", keep_models=True)
-    (model,) = (tmp_path / "out" / "models").iterdir()
-    assert (model / "model.safetensors").exists()

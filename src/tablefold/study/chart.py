@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7b4ea3", "#8c6d1f", "#b8336a")
 """Okabe and Ito's and three more, told apart by colour-blind readers."""
 MARKERS = "sD^vPXph<"
+DASHES = ("solid", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (8, 3)))
 INK, GREY, FAINT = "#1f2430", "#8a8f98", "#d9dce1"
 _WIDTH, _HEIGHT, _LEGEND_LINE = 5.0, 3.7, 0.2  # inches
 
@@ -47,6 +48,8 @@ class Line:
     label: str
     style: Style
     points: tuple[Point, ...]
+    dash: int = 0
+    """Lines of one style on one chart are told apart by a dash pattern of their own."""
 
 
 @dataclass(frozen=True)
@@ -155,12 +158,14 @@ def _draw_line(axes: Axes, line: Line, *, over_bytes: bool) -> None:
             axes.axhspan(low[0], high[0], color=color, alpha=0.08, linewidth=0)
         axes.plot(x, y, color=color, marker=marker, markersize=12, linestyle="none", label=line.label, clip_on=False)
         return
-    if band and len(x) > 1:
+    close = over_bytes and x[-1] < 1.5 * x[0]  # a band needs room to be read
+    if band and len(x) > 1 and not close:
         axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
     elif band:
         axes.errorbar(x, y, yerr=std, color=color, linewidth=1)
     shown: dict[str, Any] = {"marker": marker, "markersize": 5.5} if over_bytes else {}
-    axes.plot(x, y, color=color, linewidth=1.9, label=line.label, zorder=3, **shown)
+    dash = DASHES[line.dash % len(DASHES)]
+    axes.plot(x, y, color=color, linewidth=1.9, linestyle=dash, label=line.label, zorder=3, **shown)
 
 
 def _dress(axes: Axes, chart: Chart) -> None:
@@ -190,6 +195,7 @@ def _dress_bytes(axes: Axes, chart: Chart) -> None:
     low, high = axes.get_xlim()
     if high / low < 12:
         axes.set_xlim(low / 2, high * 2)
+    axes.xaxis.set_major_locator(_log_ticks(axes))
     axes.xaxis.set_major_formatter(lambda value, _: show_bytes(value))
     axes.xaxis.set_minor_formatter(lambda value, _: "")
     full = next((line.points[0].x for line in chart.lines if line.style == FULL_STYLE), None)
@@ -202,6 +208,7 @@ def _dress_bytes(axes: Axes, chart: Chart) -> None:
         return full / np.maximum(value, 1e-3)
 
     above = axes.secondary_xaxis("top", functions=(inverse, inverse))
+    above.xaxis.set_major_locator(_log_ticks(axes))
     above.xaxis.set_major_formatter(lambda value, _: f"{value:,.3g}x" if value < 1000 else f"{value:,.0f}x")
     above.xaxis.set_minor_formatter(lambda value, _: "")
     above.set_xlabel("compression", color=INK, fontsize=9.5)
@@ -213,3 +220,11 @@ def _few_ticks() -> Any:
     from matplotlib.ticker import MaxNLocator
 
     return MaxNLocator(5)
+
+
+def _log_ticks(axes: Axes) -> Any:
+    """Powers of ten, and where these are few, 2 and 5 times them."""
+    from matplotlib.ticker import LogLocator
+
+    low, high = axes.get_xlim()
+    return LogLocator(10, subs=(1.0,) if high / low > 300 else (1.0, 3.0) if high / low > 30 else (1.0, 2.0, 5.0))

@@ -60,7 +60,10 @@ def _against_bytes(figure: str, done: Sequence[Summary], style: dict[str, Style]
 def _on_the_way(figure: str, x: str, size: str, done: Sequence[Summary], style: dict[str, Style]) -> Chart:
     lines = tuple(
         Line(
-            "full tables" if one.series == FULL else _curve_label(one, done), style[one.series], _curve(one, x, figure)
+            "full tables" if one.series == FULL else _curve_label(one, done),
+            style[one.series],
+            _curve(one, x, figure),
+            dash=[other for other in done if other.series == one.series].index(one),
         )
         for one in done
     )

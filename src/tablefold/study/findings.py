@@ -54,6 +54,8 @@ def _sentence(row: Best) -> str:
         return f"no method beats {PLAIN} at any size."
     gain = _gain(row)
     spread = math.hypot(row.best.spread("auc").std, row.plain.spread("auc").std)
+    if gain < spread:  # never where one seed leaves the spread unknown
+        return f"no method beats {PLAIN} at any size by more than the spread over seeds."
     noise = "" if math.isnan(spread) else f" ± {spread:.4f}"
     full = f"; the full tables reach {row.full.auc:.4f}" if row.full else ""
     return (

@@ -40,7 +40,8 @@ class RunResult:
         status: "done", "impossible", "failed", or "missing".
         error: why it is not done.
         result: as in `result.json`; empty if it is not done.
-        curve: figures of the validation part on the way: "step", "examples", "seconds", "auc", "logloss".
+        curve: figures of the validation part on the way: "step", "examples", "seconds" (at the run's speed, without
+            compiling), "auc", "logloss".
         commit: of tablefold, if known.
     """
 
@@ -269,13 +270,14 @@ def _study_run(folder: Path, data: str, name: str, series: str, size: str) -> Ru
         status=output["status"],
         error=output.get("error", ""),
         result=_defined(output.get("result", {})),
-        curve=tuple(map(_defined, output.get("curve", ()))),
+        curve=_curve(output.get("curve", ()), output.get("result", {})),
         commit=output.get("commit"),
     )
 
 
 def _train_run(folder: Path) -> RunResult:
     asked = read_json(folder / CONFIG)["asked"]
+    result = read_json(folder / RESULT)
     lines = [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()]
     size = f"{asked['compression']:g}x" if asked["compression"] else ""
     return RunResult(
@@ -285,14 +287,22 @@ def _train_run(folder: Path) -> RunResult:
         settings=_settings(asked, Variant()),
         threshold=asked["threshold"],
         seed=asked["seed"],
-        result=_defined(read_json(folder / RESULT)),
-        curve=tuple(_defined(line) for line in lines if line["part"] == "validation"),
+        result=_defined(result),
+        curve=_curve([line for line in lines if line["part"] == "validation"], result),
     )
 
 
 def _settings(config: dict[str, Any], variant: Variant) -> dict[str, Any]:
     common = {name: value for name, value in config.items() if name not in _OF_SIZE}
     return {**common, "id_order": variant.id_order, "train_rows": variant.train_rows}
+
+
+def _curve(looks: Sequence[dict[str, Any]], result: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    """The looks, with the seconds that their examples take at the run's speed: a first run on a machine compiles its
+    kernels in its first step, which is no cost of the method."""
+    rate = result.get("samples_per_second")
+    timed = ({**look, "seconds": look["examples"] / rate} if rate else look for look in looks)
+    return tuple(map(_defined, timed))
 
 
 def _defined(figures: dict[str, Any]) -> dict[str, Any]:
