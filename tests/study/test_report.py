@@ -64,6 +64,17 @@ def test_every_setting_is_in_a_table_with_its_figures(make_results):
     assert "a budget of 1 bytes is too small" in every_run
 
 
+def test_settings_stand_side_by_side(make_results):
+    text = render(make_results(models=("dlrm", "dcn")))
+    table = text[text.index("under every setting") : text.index("<section>")]
+    row = re.search(r"<tr><td[^>]*><code>hash:floats=62</code>.*?</tr>", table)[0]
+    assert re.findall(r'data-name="(.*?)"[^>]*>(.*?)</td>', row)[1:] == [
+        ("dlrm", "0.7610 ± 0.0010"),
+        ("dcn", "0.7610 ± 0.0010"),
+    ]
+    assert "under every setting" not in render(make_results())
+
+
 def test_the_facts_say_what_the_figures_rest_on(make_results):
     facts = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", render(make_results())))
     assert facts["data"] == (

@@ -56,6 +56,7 @@ def _render(study: StudyResults, show: Show) -> str:
         "title": escape(study.title),
         "lead": escape(study.about),
         "finding": "".join(f"<p>{escape(text)}</p>" for text in finding(groups)),
+        "overview": _overview(groups),
         "sections": "\n".join(_section(title, group, study.target, show) for title, group in groups),
         "notes": _not_done(summaries),
         "facts": "\n".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in describe(study).items()),
@@ -64,6 +65,17 @@ def _render(study: StudyResults, show: Show) -> str:
     for name, text in parts.items():
         page = page.replace(f"{{{{{name}}}}}", text)
     return page
+
+
+def _overview(groups: Sequence[tuple[str, Sequence[Summary]]]) -> str:
+    """AUC of every method at every size, the settings side by side; nothing where there is one setting."""
+    if len(groups) < 2:
+        return ""
+    rows: dict[str, dict[str, str]] = {}
+    for title, group in groups:
+        for one in (one for one in group if one.done):
+            rows.setdefault(one.label, {"method": _code(one.label)})[title] = one.spread("auc").show()
+    return f"<h3>AUC of every method under every setting</h3>{_table(list(rows.values()))}"
 
 
 def _section(title: str, group: Sequence[Summary], target: str | None, show: Show) -> str:
