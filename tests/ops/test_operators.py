@@ -40,17 +40,20 @@ def test_gradients_are_exact_in_float64(spec):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # torch's compiler has its own
+@pytest.mark.parametrize("form", ["dense", "rows"])
 @each_spec
-def test_a_group_compiles_into_one_graph(spec):
+def test_a_group_compiles_into_one_graph(spec, form):
     group, ids = parse(spec).build(TABLES, seed=3), some_ids(70, ROWS)
+    group.gather.gradient = form
     compiled = torch.compile(group, fullgraph=True, backend="aot_eager")
     vectors = compiled(ids)
     assert torch.equal(vectors, group(ids))
     vectors.square().sum().backward()
-    gradient = group.memory.grad.clone()
+    assert group.memory.grad.is_sparse == (form == "rows")
+    gradient = group.memory.grad.to_dense()
     group.memory.grad = None
     group(ids).square().sum().backward()
-    torch.testing.assert_close(gradient, group.memory.grad, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(gradient, group.memory.grad.to_dense(), rtol=1e-6, atol=1e-7)
     ids[3, 1] = 9999
     with pytest.raises(ValueError, match=r"id 9999 \(example 3\) is outside table 1"):
         compiled(ids)

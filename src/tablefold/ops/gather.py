@@ -113,7 +113,7 @@ class Gather(nn.Module):
     returns `[batch, features, dim]`.
 
     Attributes:
-        gradient: the form of memory's gradient, `auto` at first; compiled graphs and the reference have dense ones.
+        gradient: the form of memory's gradient, `auto` at first; the reference's is always dense.
 
     Raises:
         WildIdError: where a kernel meets an id outside its table. The reference does not look.
@@ -135,7 +135,7 @@ class Gather(nn.Module):
         """The composed vectors of every table."""
         vectors: Tensor
         if is_fused(memory):
-            rows = self.gives_rows(memory) and not torch.compiler.is_compiling()
+            rows = self.gives_rows(memory)
             vectors = gather(memory, lookup, ids, self.program, self.features, self.dim, rows)
         else:
             vectors = self.reference(memory, lookup, ids.to(torch.int64))
