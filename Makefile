@@ -2,13 +2,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo study test lint format clean
+.PHONY: bench demo study test lint format clean
 
 demo: .venv/installed  ## generate a click log, train full and folded models, write report.html
 	$(BIN)/tablefold demo
 
 study: .venv/installed  ## every ready study at its quick size on the data at hand (hours; goes on where it stopped)
 	$(BIN)/python studies/quick.py --work $${TABLEFOLD_WORK:-/tmp/tablefold-study}
+
+bench: .venv/installed  ## speed against peers, after the operators' tests (DLRM=path of its checkout, to race it too)
+	$(BIN)/pytest -m "not slow and not gpu" tests/ops tests/test_optim.py
+	for name in latency lookup step training; do \
+	  $(BIN)/python benchmarks/$$name.py --out benchmarks/results/$$name.jsonl $(if $(DLRM),--dlrm $(DLRM)); done
 
 test: .venv/installed  ## the whole test suite, slow proofs left out
 	$(BIN)/pytest -m "not slow and not gpu"

@@ -66,15 +66,18 @@ def build(name: str, tables: list[TableSpec]) -> EmbeddingGroup:
 
 
 def race(contestants: dict[str, Work], rounds: int, warm_up: int = 5) -> dict[str, np.ndarray]:
-    """Seconds of each contestant in each round; they take turns."""
+    """Seconds of each contestant in each round; they take turns, in another order each round: who comes after a large
+    contestant finds the caches cold.
+    """
+    order = np.random.default_rng(0)
     for number in range(warm_up):
         for work in contestants.values():
             work(number)
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(rounds):
-        for name, work in contestants.items():
+        for name in order.permutation(list(contestants)).tolist():
             began = time.perf_counter()
-            work(number)
+            contestants[name](number)
             seconds[name].append(time.perf_counter() - began)
     return {name: np.array(values) for name, values in seconds.items()}
 
