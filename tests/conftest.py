@@ -12,6 +12,9 @@ install_import_hook(
     "beartype.beartype",
 )
 
+collect_ignore_glob = ["*/gpu_*.py"]
+"""Scripts that tests run in processes of their own; looking for doctests would run them here."""
+
 import pytest  # noqa: E402  (the hook must come first)
 
 from tablefold.tables import TableSpec  # noqa: E402
