@@ -28,6 +28,7 @@ from tablefold.ops.numba_rows import (
     pointer_int32,
     pointer_int64,
     pointer_like,
+    prefetch,
     scratch_like,
 )
 
@@ -127,9 +128,19 @@ def _gather_table(arguments, program, table, begin, ids, count, memory, vectors)
                 weights_of(program, piece, lookup, size, ids, weights, spare, count)
                 for i in range(count):
                     factors[i] *= memory[weights[i]]
+        if program[piece + p.WRAP] == 0:
+            _ask_for(memory, places, count, program[piece + p.WIDTH])
         start = begin * step + program[piece + p.SLOT]
         op = program[piece + p.OP]
         read_rows(program, piece, op, scaled, vectors, start, step, memory, places, factors, count)
+
+
+@compiled
+def _ask_for(memory, places, count, width):
+    """Have the first and the last line of each row fetched, all at once rather than as many as a core looks ahead."""
+    for i in range(count):
+        prefetch(memory, places[i])
+        prefetch(memory, places[i] + width - 1)
 
 
 @compiled

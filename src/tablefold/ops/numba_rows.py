@@ -95,6 +95,21 @@ def zero(_context, pointer, begin, end):
     return types.void(pointer, types.int64, types.int64), generate
 
 
+@intrinsic
+def prefetch(_context, pointer, place):
+    """Ask the memory for the line of `pointer[place]`."""
+
+    def generate(context, builder, signature, arguments):
+        word = ir.IntType(32)
+        address = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [address.type, word, word, word])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [address.type], kind)
+        builder.call(function, [address, word(1), word(3), word(1)])
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.int64), generate
+
+
 def _row(kind):
     """An intrinsic `row(lanes, target, i, source, j, factor)` on `lanes` neighbouring floats at once."""
 

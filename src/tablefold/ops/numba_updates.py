@@ -21,6 +21,7 @@ from tablefold.ops.numba_rows import (
     pointer_float64,
     pointer_int64,
     pointer_like,
+    prefetch,
     splat,
 )
 
@@ -116,19 +117,6 @@ def _rule(formula):
     return rule
 
 
-@intrinsic
-def _prefetch(_context, pointer, place):
-    def generate(context, builder, signature, arguments):
-        word = ir.IntType(32)
-        address = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), ir.IntType(8).as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [address.type, word, word, word])
-        function = builder.module.declare_intrinsic("llvm.prefetch", [address.type], kind)
-        builder.call(function, [address, word(1), word(3), word(1)])
-        return context.get_dummy_value()
-
-    return types.void(pointer, types.int64), generate
-
-
 def _over_rows(rule, states):
     @compiled
     def update(arguments, begin, end, memory):
@@ -143,9 +131,9 @@ def _over_rows(rule, states):
         for i in range(begin, end):
             row = rows[i] if sparse else i
             if sparse and i + u.AHEAD < end:
-                _prefetch(memory, rows[i + u.AHEAD] * width)
+                prefetch(memory, rows[i + u.AHEAD] * width)
                 if states:
-                    _prefetch(s1, rows[i + u.AHEAD] * width)
+                    prefetch(s1, rows[i + u.AHEAD] * width)
             place, at = row * width, i * width
             wide = width // 16 * 16
             for v in range(0, wide, 16):
