@@ -18,7 +18,7 @@ from typing import Any, NoReturn, Protocol, cast
 
 VERBS = (
     *("generate", "prepare", "describe", "methods", "inspect", "theory"),
-    *("train", "evaluate", "compare", "study", "demo"),
+    *("train", "evaluate", "predict", "compare", "study", "demo"),
 )
 
 EXIT_WRONG_USE = 2

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tablefold.data.lines import HEX, INTEGER, LABEL, MISSING, SKIP, Field, hex_text, parse_lines
+from tablefold.data.lines import HEX, INTEGER, LABEL, MISSING, SKIP, Field, hex_text, parse_lines, parse_values
 from tablefold.data.source import (
     Rows,
     Shard,
@@ -48,6 +49,7 @@ class Avazu:
     dense: tuple[str, ...] = ()
     tables: tuple[str, ...] = TABLES
     text: bool = False
+    fields: tuple[Field, ...] = FIELDS
 
     def describe(self) -> dict[str, Any]:
         """The source's name and input."""
@@ -66,7 +68,7 @@ class Avazu:
         shards = []
         for file, path in zip(self.files, self.paths or self.files, strict=True):
             header = read_header(path)
-            expected = ",".join(field.name for field in FIELDS)
+            expected = ",".join(field.name for field in self.fields)
             if header.rstrip(b"\r\n") != expected.encode():
                 raise ValueError(f"{file}, line 1: the header is not Avazu's ({expected})")
             shards += byte_shards(file, path, len(header))
@@ -76,11 +78,20 @@ class Avazu:
 
     def read(self, shard: Shard) -> Rows:
         """The rows of one piece of a file."""
-        parsed = parse_lines(read_bytes(shard), ",", FIELDS)
-        label, keys = parsed.values[1], parsed.values[2:]
+        parsed = parse_lines(read_bytes(shard), ",", self.fields)
+        keys = parsed.values[-len(TABLES) :]
+        label = np.zeros(keys.shape[1], dtype=np.uint8)
+        if self.fields[1].kind == LABEL:
+            label = parsed.values[1].astype(np.uint8)
         keys[0] = np.where(keys[0] == MISSING, MISSING, keys[0] % 100)
         dense = np.empty((len(label), 0), dtype=np.float32)
-        return Rows(label.astype(np.uint8), dense, keys, parsed.lines, parsed.rejects)
+        return Rows(label, dense, keys, parsed.lines, parsed.rejects)
+
+    def unlabelled(self) -> Avazu:
+        """Without the column `click` where the header has none, as in Avazu's `test`."""
+        has_label = read_header((self.paths or self.files)[0]).split(b",")[1:2] == [b"click"]
+        fields = [FIELDS[0], *([Field("click", SKIP)] if has_label else []), *FIELDS[2:]]
+        return replace(self, fields=tuple(fields))
 
     def best(self) -> None:
         """Unknown: the log is real."""
@@ -88,3 +99,7 @@ class Avazu:
     def raw_values(self, table: str, keys: NDArray[np.int64]) -> NDArray[Any]:
         """Hex digits or decimal ones."""
         return hex_text(keys) if table in _HEX_COLUMNS else keys.astype(np.str_)
+
+    def keys(self, table: str, values: Sequence[str]) -> NDArray[np.int64]:
+        """Of hex digits or decimal ones."""
+        return parse_values(values, Field(table, HEX if table in _HEX_COLUMNS else INTEGER))

@@ -6,6 +6,7 @@ separated by tabs. Integers become log(1 + x), negative and missing ones 0.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tablefold.data.best import load_best
-from tablefold.data.lines import HEX, INTEGER, LABEL, Field, hex_text, parse_lines
+from tablefold.data.lines import HEX, INTEGER, LABEL, SKIP, Field, hex_text, parse_lines, parse_values
 from tablefold.data.source import Rows, Shard, byte_shards, describe_files, read_bytes, unpack_files
 from tablefold.data.split import Split
 
 DENSE = tuple(f"I{column}" for column in range(1, 14))
 TABLES = tuple(f"C{column}" for column in range(1, 27))
-FIELDS = (
-    Field("label", LABEL),
-    *(Field(name, INTEGER) for name in DENSE),
-    *(Field(name, HEX) for name in TABLES),
-)
+FEATURES = (*(Field(name, INTEGER) for name in DENSE), *(Field(name, HEX) for name in TABLES))
+FIELDS = (Field("label", LABEL), *FEATURES)
+_PEEKED_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,7 @@ class Criteo:
         files: in the order of the log.
         by_day: the files are days and the last one is for test and validation; else the last seventh of the rows is.
         paths: where the files' bytes are, if elsewhere.
+        fields: what a line holds; without a label in Criteo's `test.txt`.
     """
 
     files: tuple[str, ...]
@@ -43,6 +43,7 @@ class Criteo:
     dense: tuple[str, ...] = DENSE
     tables: tuple[str, ...] = TABLES
     text: bool = False
+    fields: tuple[Field, ...] = FIELDS
 
     def describe(self) -> dict[str, Any]:
         """The source's name and input."""
@@ -65,9 +66,19 @@ class Criteo:
 
     def read(self, shard: Shard) -> Rows:
         """The rows of one piece of a file."""
-        parsed = parse_lines(read_bytes(shard), "\t", FIELDS)
-        label, dense, keys = np.split(parsed.values, [1, 1 + len(DENSE)])
-        return Rows(label[0].astype(np.uint8), log_counts(dense), keys, parsed.lines, parsed.rejects)
+        parsed = parse_lines(read_bytes(shard), "\t", self.fields)
+        dense, keys = np.split(parsed.values[-len(FEATURES) :], [len(DENSE)])
+        label = np.zeros(keys.shape[1], dtype=np.uint8)
+        if self.fields[0].kind == LABEL:
+            label = parsed.values[0].astype(np.uint8)
+        return Rows(label, log_counts(dense), keys, parsed.lines, parsed.rejects)
+
+    def unlabelled(self) -> Criteo:
+        """Without labels where the first line that fits has none, as in Criteo's `test.txt`."""
+        with open((self.paths or self.files)[0], "rb") as stream:
+            columns = [line.count(b"\t") + 1 for line in stream.readlines(_PEEKED_BYTES)]
+        known = next((count for count in columns if count in (len(FEATURES), len(FIELDS))), len(FIELDS))
+        return replace(self, fields=FEATURES if known == len(FEATURES) else (Field("label", SKIP), *FEATURES))
 
     def best(self) -> dict[str, dict[str, float]] | None:
         """What `tablefold generate` wrote beside a synthetic log."""
@@ -76,6 +87,10 @@ class Criteo:
     def raw_values(self, table: str, keys: NDArray[np.int64]) -> NDArray[Any]:
         """Hex digits."""
         return hex_text(keys)
+
+    def keys(self, table: str, values: Sequence[str]) -> NDArray[np.int64]:
+        """Of hex digits."""
+        return parse_values(values, Field(table, HEX))
 
 
 def log_counts(values: NDArray[np.int64]) -> NDArray[np.float32]:

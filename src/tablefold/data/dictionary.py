@@ -9,7 +9,7 @@ the job, decides how much of it is in memory.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +111,22 @@ def create_lookup(path: Path, size: int) -> NDArray[np.int64]:
 def open_lookup(path: Path) -> NDArray[np.int64]:
     """Memory-map a hash table."""
     return np.memmap(path, dtype=np.int64, mode="r").reshape(-1, 2)
+
+
+def encode(keys: NDArray[np.int64], lookups: Sequence[Path]) -> NDArray[np.int32]:
+    """Ids [rows, tables] of keys [tables, rows], by the hash table file of each table."""
+    ids = np.empty(keys.shape[::-1], dtype=np.int32)
+    for table, path in enumerate(lookups):
+        look_up(open_lookup(path), keys[table], ids[:, table])
+    return ids
+
+
+def encode_hashed(keys: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Ids [rows, tables] of keys [tables, rows], without dictionaries."""
+    ids = np.empty(keys.shape[::-1], dtype=np.int64)
+    for table in range(len(keys)):
+        hash_ids(keys[table], ids[:, table])
+    return ids
 
 
 @compiled

@@ -100,18 +100,14 @@ class Job:
     def encode(self, number: int, shard: Shard, end: int, split: Split) -> list[Piece]:
         """Pass 2: write the rows of one shard, the last of which is row `end - 1`, into their parts."""
         rows = self.source.read(shard)
-        ids = np.empty((len(rows.label), len(self.source.tables)), dtype=np.int32)
-        for table in range(len(self.source.tables)):
-            dictionary.look_up(dictionary.open_lookup(self._lookup(table)), rows.keys[table], ids[:, table])
+        ids = dictionary.encode(rows.keys, [self._lookup(table) for table in range(len(self.source.tables))])
         return self._write(number, Examples(rows.dense, ids, rows.label), end, split)
 
     def hash(self, number: int, shard: Shard) -> dict[str, int]:
         """The only pass over a log whose ids are hashes: write one shard, not knowing yet into which part."""
         rows = self.source.read(shard)
-        ids = np.empty((len(rows.label), len(self.source.tables)), dtype=np.int64)
-        for table in range(len(self.source.tables)):
-            dictionary.hash_ids(rows.keys[table], ids[:, table])
-        write_shard(self.work / shard_name(number), Examples(rows.dense, ids, rows.label))
+        examples = Examples(rows.dense, dictionary.encode_hashed(rows.keys), rows.label)
+        write_shard(self.work / shard_name(number), examples)
         return self._summary(number, rows) | {"positives": int(rows.label.sum())}
 
     def place(self, number: int, rows: int, end: int, split: Split, positives: int) -> list[Piece]:

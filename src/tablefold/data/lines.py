@@ -95,6 +95,19 @@ def format_lines(values: NDArray[np.int64], separator: str, fields: Sequence[Fie
     return text[: _format(values, ord(separator), kinds, text)].tobytes()
 
 
+def parse_values(values: Sequence[str], field: Field) -> NDArray[np.int64]:
+    """Keys of single values of one kind.
+
+    Raises:
+        ValueError: for a value that is not of this kind.
+    """
+    parsed = parse_lines(np.frombuffer("\n".join(values).encode(), dtype=np.uint8), "\t", [field])
+    if parsed.rejects:
+        raise ValueError(parsed.rejects[0].reason)
+    keys: NDArray[np.int64] = parsed.values[0]
+    return keys
+
+
 def hex_text(keys: NDArray[np.int64]) -> NDArray[np.bytes_]:
     """The hex digits that keys of kind `HEX` stand for.
 

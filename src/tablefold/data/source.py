@@ -109,6 +109,19 @@ class Source(Protocol):
         """The raw values, as text, that `keys` of one table stand for."""
 
 
+class RawSource(Source, Protocol):
+    """A source of lines that a model can score later, with the dictionary of an earlier log."""
+
+    def unpack(self, folder: Path) -> RawSource:
+        """As of any source."""
+
+    def unlabelled(self) -> RawSource:
+        """The same source, already unpacked, for scoring: labels are not read and may be missing."""
+
+    def keys(self, table: str, values: Sequence[str]) -> NDArray[np.int64]:
+        """The keys of raw values, as a dictionary's file holds them."""
+
+
 def describe_files(files: Sequence[str]) -> list[dict[str, Any]]:
     """Name and size of every input file.
 

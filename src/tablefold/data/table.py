@@ -55,8 +55,8 @@ class Columns:
 
     @property
     def names(self) -> list[str]:
-        """All columns to read."""
-        return [self.label, *self.dense, *self.counts, *self.categorical]
+        """All columns to read; `label` is empty where labels are not."""
+        return [*([self.label] if self.label else []), *self.dense, *self.counts, *self.categorical]
 
     @classmethod
     def load(cls, file: str) -> Columns:
@@ -147,12 +147,20 @@ class Table:
         lines = read_bytes(shard).tobytes().decode("utf-8", "backslashreplace").removesuffix("\n")
         return self._read_csv(lines.split("\n") if lines else [], _fields(read_header(shard.path)))
 
+    def unlabelled(self) -> Table:
+        """Without the label, which the files need not have."""
+        return replace(self, columns=replace(self.columns, label=""))
+
     def best(self) -> None:
         """Unknown: the log is real."""
 
     def raw_values(self, table: str, keys: NDArray[np.int64]) -> NDArray[Any]:
         """Never asked for: texts are spilled (`Rows.texts`)."""
         raise NotImplementedError
+
+    def keys(self, table: str, values: Sequence[str]) -> NDArray[np.int64]:
+        """Of texts."""
+        return text_keys(pl.Series(values, dtype=pl.String))[0]
 
     def _parquet_shards(self, file: str, path: str) -> list[Shard]:
         try:
@@ -180,12 +188,9 @@ class Table:
     def _rows(self, frame: pl.DataFrame, numbers: Sequence[int], rejects: list[Reject], lines: int) -> Rows:
         """Type the columns of `frame` (all text), rejecting the records that cannot be."""
         columns = self.columns
-        label = pl.col(columns.label).replace({"true": "1", "false": "0"}).cast(pl.Float64, strict=False)
-        typed = frame.with_columns(
-            label.alias(columns.label),
-            *(pl.col(name).cast(pl.Float64, strict=False) for name in self.dense),
-        )
-        wrong = {columns.label: ~typed[columns.label].is_in([0.0, 1.0]).fill_null(False)}
+        typed = frame.with_columns(pl.col(name).cast(pl.Float64, strict=False) for name in self.dense)
+        label = self._label(frame)
+        wrong = {columns.label: ~label.is_in([0.0, 1.0]).fill_null(False)}
         for name in self.dense:
             missing = frame[name].is_null() | (frame[name] == "")
             wrong[name] = ~missing & ~typed[name].is_finite().fill_null(False)
@@ -196,20 +201,26 @@ class Table:
             text = ",".join(value or "" for value in frame.row(place))
             reject = Reject(numbers[place], f"field {name} {reason}: {frame[name][place]!r}", text.encode())
             rejects.append(reject)
-        frame, typed = frame.filter(~bad), typed.filter(~bad)
+        frame, typed, label = frame.filter(~bad), typed.filter(~bad), label.filter(~bad)
         dense = typed.select(
             *(pl.col(name).fill_null(0) for name in columns.dense),
             *(pl.col(name).fill_null(0).clip(0).log1p() for name in columns.counts),
         )
         keyed = [text_keys(frame[name]) for name in columns.categorical]
         return Rows(
-            typed[columns.label].to_numpy().astype(np.uint8),
+            label.to_numpy().astype(np.uint8),
             dense.to_numpy().astype(np.float32).reshape(len(frame), len(self.dense)),
             np.stack([keys for keys, _ in keyed]),
             lines,
             sorted(rejects, key=lambda reject: reject.line),
             tuple(texts for _, texts in keyed),
         )
+
+    def _label(self, frame: pl.DataFrame) -> pl.Series:
+        """The label as a number; null where it is none; 0 where labels are not read."""
+        if not self.columns.label:
+            return pl.repeat(0.0, len(frame), eager=True)
+        return frame[self.columns.label].replace({"true": "1", "false": "0"}).cast(pl.Float64, strict=False)
 
 
 def _fields(line: bytes) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -115,19 +115,17 @@ class Trainer:
         return value
 
     def evaluate(self, part: Part) -> Metrics:
-        """The model's figures on a part."""
+        """The model's figures on a part; of several processes each takes every so many-th batch."""
         meter = Meter()
-        self.predict(part, meter.update)
+        batches = part.batches(EVALUATION_BATCH)
+        self.predict(islice(batches, self.world.rank, None, self.world.size), meter.update)
         return self.world.merge(meter).compute() if self.world.size > 1 else meter.compute()
 
     @torch.inference_mode()
-    def predict(self, part: Part, receive: Callable[[Tensor, Tensor], None]) -> None:
-        """Hand logits and labels of each batch of a part to `receive`, in the part's order.
-
-        Of several processes each takes every so many-th batch.
-        """
+    def predict(self, batches: Iterable[Batch], receive: Callable[[Tensor, Tensor], None]) -> None:
+        """Hand logits and labels of each batch to `receive`, in order."""
         self.model.eval()
-        for batch in islice(part.batches(EVALUATION_BATCH), self.world.rank, None, self.world.size):
+        for batch in batches:
             logits = self._logits(batch.dense.to(self.device), batch.ids.to(self.device))
             receive(logits, batch.label)
 

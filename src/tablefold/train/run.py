@@ -4,6 +4,7 @@
     metrics.jsonl       training loss and validation figures on the way
     model.safetensors   the weights
     result.json         figures on the test part, bytes, speed, machine
+    encoder/            how raw lines become ids, where the data was prepared from lines
 
 The folder appears whole or not at all.
 """
@@ -18,6 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tablefold.data import Dataset, Schema
+from tablefold.data.encoder import save_encoder
 from tablefold.files import check_free, new_folder
 from tablefold.models import Network
 from tablefold.tables import full_bytes
@@ -34,6 +36,7 @@ from tablefold.train.tensors import load_tensors, save_tensors
 from tablefold.train.world import World
 
 CONFIG, JOURNAL, WEIGHTS, RESULT = "config.json", "metrics.jsonl", "model.safetensors", "result.json"
+ENCODER = "encoder"
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,11 @@ class Run:
         """
         dataset = Dataset(self.recipe.config.data if data is None else data)
         self.recipe.check(dataset.schema)
-        trainer = Trainer(self.model, device=device, precision=self.recipe.config.precision)
-        return trainer.evaluate(dataset.part(part))
+        return self.trainer(device).evaluate(dataset.part(part))
+
+    def trainer(self, device: str = "auto") -> Trainer:
+        """What evaluates the model and predicts with it, in the precision it was trained in."""
+        return Trainer(self.model, device=device, precision=self.recipe.config.precision)
 
 
 def train_run(
@@ -112,6 +118,7 @@ def train_run(
             note = {"tablefold": f"{config.model} {recipe.placement.method}"}
             save_tensors(folder / WEIGHTS, trainer.model.state_dict(), note)
             write_json(folder / RESULT, result)
+            save_encoder(dataset, folder / ENCODER)
         checkpoints.remove()
     world.leave()
     return result
