@@ -40,8 +40,8 @@ class Robe(Method):
             Set by a budget.
 
     Learning rate: a shared weight hears from many ids, which pull apart. Take an optimiser that scales each weight's
-    step by itself, and try larger rates first: AMSGrad learned faster at 8e-3 than at 2e-3, and far slower at 5e-4, at 4x
-    and at 60x; Adagrad at 0.05 was the best of all at 60x. SGD stayed far behind, with gradients summed or averaged, and
+    step by itself, and try larger rates first: AMSGrad learned faster at 8e-3 than at 2e-3, and far slower at 5e-4, at
+    4x and at 60x; Adagrad at 0.05 was the best of all at 60x. SGD stayed far behind, with gradients summed or averaged;
     for the others averaging makes next to no difference (`studies/LOG.md`, "Training shared weights").
 
     When to use it: for high compression (100x to 10,000x), many tables, or ids without a vocabulary (`rows=None`).
