@@ -32,6 +32,7 @@ ALLOWED = {
     "models": {"group", "method", "models", "spec"},
     "data": {"data", "files", "hashing", "tables"},
     "train": {"data", "files", "group", "hashing", "method", "models", "optim", "placement", "tables", "train"},
+    "click_model": {"data", "files", "train"},
 }
 
 

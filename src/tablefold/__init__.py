@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tablefold.click_model import ClickModel
     from tablefold.group import EmbeddingGroup
     from tablefold.method import Method, all_methods, parse
     from tablefold.methods.chinese_remainder import ChineseRemainder
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ChineseRemainder",
+    "ClickModel",
     "Custom",
     "Embedding",
     "EmbeddingBag",
@@ -50,6 +52,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ClickModel": "click_model",
     "Embedding": "nn",
     "EmbeddingBag": "nn",
     "EmbeddingGroup": "group",

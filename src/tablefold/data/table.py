@@ -84,11 +84,17 @@ class Columns:
             key: value if isinstance(value, str) else tuple(value) for key, value in content.items()
         }
         columns = cls(**options)
-        if len(set(columns.names)) < len(columns.names):
-            raise ValueError(f"{file} names a column twice: {', '.join(columns.names)}")
-        if columns.split not in SPLITS:
-            raise ValueError(f"{file}: split {columns.split!r}: choose one of {', '.join(SPLITS)}")
+        columns.check(file)
         return columns
+
+    def check(self, origin: str) -> None:
+        """Refuse names that cannot be: `origin` is where they are from."""
+        if not self.label or not self.categorical:
+            raise ValueError(f"{origin} must name a label and at least one categorical column")
+        if len(set(self.names)) < len(self.names):
+            raise ValueError(f"{origin} names a column twice: {', '.join(self.names)}")
+        if self.split not in SPLITS:
+            raise ValueError(f"{origin}: split {self.split!r}: choose one of {', '.join(SPLITS)}")
 
 
 @dataclass(frozen=True)

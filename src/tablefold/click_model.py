@@ -1,0 +1,176 @@
+"""A click model for a notebook: a data frame in, probabilities out."""
+
+from __future__ import annotations
+
+import shutil
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tablefold.data.prepare import Options, prepare
+from tablefold.data.table import Columns, Table
+from tablefold.files import new_folder
+from tablefold.train import Config, Run, Scorer, load_run, train_run
+
+
+class ClickModel:
+    """A click model with folded tables, from a data frame to probabilities.
+
+    It does what `tablefold prepare table`, `train` and `predict` do, in temporary folders; what `save` writes is a
+    run, which `tablefold evaluate` and `predict` read too. Use the commands where data is too large for a notebook.
+
+    Args:
+        method: how tables are represented, such as "qr:collisions=4".
+        compression: full bytes / embedding bytes to reach. At most one of this and `budget`.
+        budget: bytes that all embeddings together may take.
+        settings: any other field of `tablefold.train.Config`, such as `dim`, `model`, `epochs`, `lr`, `seed`.
+
+    Attributes:
+        run: the finished run after `fit` or `load`, with its recipe and its torch model; None before.
+        result: after `fit`, its figures on the held-out test rows, its bytes and speed.
+
+    Raises:
+        ValueError: for a setting that is unknown or out of range.
+
+    Example:
+        >>> import polars as pl
+        >>> rows = range(2000)
+        >>> log = pl.DataFrame({"user": [f"u{row % 40}" for row in rows], "ad": [row % 7 for row in rows]})
+        >>> log = log.with_columns(clicked=(pl.col("ad") < 3).cast(pl.Int64))
+        >>> sizes = {"bottom_mlp": [], "top_mlp": [16]}
+        >>> model = ClickModel("robe:block=4", budget=1000, dim=4, lr=0.01, epochs=2, model_options=sizes)
+        >>> model = model.fit(log, label="clicked", categorical=["user", "ad"])
+        >>> model.result["auc"] > 0.95, model.result["embedding_bytes"] <= 1000
+        (True, True)
+        >>> model.predict_proba(log.drop("clicked")).shape
+        (2000, 2)
+    """
+
+    def __init__(
+        self,
+        method: str = "full",
+        *,
+        compression: float | None = None,
+        budget: int | None = None,
+        **settings: Any,
+    ) -> None:
+        unknown = sorted(set(settings) - (Config.__dataclass_fields__.keys() - {"data"}))
+        if unknown:
+            raise ValueError(f"ClickModel has no setting {unknown[0]!r}; it takes those of tablefold.train.Config")
+        self._settings = {"method": method, "compression": compression, "budget": budget, **settings}
+        Config("", **self._settings)  # refuses what cannot be, now
+        self._forget: Callable[[], object] | None = None  # removes the run of the last `fit`; called at exit, too
+        self.run: Run | None = None
+        self.result: dict[str, Any] = {}
+
+    def fit(
+        self,
+        data: Any,
+        label: str,
+        categorical: Sequence[str],
+        dense: Sequence[str] = (),
+        counts: Sequence[str] = (),
+        *,
+        min_count: int = 1,
+    ) -> ClickModel:
+        """Train on a log; gives this object. A second call starts anew.
+
+        The first 6/7 of the rows train, the rest is held out, half for validation, half for `result`: the order of
+        the rows should be that of time.
+
+        Args:
+            data: a data frame (polars; pandas from 2.2 on, or anything else that exports Arrow), or the path of a
+                Parquet or CSV file.
+            label: column of 0 and 1.
+            categorical: columns that become tables; any type, compared as text.
+            dense: columns of numbers, taken as they are; missing ones count as 0.
+            counts: columns of numbers, taken as log(1 + x).
+            min_count: values seen less often in training share one id.
+
+        Raises:
+            ValueError: for data or columns that do not fit.
+        """
+        columns = Columns(label, tuple(categorical), tuple(dense), tuple(counts))
+        columns.check("fit")
+        kept = Path(mkdtemp(prefix="tablefold-"))
+        forget = weakref.finalize(self, shutil.rmtree, kept, ignore_errors=True)
+        try:
+            with TemporaryDirectory(prefix="work-", dir=kept) as place:
+                source, dataset = Table((_file_of(data, Path(place)),), columns), Path(place) / "data"
+                prepare(source, dataset, Options(min_count=min_count))
+                self.result = train_run(Config(str(dataset), **self._settings), kept / "run")
+            self.run = load_run(kept / "run")
+        except BaseException:
+            forget()
+            raise
+        if self._forget:
+            self._forget()
+        self._forget = forget
+        return self
+
+    def predict_proba(self, data: Any) -> NDArray[np.float32]:
+        """Probabilities of labels 0 and 1, float32 `[rows, 2]`, in the order of the rows; NaN for a malformed row.
+
+        Args:
+            data: as for `fit`; the label may be missing.
+
+        Raises:
+            ValueError: before `fit`, or for data that lacks a column.
+        """
+        device = self._settings.get("device", "auto")
+        with TemporaryDirectory(prefix="tablefold-") as place, Scorer(self._fitted(), device) as scorer:
+            pieces = [scores.probability for scores in scorer.score(_file_of(data, Path(place)))]
+        clicked = np.concatenate(pieces)
+        return np.stack([1 - clicked, clicked], axis=1)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the run as the new folder `folder`, whole or not at all.
+
+        Raises:
+            ValueError: before `fit`, or where `folder` holds something.
+        """
+        run = self._fitted()
+        with new_folder(folder) as target:
+            shutil.copytree(run.folder, target, dirs_exist_ok=True)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> ClickModel:
+        """The model that `save` wrote, or any run of `tablefold train` on a table.
+
+        Raises:
+            ValueError: when the folder holds no finished run, or a damaged one.
+        """
+        run = load_run(folder)
+        settings = run.recipe.config.to_json()
+        del settings["data"]
+        model = cls(**settings)
+        model.run = run
+        return model
+
+    def _fitted(self) -> Run:
+        if self.run is None:
+            raise ValueError("this ClickModel knows nothing yet; call fit or ClickModel.load first")
+        return self.run
+
+
+def _file_of(data: Any, folder: Path) -> str:
+    """A file with the rows of `data`: the one it names, or a new one in `folder`."""
+    if isinstance(data, (str, Path)):
+        return str(data)
+    if not isinstance(data, pl.DataFrame):
+        if not hasattr(data, "__arrow_c_stream__"):
+            kind = type(data).__name__
+            raise ValueError(f"data is a {kind}; give a polars or pandas (2.2 or later) DataFrame, or a path")
+        data = pl.DataFrame(pa.table(data))
+    if not len(data):
+        raise ValueError("data has no rows")
+    path = folder / "data frame.parquet"
+    data.write_parquet(path)
+    return str(path)

@@ -1,0 +1,108 @@
+"""`ClickModel`: what a notebook needs, by the code of the commands."""
+
+import re
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from tablefold import ClickModel
+from tablefold.cli import main
+
+SMALL = {"dim": 4, "model": "dcn_v2", "model_options": {"deep_mlp": [8]}, "device": "cpu", "lr": 0.01}
+COLUMNS = {"label": "clicked", "categorical": ["user", "ad"], "dense": ["age"]}
+
+
+def log(rows=700, seed=0):
+    random = np.random.default_rng(seed)
+    user, ad = random.integers(0, 30, rows), random.integers(0, 9, rows)
+    names = [f"u{number}" for number in user]
+    return pl.DataFrame({"user": names, "ad": ad, "age": random.random(rows), "clicked": (user + ad) % 3 == 0})
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return ClickModel("robe:block=4", compression=2, epochs=3, **SMALL).fit(log(), **COLUMNS)
+
+
+def test_a_saved_model_predicts_the_same_here_and_on_the_command_line(fitted, tmp_path, capsys):
+    assert fitted.result["compression"] >= 2
+    fresh = log(100, seed=1)
+    fresh[5, "user"] = "never seen"
+    expected = fitted.predict_proba(fresh)
+    assert (expected.shape, expected.dtype) == ((100, 2), np.float32)
+    np.testing.assert_allclose(expected.sum(axis=1), 1, rtol=1e-6)
+    assert expected[:, 1].std() > 1e-3
+    fitted.save(tmp_path / "model")
+    loaded = ClickModel.load(tmp_path / "model")
+    assert np.array_equal(loaded.predict_proba(fresh), expected)
+    fresh.drop("clicked").write_csv(tmp_path / "fresh.csv")
+    assert main(["predict", str(tmp_path / "model"), str(tmp_path / "fresh.csv"), "--out", str(tmp_path / "out")]) == 0
+    assert np.array_equal(pl.read_parquet(tmp_path / "out")["score"].to_numpy(), expected[:, 1])
+    assert np.array_equal(loaded.predict_proba(tmp_path / "fresh.csv"), expected)
+    again = loaded.fit(log(), **COLUMNS)  # with the settings of the one that was saved
+    assert np.array_equal(again.predict_proba(fresh), expected)
+
+
+def test_a_frame_a_path_and_arrow_are_one_log(fitted, tmp_path):
+    log().write_parquet(tmp_path / "log.parquet")
+    settings = {"compression": 2, "epochs": 3, **SMALL}
+    expected = fitted.predict_proba(log())
+    for data in (tmp_path / "log.parquet", log().to_arrow()):
+        assert isinstance(data, pa.Table) or data.exists()
+        assert np.array_equal(ClickModel("robe:block=4", **settings).fit(data, **COLUMNS).predict_proba(data), expected)
+
+
+def test_a_malformed_row_keeps_its_place(fitted):
+    fresh = log(4).with_columns(age=pl.Series(["1", "old", None, "3"]))
+    assert np.isnan(fitted.predict_proba(fresh)).tolist() == [[False] * 2, [True] * 2, [False] * 2, [False] * 2]
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (lambda: ClickModel(colour=1), "no setting 'colour'"),
+        (lambda: ClickModel(compression=2, budget=3), "give one of them"),
+        (lambda: ClickModel("qrr").fit(log(), **COLUMNS), "no method 'qrr'"),
+        (lambda: ClickModel().predict_proba(log()), "call fit"),
+        (lambda: ClickModel().save("model"), "call fit"),
+        (lambda: ClickModel().fit([1], **COLUMNS), "data is a list"),
+        (lambda: ClickModel().fit(log()[:0], **COLUMNS), "has no rows"),
+        (lambda: ClickModel().fit(log(), **{**COLUMNS, "dense": ["aeg"]}), "no column 'aeg'"),
+        (lambda: ClickModel().fit(log(), **{**COLUMNS, "dense": ["ad"]}), "a column twice"),
+        (lambda: ClickModel().fit(log(), **{**COLUMNS, "categorical": []}), "at least one categorical"),
+        (lambda: ClickModel().fit("none.csv", **COLUMNS), "none.csv: no such file"),
+    ],
+)
+def test_mistakes_are_one_line(use, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        use()
+    assert "\n" not in str(caught.value)
+
+
+def test_new_data_must_have_the_columns(fitted):
+    with pytest.raises(ValueError, match="no column 'ad'"):
+        fitted.predict_proba(log().drop("ad"))
+
+
+def test_temporary_folders_go_with_the_model(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(ValueError, match="no column"):
+        ClickModel().fit(log(), **{**COLUMNS, "dense": ["aeg"]})
+    assert list(tmp_path.iterdir()) == []
+    model = ClickModel("qr", **SMALL).fit(log(), **COLUMNS).fit(log(), **COLUMNS)
+    assert len(list(tmp_path.iterdir())) == 1
+    del model
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_pages_python_runs(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[1] / "docs" / "training.md").read_text()
+    block = next(block for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL) if "ClickModel" in block)
+    monkeypatch.chdir(tmp_path)
+    frame = log().rename({"ad": "city"})
+    exec(compile(block.replace("compression=100", "compression=2"), "training.md, notebook", "exec"), {"frame": frame})
+    assert (tmp_path / "run" / "result.json").exists()
