@@ -171,8 +171,8 @@ def parse(text: str) -> Method:
     Raises:
         ValueError: for an unknown method or option (with the nearest known one), or a value that does not fit.
 
-    >>> parse("robe:block=16")
-    Robe(block=16, sign=False, floats=None)
+    >>> parse("qr:collisions=4")
+    QuotientRemainder(collisions=4.0, max_rows=None, combine='mul', init='matched')
     """
     name, _, options = text.partition(":")
     kind = _method_class(name.strip())

@@ -289,10 +289,14 @@ def test_two_processes_do_not_make_one_folder(log):
     assert run(log).exists()
 
 
+def interrupt(*arguments):
+    raise KeyboardInterrupt
+
+
 def test_changed_input_starts_anew(log, monkeypatch):
     """Killed, then the input is replaced by one of the same name and size."""
     with monkeypatch.context() as patch:
-        patch.setattr("tablefold.data.job.Job.encode", lambda *arguments: os.kill(os.getpid(), signal.SIGINT))
+        patch.setattr("tablefold.data.job.Job.encode", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(log)
     assert (log.parent / ".out.partial").exists()
