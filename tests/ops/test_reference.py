@@ -15,6 +15,10 @@ from tablefold.terms import AddressMap, Region, Term, Weight
 FLOATS = 48
 ROWS = 30
 DIM = 4
+# A few arrays, of both widths, for all terms: lookup arrays count as bytes, and a fold must not outgrow the full tables.
+LOOKUPS = [
+    lookup(np.random.default_rng(seed).integers(0, most, ROWS)).lookup for seed, most in enumerate((3, 200, 400))
+]
 
 
 @st.composite
@@ -24,8 +28,7 @@ def partitions(draw, most_buckets):
     if kind == "hashed":
         return Partition(buckets, div=div, key=draw(st.integers(-(2**63), 2**63 - 1)))
     if kind == "lookup":
-        array = draw(st.lists(st.integers(0, 300), min_size=ROWS, max_size=ROWS))
-        return Partition(buckets, div=div, lookup=lookup(array).lookup)
+        return Partition(buckets, div=div, lookup=draw(st.sampled_from(LOOKUPS)))
     return Partition(buckets, div=div)
 
 
