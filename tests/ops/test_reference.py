@@ -15,7 +15,7 @@ from tablefold.terms import AddressMap, Region, Term, Weight
 FLOATS = 48
 ROWS = 30
 DIM = 4
-# A few arrays, of both widths, for all terms: lookup arrays count as bytes, and a fold must not outgrow the full tables.
+# A few arrays, of both widths, for all terms: their bytes count, and a fold must not outgrow the full tables.
 LOOKUPS = [
     lookup(np.random.default_rng(seed).integers(0, most, ROWS)).lookup for seed, most in enumerate((3, 200, 400))
 ]

@@ -25,7 +25,7 @@ from tablefold.train.run import load_run, train_run
 
 ROWS = 420  # 360 train, 30 test, 30 validation
 TEST = slice(360, 390)
-# Batches of other sizes round logits of up to 16 in their last float32 bits: 1e-6 of a logit is up to 1e-5 of a small score.
+# Batches of other sizes round a logit in its last float32 bits, which moves a small score by 1e-5 of itself.
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 METHODS = {"dictionary": {"method": "qr"}, "hash": {"method": "robe:block=4", "budget": 4000}}
 COLUMNS = Columns("clicked", ("user", "city"), dense=("age",), counts=("visits",))
