@@ -99,13 +99,11 @@ def quotient(rows: int, divisor: int) -> Partition:
     return Partition(ceil_div(rows, divisor), div=divisor)
 
 
-def hashed(num_buckets: int, key: int) -> Partition:
-    """The mixing hash under `key`, reduced to `num_buckets`; serves any int64 id."""
-    return Partition(num_buckets, key=key)
+def hashed(num_buckets: int, key: int, neighbours: int = 1) -> Partition:
+    """The mixing hash under `key`, reduced to `num_buckets`; serves any int64 id.
 
-
-def hashed_neighbours(num_buckets: int, key: int, neighbours: int) -> Partition:
-    """`hashed`, where `neighbours` consecutive ids hash alike."""
+    `neighbours` consecutive ids hash alike.
+    """
     return Partition(num_buckets, div=neighbours, key=key)
 
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from tablefold import spec
 from tablefold.methods.compositional import Compositional
-from tablefold.methods.sizes import check_size, largest_first_modulus, most_rows
-from tablefold.partitions import Partition, ceil_div, ceil_root, identity, lookup, quotient, remainder
+from tablefold.methods.sizes import check_size, most_rows, remainder_rows
+from tablefold.partitions import Partition, ceil_div, identity, lookup, quotient, remainder
 from tablefold.spec import SHOWN
 from tablefold.starts import CombineOption, InitOption
 from tablefold.tables import FLOAT_BYTES, TableSpec
@@ -77,7 +77,7 @@ class Custom(Compositional):
             return (identity(rows),)
         arrays = self._arrays(table)
         if not arrays:
-            modulus = _split(rows, size)
+            modulus = remainder_rows(rows, size)
             return (identity(rows),) if modulus == rows else (remainder(modulus), quotient(rows, modulus))
         metadata = [_named(table, name, array) for name, array in arrays.items()]
         ranks = ranks_within_classes(list(arrays.values()))
@@ -86,7 +86,7 @@ class Custom(Compositional):
         if self.ties == "refuse":
             self._refuse(table, list(arrays.values()), ranks)
         most = int(ranks.max()) + 1
-        modulus = _split(most, size - sum(part.num_buckets for part in metadata))
+        modulus = remainder_rows(most, size - sum(part.num_buckets for part in metadata))
         saved_rows = most - modulus - ceil_div(most, modulus)
         if saved_rows * table.dim * FLOAT_BYTES <= rows:  # a second array of ranks takes a byte or more per id
             return *metadata, lookup(ranks)
@@ -130,10 +130,6 @@ def ranks_within_classes(arrays: Sequence[NDArray[np.int64]]) -> NDArray[np.int6
     ranks = np.empty(len(order), dtype=np.int64)
     ranks[order] = np.arange(len(order)) - np.repeat(starts, sizes)
     return ranks
-
-
-def _split(rows: int, max_rows: int) -> int:
-    return largest_first_modulus(rows, max_rows, ceil_root(rows, 2), lambda first: first + ceil_div(rows, first))
 
 
 def _named(table: TableSpec, name: str, array: NDArray[np.int64]) -> Partition:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from tablefold.methods.compositional import Compositional
-from tablefold.methods.sizes import check_size, colliding_rows, largest_first_modulus, most_rows
-from tablefold.partitions import Partition, ceil_div, ceil_root, identity, quotient, remainder
+from tablefold.methods.sizes import check_size, colliding_rows, most_rows, remainder_rows
+from tablefold.partitions import Partition, identity, quotient, remainder
 from tablefold.spec import SHOWN
 from tablefold.starts import CombineOption, InitOption
 from tablefold.tables import TableSpec
@@ -64,9 +64,7 @@ class QuotientRemainder(Compositional):
         if self.collisions is not None:
             modulus = colliding_rows(rows, self.collisions)
         else:
-            modulus = largest_first_modulus(
-                rows, self.max_rows or 1, ceil_root(rows, 2), lambda first: first + ceil_div(rows, first)
-            )
+            modulus = remainder_rows(rows, self.max_rows or 1)
         if modulus == rows:
             return (identity(rows),)
         return remainder(modulus), quotient(rows, modulus)

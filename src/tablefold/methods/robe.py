@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from tablefold.hashing import derive_key
 from tablefold.method import Method
 from tablefold.methods.sharing import check_share, divide, sharing_groups
-from tablefold.partitions import hashed, hashed_neighbours
+from tablefold.partitions import hashed
 from tablefold.spec import SHOWN, check_choice
 from tablefold.starts import FULL_START
 from tablefold.tables import TableSpec
@@ -109,7 +109,7 @@ class Robe(Method):
         room = floats if self.wrap else floats - self.block + 1
         places = floats // self.block if self.aligned else room
         return Term(
-            hashed_neighbours(places, key, neighbours) if neighbours > 1 else hashed(places, key),
+            hashed(places, key, neighbours),
             base,
             stride=stride,
             width=min(self.block, dim - slot),

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
+from tablefold.partitions import ceil_div, ceil_root
 from tablefold.tables import TableSpec
 
 
@@ -55,3 +56,12 @@ def largest_first_modulus(rows: int, max_rows: int, smallest: int, cost: Callabl
         else:
             high = middle - 1
     return low
+
+
+def remainder_rows(rows: int, max_rows: int) -> int:
+    """The m that splits `rows` ids into m remainders and ceil(rows / m) quotients of together at most `max_rows`.
+
+    >>> remainder_rows(1000, 300), remainder_rows(1000, 1), remainder_rows(5, 1)
+    (296, 32, 5)
+    """
+    return largest_first_modulus(rows, max_rows, ceil_root(rows, 2), lambda first: first + ceil_div(rows, first))
