@@ -1,4 +1,4 @@
-"""AUC against bytes on interactions: methods at equal bytes and equal epochs, two seeds.
+"""AUC against bytes on interactions: methods at equal bytes and equal epochs, two seeds; what is claimed, three.
 
     python studies/equal_bytes.py gowalla FILE --work FOLDER --results studies/results/gowalla.jsonl
     python studies/equal_bytes.py movielens FILE --work FOLDER --results studies/results/movielens.jsonl
@@ -18,8 +18,20 @@ import sys
 from pathlib import Path
 
 SEEDS = (0, 1)
+CLAIM_SEEDS = (0, 1, 2)
 LEVELS = (16, 250, 1000, 2)
-PAPER = ("full", "hash:collisions=4", "qr:collisions=4,combine=mul", "qr:collisions=4,combine=add")
+ADAGRAD = ("--optimizer", "adagrad", "--lr", "2e-2")
+USERS_FULL = ("--threshold", "35000")
+COMPRESSION_60 = ("--compression", "60.0")
+CLAIMS = (
+    *((spec, ()) for spec in ("full", "hash:collisions=4", "hash:collisions=60")),
+    *((f"qr:collisions=4,combine={combine}", ()) for combine in ("mul", "add", "concat")),
+    ("qr:collisions=60,combine=mul", ()),
+    *((spec, ()) for spec in ("path:collisions=4,hidden=64", "path:collisions=4,hidden=64,function=linear")),
+    *((spec, ADAGRAD) for spec in ("full", "hash:collisions=4", "qr:collisions=4,combine=mul")),
+    *((spec, USERS_FULL) for spec in ("hash:collisions=4", "qr:collisions=4,combine=mul")),
+    *((spec, COMPRESSION_60) for spec in ("robe:block=4", "hash", "qr:combine=mul")),
+)
 SHARING = (
     *("robe:block=4", "hash", "qr:combine=mul", "robe:block=1", "robe:block=16"),
     *("unified:lookups=2", "hash_embeddings:k=2"),
@@ -42,13 +54,14 @@ def gowalla() -> list[Run]:
     """Every method at 4x, those that go further from 2x to 1000x; the most asked for first."""
     levels = [(4, (*SHARING, *AT_FOUR)), (60, (*SHARING, "mixed_radix:k=3,combine=mul"))]
     levels += [(level, SHARING) for level in LEVELS]
-    runs: list[Run] = [(spec, (), seed) for spec in PAPER for seed in SEEDS]
-    return runs + [
+    runs: list[Run] = [(spec, size, seed) for seed in CLAIM_SEEDS for spec, size in CLAIMS]
+    runs += [
         (spec, ("--compression", str(float(level))), seed)
         for level, specs in levels
         for spec in specs
         for seed in SEEDS
     ]
+    return list(dict.fromkeys(runs))
 
 
 def movielens() -> list[Run]:

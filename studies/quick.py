@@ -56,15 +56,18 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=HERE / "results", help="where reports and results.jsonl go")
     parser.add_argument("--only", nargs="*", default=list(ready()), help="these studies (default: all)")
     parser.add_argument("--sources", nargs="*", default=list(SOURCES), help="these data sets (default: all)")
+    parser.add_argument("--processes", type=int, default=2, help="runs at a time (default: 2)")
     arguments = parser.parse_args()
-    for source in arguments.sources:
-        data = prepare(source, arguments.data, arguments.work)
-        if data is None:
-            print(f"{source}: {SOURCES[source][0]} is not in {arguments.data}; left out", flush=True)
-            continue
-        for study in arguments.only:
+    prepared = {source: prepare(source, arguments.data, arguments.work) for source in arguments.sources}
+    for source in [source for source, data in prepared.items() if data is None]:
+        print(f"{source}: {SOURCES[source][0]} is not in {arguments.data}; left out", flush=True)
+    for study in arguments.only:
+        for source, data in prepared.items():
+            if data is None:
+                continue
             out = arguments.work / "runs" / source / study
-            tablefold("study", "run", study, "--quick", "--data", data, "--out", out, "--processes", "2", "--report")
+            options = ("--quick", "--data", data, "--out", out, "--processes", str(arguments.processes), "--report")
+            tablefold("study", "run", study, *options)
             kept = arguments.results / source / study
             kept.mkdir(parents=True, exist_ok=True)
             for name in ("report.html", "results.jsonl"):
