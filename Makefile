@@ -11,7 +11,7 @@ study: .venv/installed  ## every ready study at its quick size on the data at ha
 	$(BIN)/python studies/quick.py --work $${TABLEFOLD_WORK:-/tmp/tablefold-study}
 
 bench: .venv/installed  ## speed against peers, after the operators' tests (DLRM=path of its checkout, to race it too)
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -m "not slow and not gpu"  # idle threads that spin slow down busy machines tests/ops tests/test_optim.py
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -m "not slow and not gpu" tests/ops tests/test_optim.py
 	for name in latency lookup step training; do \
 	  $(BIN)/python benchmarks/$$name.py --out benchmarks/results/$$name.jsonl $(if $(DLRM),--dlrm $(DLRM)); done
 
