@@ -18,6 +18,23 @@ from tablefold.train.world import World
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
+STOPPED = """
+import os, sys
+from tablefold.cli import main
+from tablefold.train.progress import Listener
+from tablefold.train import run
+
+class Stop(Listener):
+    def on_rest(self, progress):
+        if progress.step == {step}:
+            os._exit(9)
+
+train_run = run.train_run
+run.train_run = lambda config, out, listeners, **options: train_run(config, out, [*listeners, Stop()], **options)
+sys.exit(main({arguments}))
+"""
+
+
 EXCHANGE = """
 import torch
 from tablefold.train.metrics import Meter
@@ -41,14 +58,16 @@ world.leave()
 """
 
 
+def python(processes):
+    """The start of a command line: Python in so many processes that know each other."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "--no-python"]
+    return [sys.executable, *(launcher if processes > 1 else []), *([sys.executable] if processes > 1 else [])]
+
+
 def command(data, out, processes, *options):
-    python = [sys.executable]
-    if processes > 1:
-        python += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "--no-python"]
-        python += [sys.executable]
     sizes = ["--dim", "8", "--bottom-mlp", "8", "--top-mlp", "16", "--lr", "0.01", "--device", "cpu"]
     verb = ["-m", "tablefold", "train", str(data), "--out", str(out), "--batch-size", "500", "--epochs", "2"]
-    return [*python, *verb, *sizes, *options]
+    return [*python(processes), *verb, *sizes, *options]
 
 
 def train(data, out, processes, *options):
@@ -76,10 +95,15 @@ def assert_same_training(one, two):
         torch.testing.assert_close(others[name], tensor, rtol=1e-2, atol=2e-4)
 
 
+def records(run):
+    """The validation log loss by step."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["logloss"] for line in lines}
+
+
 def test_gradients_dense_and_sparse_are_averaged():
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
     done = subprocess.run(
-        [*launcher, sys.executable, "-c", EXCHANGE],
+        [*python(2), "-c", EXCHANGE],
         capture_output=True, text=True, env=ENVIRONMENT, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -92,9 +116,35 @@ def test_two_processes_train_as_one(data, tmp_path):
     assert (one[1]["processes"], two[1]["processes"]) == (1, 2)
     assert_same_training(one, two)
     assert two[0].count("auc") == 1  # the first process alone reports
-    lines = [(run / "metrics.jsonl").read_text().splitlines() for run in (tmp_path / "one", tmp_path / "two")]
-    for a, b in zip(*lines, strict=True):
-        assert json.loads(b)["logloss"] == pytest.approx(json.loads(a)["logloss"], abs=2e-4)
+    assert records(tmp_path / "two") == pytest.approx(records(tmp_path / "one"), abs=2e-4)
+
+
+def stopped(data, out, processes, step, *options):
+    """Train, the first process leaving without a word after `step` steps."""
+    arguments = command(data, out, 1, *options)[3:]
+    done = subprocess.run(
+        [*python(processes), "-c", STOPPED.format(step=step, arguments=arguments)],
+        capture_output=True, text=True, env=ENVIRONMENT, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(("first", "then"), [(1, 2), (2, 1)])
+def test_another_number_of_processes_goes_on(data, tmp_path, first, then):
+    size = ("--method", "robe:block=4", "--compression", "4")
+    options = (*size, "--eval-every", "5", "--optimizer", "adagrad", "--checkpoint-every", "4")
+    whole = train(data, tmp_path / "whole", 1, *options)
+    broken = tmp_path / "broken"
+    stopped(data, broken, first, 15, *options)
+    assert [path.name[:17] for path in sorted(tmp_path.glob("broken.checkpoints/*"))] == [
+        "step-000000000008", "step-000000000012",
+    ]  # fmt: skip
+    gone_on = train(data, broken, then, *options)
+    assert gone_on[1]["processes"] == then
+    assert_same_training(whole, gone_on)
+    assert records(broken) == pytest.approx(records(tmp_path / "whole"), abs=2e-4)
+    assert not list(tmp_path.glob("broken.checkpoints"))
 
 
 @pytest.mark.slow
