@@ -50,6 +50,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="STEPS",
         help="write RUN.checkpoints; the same command then goes on where it was killed",
     )
+    group.add_argument(
+        "--tensorboard", action="store_true", help="also write RUN.tensorboard, events for `tensorboard --logdir`"
+    )
     group.add_argument("--precision", default="fp32", help="fp32, or bf16 for the model's arithmetic (default: fp32)")
     group.add_argument(
         "--seed", type=not_negative, default=0, help="of addresses, start values and order of rows (default: 0)"
@@ -60,12 +63,14 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     """Train and print what came out."""
     from tablefold.cli.display import TrainingDisplay
-    from tablefold.train.config import Config
-    from tablefold.train.run import train_run
+    from tablefold.train import Config, Listener, TensorBoard, train_run
 
     options = {name: value for name, value in vars(args).items() if name in Config.__dataclass_fields__}
     config = Config(**options, model_options=model_options(args))
-    result = train_run(config, args.out, [TrainingDisplay()], checkpoint_every=args.checkpoint_every)
+    listeners: list[Listener] = [TrainingDisplay()]
+    if args.tensorboard:
+        listeners.append(TensorBoard(f"{args.out}.tensorboard"))
+    result = train_run(config, args.out, listeners, checkpoint_every=args.checkpoint_every)
     if os.environ.get("RANK", "0") != "0":  # one of several processes; the first reports
         return
     print("\n".join(summary(result)))

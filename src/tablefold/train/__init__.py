@@ -14,6 +14,7 @@ from tablefold.train.predict import Scorer, predict_file
 from tablefold.train.progress import Listener, Progress, Schedule
 from tablefold.train.run import Run, load_run, train_run
 from tablefold.train.target import Target
+from tablefold.train.tensorboard import TensorBoard
 
 __all__ = [
     "Config",
@@ -25,6 +26,7 @@ __all__ = [
     "Schedule",
     "Scorer",
     "Target",
+    "TensorBoard",
     "Trainer",
     "TrainingDivergedError",
     "load_run",
