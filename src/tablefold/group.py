@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tablefold.hashing import HASH_VERSION, derive_key
-from tablefold.ops import Gather, WildIdError, is_fused
+from tablefold.ops import Gather, WildIdError
 from tablefold.ops.pooling import PoolMode, pool
 from tablefold.partitions import Lookup, narrowest_integer
 from tablefold.slots import average_gradient, slot_counts
@@ -45,7 +45,6 @@ class EmbeddingGroup(nn.Module):
 
     memory: nn.Parameter
     lookup: Tensor | None
-    _rows: Tensor
     _share: Tensor | None
 
     def __init__(
@@ -72,8 +71,6 @@ class EmbeddingGroup(nn.Module):
         counts = torch.from_numpy(slot_counts(address_map)) if average_gradients else None
         share = None if counts is None else (1 / counts.clamp(min=1)).float().view_as(self.memory)
         self.register_buffer("_share", share, persistent=False)
-        limits = [0 if table.rows is None else table.rows for table in self.tables]
-        self.register_buffer("_rows", torch.tensor(limits), persistent=False)
         self.register_load_state_dict_pre_hook(_check_addresses)  # type: ignore[no-untyped-call]
         if device is not None:
             self.to(device)
@@ -81,16 +78,11 @@ class EmbeddingGroup(nn.Module):
     def forward(self, ids: Int[Tensor, "batch tables"]) -> Float[Tensor, "batch features dim"]:
         """The vectors of a batch, `[batch, features, dim]`."""
         self._check_kind(ids)
-        fused = is_fused(self.memory)
-        # A kernel refuses wild ids itself. Tracers cannot branch on data: whoever feeds a traced model checks its ids.
-        if not (fused or torch.compiler.is_compiling() or ids.is_meta):
-            self._check(ids)
         memory = self.memory if self._share is None else average_gradient(self.memory, self._share)
         try:
             vectors: Tensor = self.gather(memory, self.lookup, ids)
-        except WildIdError:
-            self._check(ids)
-            raise
+        except WildIdError as error:
+            raise self._explain(error) from None
         return vectors if self.transform is None else self.transform(vectors, ids.to(torch.int64))
 
     def pool(
@@ -134,15 +126,12 @@ class EmbeddingGroup(nn.Module):
         if ids.dtype not in (torch.int64, torch.int32):
             raise ValueError(f"ids must be int64 or int32; got {ids.dtype}")
 
-    def _check(self, ids: Tensor) -> None:
-        wild = ((ids < 0) | (ids >= self._rows)) & (self._rows > 0)
-        if bool(wild.any()):
-            place, column = (int(index) for index in wild.nonzero()[0])
-            table = self.tables[column]
-            raise ValueError(
-                f"table {table.name!r}: id {int(ids[place, column])} (example {place} of the batch) is outside "
-                f"0 .. {table.vocabulary - 1}; declare more rows, or map unseen values to an id of their own"
-            )
+    def _explain(self, wild: WildIdError) -> ValueError:
+        table = self.tables[wild.column]
+        return ValueError(
+            f"table {table.name!r}: id {wild.id} (example {wild.example} of the batch) is outside "
+            f"0 .. {table.vocabulary - 1}; declare more rows, or map unseen values to an id of their own"
+        )
 
     @property
     def num_bytes(self) -> int:

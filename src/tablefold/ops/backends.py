@@ -20,6 +20,7 @@ Backend = Literal["reference", "cpu", "triton"]
 _PACKAGES = {"cpu": "numba", "triton": "triton"}
 _DEVICES = {"cpu": "cpu", "triton": "cuda"}
 _INSTALLED = {name: importlib.util.find_spec(package) is not None for name, package in _PACKAGES.items()}
+_PLAIN = (Tensor, torch.nn.Parameter)
 _chosen: ContextVar[Backend | None] = ContextVar("tablefold backend", default=None)
 
 
@@ -64,6 +65,22 @@ def missing(name: Backend) -> str | None:
     except ImportError as error:
         return f"{_PACKAGES[name]} cannot be imported ({error})"
     return None
+
+
+def is_plain(memory: Tensor, ids: Tensor) -> bool:
+    """Whether a kernel may be called without torch's dispatcher, whose way through Python costs more than the lookups
+    of a small batch: tensors on a CPU, and nobody who traces, transforms or profiles what is computed.
+    """
+    return (
+        type(memory) in _PLAIN
+        and type(ids) in _PLAIN
+        and memory.is_cpu
+        and ids.is_cpu
+        and not torch.compiler.is_compiling()
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch._C._are_functorch_transforms_active()
+        and not torch._C._autograd._profiler_enabled()
+    )
 
 
 def is_fused(memory: Tensor) -> bool:

@@ -23,7 +23,12 @@ _Words = ctypes.c_int64 * a.WORDS
 
 
 class WildIdError(ValueError):
-    """An id outside its table."""
+    """The `id` of an `example` is outside its table, that of a `column`."""
+
+    def __init__(self, ids: Tensor, place: int) -> None:
+        self.example, self.column = divmod(place, ids.shape[1])
+        self.id = int(ids[self.example, self.column])
+        super().__init__(f"id {self.id} (example {self.example}) is outside table {self.column}")
 
 
 def gather(memory: Tensor, lookup: Tensor | None, ids: Tensor, program: Tensor, features: int, dim: int) -> Tensor:
@@ -113,8 +118,7 @@ def _words(
 def _refuse_wild(words: ctypes.Array[ctypes.c_int64], ids: Tensor) -> None:
     wild = words[a.WILD]
     if wild != a.NO_WILD:
-        example, column = divmod(wild, ids.shape[1])
-        raise WildIdError(f"id {int(ids[example, column])} (example {example}) is outside table {column}")
+        raise WildIdError(ids, wild)
 
 
 @cache

@@ -7,9 +7,11 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from tablefold.ops import cpu, gpu
-from tablefold.ops.backends import is_fused
+from tablefold.ops.backends import is_fused, is_plain
+from tablefold.ops.cpu import WildIdError
 from tablefold.ops.program import array_program
 from tablefold.ops.reference import ReferenceGather
 from tablefold.terms import AddressMap
@@ -93,14 +95,47 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _backward(ctx: Any, vectors: Tensor) -> tuple[Tensor | None, ...]:
     memory = ctx.saved_tensors[0]
     if ctx.rows:
-        rows, values = scatter_rows(vectors, *ctx.saved_tensors)
-        gradient = torch.sparse_coo_tensor(rows, values, memory.shape, check_invariants=False, is_coalesced=True)
+        gradient = sparse(memory, *scatter_rows(vectors, *ctx.saved_tensors))
     else:
         gradient = scatter(vectors, *ctx.saved_tensors)
     return gradient, None, None, None, None, None, None
 
 
 gather.register_autograd(_backward, setup_context=_keep)
+
+
+def sparse(memory: Tensor, rows: Tensor, values: Tensor) -> Tensor:
+    """The gradient of some rows of memory, as torch's optimisers take it."""
+    return torch.sparse_coo_tensor(rows, values, memory.shape, check_invariants=False, is_coalesced=True)
+
+
+class _Gathered(torch.autograd.Function):
+    """The operator on plain tensors on a CPU, without torch's dispatcher."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        memory: Tensor,
+        lookup: Tensor | None,
+        ids: Tensor,
+        program: Tensor,
+        features: int,
+        dim: int,
+        rows: bool,
+    ) -> Tensor:
+        ctx.save_for_backward(memory, lookup, ids, program)
+        ctx.rows = rows
+        return cpu.gather(memory, lookup, ids, program, features, dim)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, vectors: Tensor) -> tuple[Tensor | None, ...]:
+        memory = ctx.saved_tensors[0]
+        if ctx.rows:
+            gradient = sparse(memory, *cpu.scatter_rows(vectors, *ctx.saved_tensors))
+        else:
+            gradient = cpu.scatter(vectors, *ctx.saved_tensors)
+        return gradient, None, None, None, None, None, None
 
 
 class Gather(nn.Module):
@@ -116,10 +151,12 @@ class Gather(nn.Module):
         gradient: the form of memory's gradient, `auto` at first; the reference's is always dense.
 
     Raises:
-        WildIdError: where a kernel meets an id outside its table. The reference does not look.
+        WildIdError: for an id outside its table; nothing was read there. Only where the reference is traced nobody
+            looks: tracers cannot branch on data, and whoever feeds a traced model checks its ids.
     """
 
     program: Tensor
+    rows: Tensor
     gradient: GradientForm
 
     def __init__(self, address_map: AddressMap) -> None:
@@ -128,6 +165,8 @@ class Gather(nn.Module):
         self.gradient = "auto"
         self.features, self.dim = sum(address_map.features), address_map.tables[0].dim
         self.register_buffer("program", torch.from_numpy(array_program(address_map)), persistent=False)
+        limits = [table.rows or 0 for table in address_map.tables]
+        self.register_buffer("rows", torch.tensor(limits), persistent=False)
 
     def forward(
         self, memory: Float[Tensor, "rows unit"], lookup: Tensor | None, ids: Int[Tensor, "batch tables"]
@@ -135,11 +174,23 @@ class Gather(nn.Module):
         """The composed vectors of every table."""
         vectors: Tensor
         if is_fused(memory):
-            rows = self.gives_rows(memory)
-            vectors = gather(memory, lookup, ids, self.program, self.features, self.dim, rows)
+            work = (memory, lookup, ids, self.program, self.features, self.dim)
+            if not is_plain(memory, ids):
+                vectors = gather(*work, self.gives_rows(memory))
+            elif memory.requires_grad and torch.is_grad_enabled():
+                vectors = _Gathered.apply(*work, self.gives_rows(memory))  # type: ignore[no-untyped-call]
+            else:
+                vectors = cpu.gather(*work)
         else:
+            if not (torch.compiler.is_compiling() or ids.is_meta):
+                self._refuse_wild(ids)
             vectors = self.reference(memory, lookup, ids.to(torch.int64))
         return vectors
+
+    def _refuse_wild(self, ids: Tensor) -> None:
+        wild = ((ids < 0) | (ids >= self.rows)) & (self.rows > 0)
+        if bool(wild.any()):
+            raise WildIdError(ids, int(wild.flatten().nonzero()[0]))
 
     def gives_rows(self, memory: Tensor) -> bool:
         """Whether memory's gradient holds only the rows that were read; on a CUDA device it never does."""

@@ -35,8 +35,7 @@ def gather(memory: Tensor, lookup: Tensor | None, ids: Tensor, program: Tensor, 
     )
     place = int(wild)
     if place != NO_WILD:
-        example, column = divmod(place, ids.shape[1])
-        raise WildIdError(f"id {int(ids[example, column])} (example {example}) is outside table {column}")
+        raise WildIdError(ids, place)
     return vectors
 
 
