@@ -127,23 +127,6 @@ def test_patience_keeps_the_best_weights(data, parts):
         Trainer(small_model(data)).fit(parts[0], Schedule(patience=3))
 
 
-def test_bf16_computes_in_half_the_bits_and_learns_as_well(data, parts):
-    kinds = []
-    figures = {}
-    for precision in ("fp32", "bf16"):
-        trainer = Trainer(small_model(data), "amsgrad", 0.01, precision=precision)
-        hook = trainer.model.top[0].register_forward_hook(lambda *call: kinds.append(call[2].dtype))
-        trainer.fit(parts[0], Schedule(epochs=3, batch_size=500))
-        figures[precision] = trainer.evaluate(parts[2]).auc
-        hook.remove()
-        assert all(parameter.dtype == torch.float32 for parameter in trainer.model.parameters())
-    assert set(kinds) == {torch.float32, torch.bfloat16}
-    assert figures["bf16"] == pytest.approx(figures["fp32"], abs=0.005)
-    assert figures["bf16"] != figures["fp32"]
-    with pytest.raises(ValueError, match="unknown precision 'fp16'; choose one of fp32, bf16"):
-        Trainer(small_model(data), precision="fp16")
-
-
 def test_divergence_names_step_batch_and_gradient_and_keeps_the_weights(data, parts):
     trainer = Trainer(small_model(data), "sgd", 0.1)
     good = next(parts[0].batches(64))

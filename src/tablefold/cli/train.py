@@ -53,7 +53,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     group.add_argument(
         "--tensorboard", action="store_true", help="also write RUN.tensorboard, events for `tensorboard --logdir`"
     )
-    group.add_argument("--precision", default="fp32", help="fp32, or bf16 for the model's arithmetic (default: fp32)")
+    group.add_argument(
+        "--precision", default="fp32", help="of the model's arithmetic: fp32, tf32 (CUDA only) or bf16 (default: fp32)"
+    )
     group.add_argument(
         "--seed", type=not_negative, default=0, help="of addresses, start values and order of rows (default: 0)"
     )

@@ -34,7 +34,7 @@ class Config:
         until: stop at this target on the validation part, such as "auc=0.75".
         eval_every: steps between evaluations on the validation part; None evaluates after each epoch.
         patience: evaluations without a better validation log loss after which to stop, keeping the best weights.
-        precision: "fp32" or "bf16".
+        precision: of the model's arithmetic: "fp32", "tf32" or "bf16".
         device: "auto", "cpu" or "cuda".
 
     Raises:

@@ -17,14 +17,12 @@ from tablefold.data import Batch, Part
 from tablefold.models import Network
 from tablefold.train.metrics import Meter, Metrics
 from tablefold.train.optim import build_optimizer
+from tablefold.train.precision import check_precision, matrix_products
 from tablefold.train.progress import Listener, Progress, Schedule
 from tablefold.train.world import World
 
 EVALUATION_BATCH = 4096
 """Rows per batch in every evaluation: one size, so that the same weights give the same figures to the bit."""
-
-
-PRECISIONS = ("fp32", "bf16")
 
 
 class TrainingDivergedError(ValueError):
@@ -39,8 +37,7 @@ class Trainer:
         optimizer: "adagrad", "amsgrad", "sgd" or "rowwise_adagrad".
         lr: learning rate; None takes torch's default for the optimiser.
         device: "auto" (CUDA where there is one), "cpu" or "cuda".
-        precision: "fp32", or "bf16": the model computes in bfloat16 where that is safe (autocast), memory, optimiser
-            and loss stay in float32.
+        precision: of the model's arithmetic: "fp32", "tf32" or "bf16"; see `tablefold.train.precision`.
         listeners: told of every step and record.
         world: the processes that train together; None joins those that torch's launcher started, if it did.
 
@@ -60,9 +57,8 @@ class Trainer:
         listeners: Sequence[Listener] = (),
         world: World | None = None,
     ) -> None:
-        if precision not in PRECISIONS:
-            raise ValueError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
         self.device = choose_device(device)
+        check_precision(precision, self.device)
         self.precision = precision
         self.world = World.join(self.device) if world is None else world
         self.model = model.to(self.device)
@@ -103,13 +99,14 @@ class Trainer:
         """One optimiser step on one batch; gives its mean log loss before the step."""
         batch = Batch(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
         self.model.train()
-        logits = self._logits(batch.dense, batch.ids)
-        loss = F.binary_cross_entropy_with_logits(logits, batch.label)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise TrainingDivergedError(self._describe_divergence(value))
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        with matrix_products(self.precision):
+            logits = self._logits(batch.dense, batch.ids)
+            loss = F.binary_cross_entropy_with_logits(logits, batch.label)
+            value = loss.item()
+            if not math.isfinite(value):
+                raise TrainingDivergedError(self._describe_divergence(value))
+            self.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
         self.world.average_gradients(self.model.parameters())
         self.optimizer.step()
         return value
@@ -126,7 +123,8 @@ class Trainer:
         """Hand logits and labels of each batch to `receive`, in order."""
         self.model.eval()
         for batch in batches:
-            logits = self._logits(batch.dense.to(self.device), batch.ids.to(self.device))
+            with matrix_products(self.precision):
+                logits = self._logits(batch.dense.to(self.device), batch.ids.to(self.device))
             receive(logits, batch.label)
 
     def _logits(self, dense: Tensor, ids: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from tablefold.train.loop import Trainer, choose_device
 from tablefold.train.machine import describe_machine, peak_rss_bytes
 from tablefold.train.metrics import Metrics
 from tablefold.train.optim import state_bytes
+from tablefold.train.precision import nearest_precision
 from tablefold.train.progress import Listener
 from tablefold.train.recipe import Recipe
 from tablefold.train.records import Journal, read_json, write_json
@@ -58,8 +59,9 @@ class Run:
         return self.trainer(device).evaluate(dataset.part(part))
 
     def trainer(self, device: str = "auto") -> Trainer:
-        """What evaluates the model and predicts with it, in the precision it was trained in."""
-        return Trainer(self.model, device=device, precision=self.recipe.config.precision)
+        """What evaluates the model and predicts with it, in the precision it was trained in if the device has it."""
+        precision = nearest_precision(self.recipe.config.precision, choose_device(device))
+        return Trainer(self.model, device=device, precision=precision)
 
 
 def train_run(
