@@ -3,8 +3,13 @@
 import numpy as np
 import pytest
 
+from raw_logs import criteo_lines
 from tablefold.data import Dataset
+from tablefold.data.criteo import Criteo
+from tablefold.data.prepare import Options, prepare
 from tablefold.study.variant import Variant, make_variant
+from tablefold.train.config import Config
+from tablefold.train.run import train_run
 
 
 def columns(folder, part="train"):
@@ -50,3 +55,14 @@ def test_the_dataset_itself_is_not_copied(data, tmp_path):
     assert not (tmp_path / "v").exists()
     assert Variant("frequency", seed=1) == Variant("frequency", seed=2)
     assert Variant("permuted", seed=1) != Variant("permuted", seed=2)
+
+
+@pytest.mark.parametrize("variant", [Variant(train_rows=200), Variant("permuted")])
+def test_a_variant_of_raw_lines_trains_without_their_dictionaries(tmp_path, variant):
+    file = tmp_path / "train.txt"
+    file.write_text("\n".join(criteo_lines(420)) + "\n")
+    prepare(Criteo((str(file),)), tmp_path / "data", Options(min_count=1))
+    data = make_variant(Dataset(tmp_path / "data"), variant, tmp_path / "variant")
+    sizes = {"bottom_mlp": [8], "top_mlp": [8]}
+    train_run(Config(str(data), dim=4, model_options=sizes, device="cpu"), tmp_path / "run")
+    assert not (tmp_path / "run" / "encoder").exists()

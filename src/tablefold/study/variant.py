@@ -85,7 +85,8 @@ def make_variant(given: Dataset, variant: Variant, out: Path) -> Path:
     images = _images(given, variant)
     with new_folder(out) as folder:
         parts = {name: _write(given.part(name), rows, images, folder / name) for name, rows in kept.items()}
-        source = {**schema.source, "id_order": ID_ORDERS[variant.id_order], "permuted_by": variant.seed}
+        # Under another name, so that nobody looks for the dictionaries of `given` here.
+        source = {"variant_of": schema.source, "id_order": ID_ORDERS[variant.id_order], "permuted_by": variant.seed}
         replace(schema, parts=parts, source=source, lookups={}).save(folder)
     return out
 
