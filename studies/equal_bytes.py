@@ -1,6 +1,7 @@
 """AUC against bytes on interactions: methods at equal bytes and equal epochs, two seeds; what is claimed, three.
 
     python studies/equal_bytes.py gowalla FILE --work FOLDER --results studies/results/gowalla.jsonl
+    python studies/equal_bytes.py storage FILE --work FOLDER --results studies/results/storage.jsonl
     python studies/equal_bytes.py movielens FILE --work FOLDER --results studies/results/movielens.jsonl
 
 FILE is a Parquet file of positives (columns user, item; for MovieLens also the users' gender, age and occupation and
@@ -74,8 +75,19 @@ def movielens() -> list[Run]:
     return runs
 
 
-GRIDS = {"gowalla": gowalla, "movielens": movielens}
-COLUMNS = {"gowalla": (), "movielens": ("--user-columns", "gender,age,occupation", "--item-columns", "genre")}
+def storage() -> list[Run]:
+    """Fewer bits a float against more floats, at equal bytes."""
+    return [
+        (spec, ("--compression", level, "--storage", bits), seed)
+        for seed in CLAIM_SEEDS
+        for level in ("16.0", "60.0")
+        for spec in ("robe:block=4", "qr:combine=mul")
+        for bits in ("int8", "bf16", "fp32")
+    ]
+
+
+GRIDS = {"gowalla": gowalla, "movielens": movielens, "storage": storage}
+COLUMNS = {"movielens": ("--user-columns", "gender,age,occupation", "--item-columns", "genre")}
 
 
 def tablefold(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -83,12 +95,12 @@ def tablefold(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def prepare(study: str, file: Path, work: Path, seed: int) -> Path:
-    data = work / f"{study}-{seed}"
+    data = work / f"{'movielens' if study == 'movielens' else 'gowalla'}-{seed}"
     if not data.exists():
         done = tablefold(
             *("prepare", "interactions", str(file), "--user", "user", "--item", "item", "--negatives", "4"),
             *("--permute-ids", str(seed), "--seed", str(seed), "--out", str(data)),
-            *COLUMNS[study],
+            *COLUMNS.get(study, ()),
         )
         done.check_returncode()
     return data

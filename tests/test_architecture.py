@@ -22,16 +22,19 @@ ALLOWED = {
     "terms": {"hashing", "partitions", "starts", "tables"},
     "ops": {"hashing", "partitions", "tables", "terms", "ops"},
     "slots": {"tables", "terms"},
-    "group": CORE | {"ops", "slots"},
+    "storage": {"hashing", "tables"},
+    "group": CORE | {"ops", "slots", "storage"},
     "method": CORE | {"group"},
     "methods": CORE | {"method", "methods", "ops"},
-    "placement": {"group", "method", "methods", "tables", "terms"},
+    "placement": {"group", "method", "methods", "storage", "tables", "terms"},
     "nn": {"group", "method", "ops", "spec", "tables"},
     "optim": {"ops"},
     "theory": CORE | {"group", "method", "theory"},
     "models": {"group", "method", "models", "spec"},
     "data": {"data", "files", "hashing", "tables"},
-    "train": {"data", "files", "group", "hashing", "method", "models", "optim", "placement", "tables", "train"},
+    "train": {
+        *("data", "files", "group", "hashing", "method", "models", "optim", "placement", "storage", "tables", "train"),
+    },
     "click_model": {"data", "files", "train"},
 }
 

@@ -16,6 +16,7 @@ from tablefold.ops import Gather, WildIdError
 from tablefold.ops.pooling import PoolMode, pool
 from tablefold.partitions import Lookup, narrowest_integer
 from tablefold.slots import average_gradient, slot_counts
+from tablefold.storage import Rounding, Storage, check_storage, pack, stored_bytes, unpack
 from tablefold.tables import FLOAT_BYTES, full_bytes
 from tablefold.terms import AddressMap, Region
 
@@ -33,6 +34,7 @@ class EmbeddingGroup(nn.Module):
         transform: for methods that compute after the gather: called with the gathered vectors `[batch, features, dim]`
             and the ids, it returns the vectors, of the same shape.
         average_gradients: divide the gradient of each float of memory by how many weights share it.
+        storage: the format that memory is kept and saved in, see `tablefold.storage`.
 
     Attributes:
         memory: the one learnable array, `[floats / unit, unit]`: flat memory cut into rows of the largest width that
@@ -55,8 +57,10 @@ class EmbeddingGroup(nn.Module):
         device: torch.device | str | None = None,
         transform: nn.Module | None = None,
         average_gradients: bool = False,
+        storage: Storage = "fp32",
     ) -> None:
         super().__init__()
+        check_storage(storage)
         _refuse_larger_than_full(address_map, transform)
         self.address_map = address_map
         self.tables = address_map.tables
@@ -71,13 +75,20 @@ class EmbeddingGroup(nn.Module):
         counts = torch.from_numpy(slot_counts(address_map)) if average_gradients else None
         share = None if counts is None else (1 / counts.clamp(min=1)).float().view_as(self.memory)
         self.register_buffer("_share", share, persistent=False)
+        self.storage: Storage = storage
+        self.rounding = None if storage == "fp32" else Rounding(storage, seed)
+        self._settle()
         self.register_load_state_dict_pre_hook(_check_addresses)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_unpack_memory)  # type: ignore[no-untyped-call]
+        self.register_state_dict_pre_hook(_settle_memory)  # type: ignore[no-untyped-call]
+        self.register_state_dict_post_hook(_pack_memory)  # type: ignore[no-untyped-call]
         if device is not None:
             self.to(device)
 
     def forward(self, ids: Int[Tensor, "batch tables"]) -> Float[Tensor, "batch features dim"]:
         """The vectors of a batch, `[batch, features, dim]`."""
         self._check_kind(ids)
+        self._settle()
         memory = self.memory if self._share is None else average_gradient(self.memory, self._share)
         try:
             vectors: Tensor = self.gather(memory, self.lookup, ids)
@@ -120,6 +131,11 @@ class EmbeddingGroup(nn.Module):
             raise ValueError(f"all tables need equally many bags; got {[len(part) for part in pooled]}")
         return torch.cat(pooled, dim=1)
 
+    def _settle(self) -> None:
+        """Bring memory back onto the grid of its storage after a step; nothing to do for fp32."""
+        if self.rounding is not None and not torch.compiler.is_exporting():
+            self.rounding.settle(self.memory)
+
     def _check_kind(self, ids: Tensor) -> None:
         if ids.ndim != 2 or ids.shape[1] != len(self.tables):
             raise ValueError(f"ids must be [batch, {len(self.tables)}], one column per table; got {list(ids.shape)}")
@@ -135,12 +151,13 @@ class EmbeddingGroup(nn.Module):
 
     @property
     def num_bytes(self) -> int:
-        """Every byte the group holds: memory and lookup arrays.
+        """Every byte the group is saved in: memory in its storage, other parameters, lookup arrays.
 
         The description of the terms (a few numbers each, rebuilt from the spec) is not counted.
         """
         held = [*self.parameters(), *([] if self.lookup is None else [self.lookup])]
-        return sum(array.nbytes for array in held)
+        saved = stored_bytes(self.memory.numel(), self.storage) - self.memory.nbytes
+        return saved + sum(array.nbytes for array in held)
 
     @property
     def num_parameters(self) -> int:
@@ -244,3 +261,20 @@ def _check_addresses(group: nn.Module, state: Mapping[str, Any], prefix: str, *_
         raise ValueError(
             "these weights were saved by a group with other addresses: build it with the same method, tables and seed"
         )
+
+
+def _unpack_memory(group: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    names = ("memory_codes", "memory_exponents")
+    if all(f"{prefix}{name}" in state for name in names):
+        state[f"{prefix}memory"] = unpack({name: state.pop(f"{prefix}{name}") for name in names})
+
+
+def _settle_memory(group: nn.Module, *_: Any) -> None:
+    assert isinstance(group, EmbeddingGroup)
+    group._settle()
+
+
+def _pack_memory(group: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    assert isinstance(group, EmbeddingGroup)
+    memory = state.pop(f"{prefix}memory")
+    state.update({f"{prefix}{name}": values for name, values in pack(memory, group.storage).items()})

@@ -55,6 +55,17 @@ def test_the_saved_weights_give_the_same_figures(run):
     assert metrics == {name: result[name] for name in metrics}
 
 
+@pytest.mark.parametrize("storage", ["bf16", "int8"])
+def test_memory_in_few_bits_makes_a_smaller_file_with_the_same_figures(run, data, tmp_path, storage):
+    exact, result = run[0], train_run(config(data, epochs=2, storage=storage), tmp_path / storage)
+    saved = [load_file(folder / "model.safetensors") for folder in (exact, tmp_path / storage)]
+    sizes = [sum(tensor.nbytes for name, tensor in state.items() if "group.memory" in name) for state in saved]
+    assert sizes[1] == result["embedding_bytes"] < 0.6 * sizes[0]
+    metrics = load_run(tmp_path / storage).evaluate(device="cpu").as_dict()
+    assert metrics == {name: result[name] for name in metrics}
+    assert abs(result["logloss"] - run[1]["logloss"]) < 0.01
+
+
 def test_same_config_same_weights(run, data, tmp_path):
     out, result = run
     again = train_run(config(data, epochs=2), tmp_path / "again")

@@ -85,6 +85,7 @@ def _placement(args: Namespace, tables: list[TableSpec]) -> Placement:
         compression=args.compression,
         budget=args.budget,
         dim=args.dim,
+        storage=args.storage,
     )
     return config.placement(tables)
 
@@ -94,6 +95,7 @@ def _heading(placement: Placement, tables: list[TableSpec]) -> str:
 
     size = placement.num_bytes(tables)
     text = f"{placement.method}" + (f", full up to {placement.threshold} rows" if placement.threshold else "")
+    text += f", {placement.storage}" if placement.storage != "fp32" else ""
     if any(table.rows is None for table in tables):
         return f"{text}: {show_bytes(size)}"
     full = full_bytes(tables)

@@ -37,6 +37,12 @@ def add_method_options(parser: ArgumentParser) -> None:
         metavar="BYTES",
         help="size the method so that all embeddings take at most this, such as 10MB (KB=1000, KiB=1024)",
     )
+    group.add_argument(
+        "--storage",
+        choices=("fp32", "bf16", "fp16", "int8"),
+        default="fp32",
+        help="how each float of memory is kept and saved; fewer bits leave more floats to a budget (default: fp32)",
+    )
     group.add_argument("--dim", type=positive, default=16, help="floats of one embedding (default: 16)")
 
 

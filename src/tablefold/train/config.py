@@ -8,6 +8,7 @@ from typing import Any
 
 from tablefold.method import parse
 from tablefold.placement import Placement
+from tablefold.storage import Storage, check_storage
 from tablefold.tables import TableSpec, full_bytes
 from tablefold.train.progress import Schedule
 from tablefold.train.target import Target
@@ -24,6 +25,7 @@ class Config:
         compression: full bytes / embedding bytes to reach; sets the method's size. At most one of this and `budget`.
         budget: bytes that all embeddings together may take; sets the method's size.
         dim: floats of one embedding.
+        storage: how memory is kept and saved: "fp32", "bf16", "fp16" or "int8".
         model: one of `tablefold.models.all_models()`.
         model_options: the model's sizes; what is left out keeps its default.
         optimizer: "adagrad", "amsgrad", "sgd" or "rowwise_adagrad".
@@ -47,6 +49,7 @@ class Config:
     compression: float | None = None
     budget: int | None = None
     dim: int = 16
+    storage: Storage = "fp32"
     model: str = "dlrm"
     model_options: dict[str, Any] = field(default_factory=dict)
     optimizer: str = "amsgrad"
@@ -65,6 +68,7 @@ class Config:
             raise ValueError("a compression and a budget both set the size; give one of them")
         if self.compression is not None and not self.compression >= 1:
             raise ValueError(f"compression={self.compression:g} must be at least 1 (100 keeps one byte in a hundred)")
+        check_storage(self.storage)
         if self.seed < 0:
             raise ValueError(f"seed={self.seed} must be at least 0")
         self.schedule()  # refuses numbers and targets that cannot be
@@ -75,7 +79,7 @@ class Config:
         Raises:
             ValueError: for a spec string that does not parse, or a budget below the smallest possible.
         """
-        placement = Placement(parse(self.method), self.threshold)
+        placement = Placement(parse(self.method), self.threshold, self.storage)
         budget = self.budget
         if self.compression is not None:
             budget = int(full_bytes(tables) / self.compression)

@@ -25,7 +25,7 @@ class Recipe:
 
     Args:
         config: what was asked.
-        placement: the method at its final size, and its threshold.
+        placement: the method at its final size, its threshold and its storage.
         dense: names of the dense columns.
         tables: the categorical columns.
     """
@@ -77,6 +77,7 @@ class Recipe:
                 "spec": str(self.placement.method),
                 "method": self.placement.method.to_json(),
                 "threshold": self.placement.threshold,
+                "storage": self.placement.storage,
             },
             "dense": list(self.dense),
             "tables": [asdict(table) for table in self.tables],
@@ -90,7 +91,9 @@ class Recipe:
         placement = content["placement"]
         return cls(
             config=Config.from_json(content["asked"]),
-            placement=Placement(Method.from_json(placement["method"]), placement["threshold"]),
+            placement=Placement(
+                Method.from_json(placement["method"]), placement["threshold"], placement.get("storage", "fp32")
+            ),
             dense=tuple(content["dense"]),
             tables=tuple(TableSpec(**table) for table in content["tables"]),
         )

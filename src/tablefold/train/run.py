@@ -183,6 +183,7 @@ def _sizes(recipe: Recipe, trainer: Trainer) -> dict[str, Any]:
     return {
         "method": str(recipe.placement.method),
         "threshold": recipe.placement.threshold,
+        "storage": recipe.placement.storage,
         "model": recipe.config.model,
         "embedding_bytes": embedding_bytes,
         "full_bytes": full,
