@@ -1,11 +1,13 @@
 """A study is data: what its TOML asks for, and what is wrong with one that cannot be."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from tablefold.data import Schema
 from tablefold.study.definition import Study, ready
+from tablefold.study.results import _settings
 
 SOURCES = ("criteo", "interactions", "")
 
@@ -34,6 +36,19 @@ def test_a_list_is_an_axis_and_an_entry_its_product(data):
     assert {request.size for request in found} == {"", "collisions=2", "collisions=4"}
     assert {(one.config.optimizer, one.config.lr) for one in found} == {("sgd", 0.5), ("adagrad", None)}
     assert len({request.name() for request in found}) == len(found)
+
+
+def test_the_storage_of_memory_tells_series_apart_and_leaves_them_comparable(data):
+    grid = [{"method": ["full", "qr:collisions=4"], "storage": ["fp32", "int8"]}]
+    found = requests(data, {"grid": grid})
+    assert [request.series for request in found] == [
+        "full",
+        "full in int8",
+        "qr:collisions=4",
+        "qr:collisions=4 in int8",
+    ]
+    assert len({request.name() for request in found}) == 4
+    assert len({json.dumps(_settings(one.config.to_json(), one.variant)) for one in found}) == 1
 
 
 def test_overlays_replace_settings_and_grids(data):

@@ -43,7 +43,7 @@ from tablefold.method import parse
 from tablefold.models import model_options
 from tablefold.spec import nearest
 from tablefold.study.quality import Quality
-from tablefold.study.request import Request
+from tablefold.study.request import Request, in_storage
 from tablefold.study.variant import Variant
 from tablefold.tables import show_bytes
 from tablefold.train.config import Config
@@ -227,7 +227,7 @@ def _request(values: dict[str, Any], schema: Schema) -> Request:
         rows = variant.rows(schema)
         steps = -(-rows // config.batch_size) * config.epochs
         config = Config(**{**vars(config), "eval_every": max(1, -(-steps // looks))})
-    return Request(config, variant, series=series, size=_size(config, extra))
+    return Request(config, variant, series=in_storage(series, config.storage), size=_size(config, extra))
 
 
 def _check_model(config: Config) -> None:

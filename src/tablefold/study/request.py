@@ -45,6 +45,7 @@ class Request:
         config = self.config
         words = [config.method, self.size if config.compression or config.budget else "", config.model]
         words += [config.optimizer, f"t{config.threshold}" if config.threshold else ""]
+        words.append("" if config.storage == "fp32" else config.storage)
         words.append("" if self.variant.id_order == "prepared" else self.variant.id_order)
         slug = re.sub(r"[^a-z0-9.]+", "-", " ".join(words).lower()).strip("-")
         return f"{slug[:90]}-s{config.seed}-{fingerprint(self.content(data))[:8]}"
@@ -56,6 +57,15 @@ class Request:
         options = config.get("model_options", {}).items()
         config["model_options"] = {key: tuple(value) if isinstance(value, list) else value for key, value in options}
         return cls(Config(data="", **config), Variant(**content["variant"]), series, size)
+
+
+def in_storage(method: str, storage: str) -> str:
+    """A method's name in tables and plots: with the format of its memory, where that is not float32.
+
+    >>> in_storage("robe:block=4", "int8")
+    'robe:block=4 in int8'
+    """
+    return method if storage == "fp32" else f"{method} in {storage}"
 
 
 def _changed(value: Config | Variant) -> dict[str, Any]:

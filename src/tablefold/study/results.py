@@ -13,7 +13,7 @@ from typing import Any
 
 from tablefold.files import new_file
 from tablefold.study.quality import Quality
-from tablefold.study.request import Request
+from tablefold.study.request import Request, in_storage
 from tablefold.study.run import INPUTS, OUTPUTS, STUDY
 from tablefold.study.variant import Variant
 from tablefold.study.worker import DONE
@@ -22,7 +22,7 @@ from tablefold.train.run import CONFIG, JOURNAL, RESULT
 
 FULL = "full"
 """The series that the others are held against."""
-_OF_SIZE = ("method", "compression", "budget", "seed", "eval_every", "threshold", "device")
+_OF_SIZE = ("method", "compression", "budget", "seed", "eval_every", "threshold", "storage", "device")
 """Parts of a config that are not settings common to the methods compared, or say nothing about quality."""
 
 
@@ -97,7 +97,10 @@ class Summary:
     @property
     def method(self) -> str:
         """The final spec string, or what was asked where no run is done."""
-        return str(self.done[0].result["method"]) if self.done else f"{self.series} {self.size}".strip()
+        if not self.done:
+            return f"{self.series} {self.size}".strip()
+        result = self.done[0].result
+        return in_storage(result["method"], result.get("storage", "fp32"))
 
     @property
     def label(self) -> str:
@@ -282,7 +285,7 @@ def _train_run(folder: Path) -> RunResult:
     size = f"{asked['compression']:g}x" if asked["compression"] else ""
     return RunResult(
         name=folder.name,
-        series=asked["method"],
+        series=in_storage(asked["method"], asked.get("storage", "fp32")),
         size=size or (f"{asked['budget']} bytes" if asked["budget"] else ""),
         settings=_settings(asked, Variant()),
         threshold=asked["threshold"],
