@@ -23,8 +23,9 @@ class Bags(nn.Module):
             nn.EmbeddingBag(table.vocabulary, table.dim, mode="sum", sparse=True) for table in tables
         )
 
-    def forward(self, columns: list[Tensor], offsets: Tensor) -> list[Tensor]:
-        return [bag(column, offsets) for bag, column in zip(self.bags, columns, strict=True)]
+    def forward(self, columns: list[Tensor], offsets: Tensor | list[Tensor]) -> list[Tensor]:
+        begins = [offsets] * len(columns) if isinstance(offsets, Tensor) else offsets
+        return [bag(*each) for bag, *each in zip(self.bags, columns, begins, strict=True)]
 
 
 def qr_bags(tables: list[TableSpec], checkout: Path | None, collisions: int = 4) -> nn.Module | None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tablefold.hashing import HASH_VERSION, derive_key
 from tablefold.ops import Gather, WildIdError
+from tablefold.ops.bags import can_pool, check_bags, pool_bags
 from tablefold.ops.pooling import PoolMode, pool
 from tablefold.partitions import Lookup, narrowest_integer
 from tablefold.slots import average_gradient, slot_counts
@@ -89,9 +90,8 @@ class EmbeddingGroup(nn.Module):
         """The vectors of a batch, `[batch, features, dim]`."""
         self._check_kind(ids)
         self._settle()
-        memory = self.memory if self._share is None else average_gradient(self.memory, self._share)
         try:
-            vectors: Tensor = self.gather(memory, self.lookup, ids)
+            vectors: Tensor = self.gather(self._shared(), self.lookup, ids)
         except WildIdError as error:
             raise self._explain(error) from None
         return vectors if self.transform is None else self.transform(vectors, ids.to(torch.int64))
@@ -118,8 +118,26 @@ class EmbeddingGroup(nn.Module):
         count = len(self.tables)
         if len(values) != count or len(offsets) != count or (weights is not None and len(weights) != count):
             raise ValueError(f"bags need values, offsets (and weights, if any) for each of the {count} tables")
+        check_bags(values, offsets, mode, weights)
+        empty = not len(offsets[0])
+        if empty or self.transform is not None or not can_pool(self.memory, values, mode, weights):
+            return self._pool_composed(values, offsets, mode, weights)
+        self._settle()
+        try:
+            return pool_bags(self.gather, self._shared(), self.lookup, values, offsets, mode, weights)
+        except WildIdError as error:
+            raise self._explain(error) from None
+
+    def _pool_composed(
+        self,
+        values: Sequence[Tensor],
+        offsets: Sequence[Tensor],
+        mode: PoolMode,
+        weights: Sequence[Tensor] | None,
+    ) -> Tensor:
+        """The vectors of all ids first, then what they mean together."""
         longest = max(len(ids) for ids in values)
-        ids = torch.zeros(longest, count, dtype=torch.int64, device=self.memory.device)
+        ids = torch.zeros(longest, len(values), dtype=torch.int64, device=self.memory.device)
         for column, table_ids in enumerate(values):
             ids[: len(table_ids), column] = table_ids
         vectors = self(ids)
@@ -127,9 +145,11 @@ class EmbeddingGroup(nn.Module):
         for column, part in enumerate(vectors.split(self.address_map.features, dim=1)):
             table_weights = None if weights is None else weights[column]
             pooled.append(pool(part[: len(values[column])], offsets[column], mode, table_weights))
-        if len({len(part) for part in pooled}) > 1:
-            raise ValueError(f"all tables need equally many bags; got {[len(part) for part in pooled]}")
         return torch.cat(pooled, dim=1)
+
+    def _shared(self) -> Tensor:
+        """Memory, whose gradient is averaged where the spec says so."""
+        return self.memory if self._share is None else average_gradient(self.memory, self._share)
 
     def _settle(self) -> None:
         """Bring memory back onto the grid of its storage after a step; nothing to do for fp32."""

@@ -25,8 +25,17 @@ READS, SORTED, COUNTS, COMPUTED = range(16, 20)
 sums: of its first row among all), and of the gradients that must be computed before they are summed."""
 ROWS, VALUES = 20, 21
 """Addresses of the sorted row numbers and of their gradients."""
+READ_STARTS, EXAMPLE_BITS = 23, 24
+"""Address of where the examples of each read begin among all reads; bits of an example's number."""
 
-WORDS = 24
+STARTS, TABLE_IDS, OFFSETS = 25, 26, 27
+"""Of bags, whose tables have examples of their own number each (`BATCH` is the largest), else 0. Addresses: of where
+each table's examples begin among those of all, one more at the end; of the address of each table's ids; of each
+table's first example of each bag."""
+BAGS, NUM_BAGS, WEIGHTS = 28, 29, 30
+"""Address of each example's bag; how many bags; address of each example's weight, 0 where all are 1."""
+
+WORDS = 31
 
 NO_WILD = (1 << 63) - 1
 
@@ -35,5 +44,5 @@ DIGITS = 256
 
 
 def space_words(longest: int, widest: int) -> int:
-    """8-byte words of scratch per thread: four tiles for each piece of the longest chain, two tiles of rows, digits."""
-    return TILE * (4 * longest + 2 * widest) + DIGITS
+    """8-byte words of scratch per thread: four tiles per piece of the longest chain, three tiles of rows, digits."""
+    return TILE * (4 * longest + 3 * widest) + DIGITS

@@ -67,15 +67,12 @@ def missing(name: Backend) -> str | None:
     return None
 
 
-def is_plain(memory: Tensor, ids: Tensor) -> bool:
+def is_plain(*tensors: Tensor) -> bool:
     """Whether a kernel may be called without torch's dispatcher, whose way through Python costs more than the lookups
     of a small batch: tensors on a CPU, and nobody who traces, transforms or profiles what is computed.
     """
     return (
-        type(memory) in _PLAIN
-        and type(ids) in _PLAIN
-        and memory.is_cpu
-        and ids.is_cpu
+        all(type(tensor) in _PLAIN and tensor.is_cpu for tensor in tensors)
         and not torch.compiler.is_compiling()
         and not torch._C._len_torch_dispatch_stack()
         and not torch._C._are_functorch_transforms_active()

@@ -9,7 +9,8 @@ from __future__ import annotations
 import ctypes
 import importlib
 import zlib
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 
 import torch
@@ -25,10 +26,52 @@ _Words = ctypes.c_int64 * a.WORDS
 class WildIdError(ValueError):
     """The `id` of an `example` is outside its table, that of a `column`."""
 
-    def __init__(self, ids: Tensor, place: int) -> None:
-        self.example, self.column = divmod(place, ids.shape[1])
-        self.id = int(ids[self.example, self.column])
-        super().__init__(f"id {self.id} (example {self.example}) is outside table {self.column}")
+    def __init__(self, wild: int, example: int, column: int) -> None:
+        super().__init__(f"id {wild} (example {example}) is outside table {column}")
+        self.id, self.example, self.column = wild, example, column
+
+    @classmethod
+    def at(cls, ids: Tensor, place: int) -> WildIdError:
+        """For ids `[batch, tables]`, counted row by row."""
+        example, column = divmod(place, ids.shape[1])
+        return cls(int(ids[example, column]), example, column)
+
+
+@dataclass(frozen=True)
+class Bags:
+    """The ids of every table, bag by bag.
+
+    Args:
+        ids: for each table its ids, all int64 or all int32, contiguous.
+        offsets: each table's first example of each bag, int64 `[tables, bags]`, contiguous.
+        weights: factors of all ids, one table after the other, of the memory's type.
+    """
+
+    ids: tuple[Tensor, ...]
+    offsets: Tensor
+    weights: Tensor | None
+
+    @cached_property
+    def starts(self) -> Tensor:
+        """Where each table's examples begin among those of all, one more at the end."""
+        return torch.tensor([0, *(len(ids) for ids in self.ids)]).cumsum(0)
+
+    @cached_property
+    def addresses(self) -> Tensor:
+        """Where each table's ids lie."""
+        return torch.tensor([ids.data_ptr() for ids in self.ids])
+
+    @cached_property
+    def sizes(self) -> Tensor:
+        """Ids of each bag, `[tables, bags]`."""
+        ends = torch.cat([self.offsets[:, 1:], self.starts.diff()[:, None]], dim=1)
+        return ends - self.offsets
+
+    @cached_property
+    def bag_of(self) -> Tensor:
+        """The bag of each example."""
+        tables, bags = self.offsets.shape
+        return torch.arange(bags).repeat(tables).repeat_interleave(self.sizes.flatten())
 
 
 def gather(memory: Tensor, lookup: Tensor | None, ids: Tensor, program: Tensor, features: int, dim: int) -> Tensor:
@@ -44,10 +87,26 @@ def gather(memory: Tensor, lookup: Tensor | None, ids: Tensor, program: Tensor, 
     return vectors
 
 
-def scatter(vectors: Tensor, memory: Tensor, lookup: Tensor | None, ids: Tensor, program: Tensor) -> Tensor:
-    """The dense gradient of memory, given that of the vectors."""
+def pool(memory: Tensor, lookup: Tensor | None, bags: Bags, program: Tensor, features: int, dim: int) -> Tensor:
+    """The weighted sums `[bags, features, dim]` of the vectors of each bag.
+
+    Raises:
+        WildIdError: for an id outside its table; nothing was read there.
+    """
+    sums = memory.new_empty(bags.offsets.shape[1], features, dim)
+    words = _words(memory, lookup, bags, program, sums)
+    space = memory.new_empty(2 * max(1, torch.get_num_threads()) * a.TILE * features * dim)
+    words[a.SPACE] = space.data_ptr()
+    compiled_kernel("bags", memory.dtype)(words, -(-sums.shape[0] // a.TILE))
+    _refuse_wild(words, bags)
+    return sums
+
+
+def scatter(vectors: Tensor, memory: Tensor, lookup: Tensor | None, ids: Tensor | Bags, program: Tensor) -> Tensor:
+    """The dense gradient of memory, given that of the vectors (of the sums of bags)."""
     gradient = torch.empty_like(memory)
     words = _words(memory, lookup, ids, program, vectors := vectors.contiguous())
+    _add_bags(words, ids)
     ranges = max(1, min(torch.get_num_threads(), p.QUANTILES))
     longest, widest = program[p.LONGEST : p.UNIT].tolist()
     space = torch.empty(ranges * a.space_words(longest, widest), dtype=torch.int64)
@@ -58,27 +117,31 @@ def scatter(vectors: Tensor, memory: Tensor, lookup: Tensor | None, ids: Tensor,
 
 
 def scatter_rows(
-    vectors: Tensor, memory: Tensor, lookup: Tensor | None, ids: Tensor, program: Tensor
+    vectors: Tensor, memory: Tensor, lookup: Tensor | None, ids: Tensor | Bags, program: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The gradient of the rows of memory that were read: their numbers `[1, n]`, ascending, and values `[n, unit]`.
 
     Raises:
         ValueError: for a memory of 2^31 rows or a batch of 2^32 reads, which one word per read cannot hold.
     """
-    _, segments, reads, computed, longest, widest, unit = program[: p.UNIT + 1].tolist()
-    batch = ids.shape[0]
-    if max(memory.shape[0], batch * reads // 2) >= 1 << 31:
-        raise ValueError(
-            f"gradients of rows need less than 2^31 rows; got {memory.shape[0]}, and {batch * reads} reads"
-        )
+    _, segments, _, computed, longest, widest, unit = program[: p.UNIT + 1].tolist()
     words = _words(memory, lookup, ids, program, vectors := vectors.contiguous())
-    threads = max(1, torch.get_num_threads())
-    work = torch.empty(2 * batch * reads + threads * a.space_words(longest, widest), dtype=torch.int64)
+    _add_bags(words, ids)
+    batch = words[a.BATCH]
+    starts, most_reads = _read_starts(ids, program)
+    words[a.EXAMPLE_BITS], words[a.READ_STARTS] = max(batch - 1, 0).bit_length(), starts.data_ptr()
+    if memory.shape[0] >= 1 << 31 or most_reads << words[a.EXAMPLE_BITS] > 1 << 32:
+        raise ValueError(
+            f"gradients of rows need less than 2^31 rows and 2^32 reads; got {memory.shape[0]} rows, and {most_reads} "
+            f"reads of up to {batch} ids each"
+        )
+    threads, reads = max(1, torch.get_num_threads()), int(starts[-1])
+    work = torch.empty(2 * reads + threads * a.space_words(longest, widest), dtype=torch.int64)
     counts = torch.empty(segments, dtype=torch.int64)
     gradients = memory.new_empty(batch * computed * unit)
     words[a.READS] = work.data_ptr()
-    words[a.SORTED] = words[a.READS] + 8 * batch * reads
-    words[a.SPACE] = words[a.SORTED] + 8 * batch * reads
+    words[a.SORTED] = words[a.READS] + 8 * reads
+    words[a.SPACE] = words[a.SORTED] + 8 * reads
     words[a.COUNTS], words[a.COMPUTED] = counts.data_ptr(), gradients.data_ptr()
     compiled_kernel("reads", memory.dtype)(words, -(-batch // a.TILE))
     _refuse_wild(words, ids)
@@ -94,31 +157,51 @@ def scatter_rows(
     return rows, values
 
 
+def _read_starts(ids: Tensor | Bags, program: Tensor) -> tuple[Tensor, int]:
+    """(where each read of the program begins among the reads of the batch, one more at the end; the most reads that
+    an example makes in one segment)."""
+    reads = int(program[p.READS])
+    segments_at, reads_at = program[p.SEGMENTS_AT : p.HEADER_WORDS].tolist()
+    most_reads = int(program[segments_at + p.SEGMENT_READS : reads_at : p.SEGMENT_WORDS].max())
+    if isinstance(ids, Bags):
+        table = program[reads_at : reads_at + reads * p.READ_WORDS].view(-1, p.READ_WORDS)[:, 2]
+        counts = ids.starts.diff()[table]
+        return torch.cat([counts.new_zeros(1), counts.cumsum(0)]), most_reads
+    return torch.arange(reads + 1) * ids.shape[0], most_reads
+
+
 def _words(
-    memory: Tensor, lookup: Tensor | None, ids: Tensor, program: Tensor, vectors: Tensor
+    memory: Tensor, lookup: Tensor | None, ids: Tensor | Bags, program: Tensor, vectors: Tensor
 ) -> ctypes.Array[ctypes.c_int64]:
     array, size = (0, 0) if lookup is None else (lookup.data_ptr(), lookup.element_size())
-    batch = ids.shape[0]
-    return _Words(
-        0,
-        a.NO_WILD,
-        batch,
-        program.data_ptr(),
-        memory.data_ptr(),
-        array,
-        size,
-        ids.data_ptr(),
-        ids.element_size(),
-        *ids.stride(),
-        vectors.data_ptr(),
-        vectors.numel() // max(batch, 1),
-    )
+    batch = vectors.shape[0]
+    floats = vectors.numel() // max(batch, 1)
+    fixed = (0, a.NO_WILD, batch, program.data_ptr(), memory.data_ptr(), array, size)
+    if isinstance(ids, Tensor):
+        return _Words(*fixed, ids.data_ptr(), ids.element_size(), *ids.stride(), vectors.data_ptr(), floats)
+    words = _Words(*fixed, 0, ids.ids[0].element_size(), 1, 0, vectors.data_ptr(), floats)
+    words[a.BATCH] = max(len(table_ids) for table_ids in ids.ids)
+    words[a.STARTS], words[a.TABLE_IDS] = ids.starts.data_ptr(), ids.addresses.data_ptr()
+    words[a.OFFSETS], words[a.NUM_BAGS] = ids.offsets.data_ptr(), batch
+    words[a.WEIGHTS] = 0 if ids.weights is None else ids.weights.data_ptr()
+    return words
 
 
-def _refuse_wild(words: ctypes.Array[ctypes.c_int64], ids: Tensor) -> None:
-    wild = words[a.WILD]
-    if wild != a.NO_WILD:
-        raise WildIdError(ids, wild)
+def _add_bags(words: ctypes.Array[ctypes.c_int64], ids: Tensor | Bags) -> None:
+    """Say which bag each example is in, as gradients need to know."""
+    if isinstance(ids, Bags):
+        words[a.BAGS] = ids.bag_of.data_ptr()
+
+
+def _refuse_wild(words: ctypes.Array[ctypes.c_int64], ids: Tensor | Bags) -> None:
+    place = words[a.WILD]
+    if place == a.NO_WILD:
+        return
+    if isinstance(ids, Tensor):
+        raise WildIdError.at(ids, place)
+    column = int((ids.starts <= place).sum()) - 1
+    example = place - int(ids.starts[column])
+    raise WildIdError(int(ids.ids[column][example]), example, column)
 
 
 @cache

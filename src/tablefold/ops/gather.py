@@ -165,6 +165,7 @@ class Gather(nn.Module):
         self.gradient = "auto"
         self.features, self.dim = sum(address_map.features), address_map.tables[0].dim
         self.register_buffer("program", torch.from_numpy(array_program(address_map)), persistent=False)
+        self.table_of = [table for table, features in enumerate(address_map.features) for _ in range(features)]
         limits = [table.rows or 0 for table in address_map.tables]
         self.register_buffer("rows", torch.tensor(limits), persistent=False)
 
@@ -190,7 +191,7 @@ class Gather(nn.Module):
     def _refuse_wild(self, ids: Tensor) -> None:
         wild = ((ids < 0) | (ids >= self.rows)) & (self.rows > 0)
         if bool(wild.any()):
-            raise WildIdError(ids, int(wild.flatten().nonzero()[0]))
+            raise WildIdError.at(ids, int(wild.flatten().nonzero()[0]))
 
     def gives_rows(self, memory: Tensor) -> bool:
         """Whether memory's gradient holds only the rows that were read; on a CUDA device it never does."""

@@ -35,7 +35,7 @@ def gather(memory: Tensor, lookup: Tensor | None, ids: Tensor, program: Tensor, 
     )
     place = int(wild)
     if place != NO_WILD:
-        raise WildIdError(ids, place)
+        raise WildIdError.at(ids, place)
     return vectors
 
 

@@ -68,7 +68,8 @@ def gather_tiles(arguments, memory):
         count = min(TILE, batch - begin)
         for table in range(program[p.TABLES]):
             if load_ids(arguments, program, table, begin, ids, count):
-                _gather_table(arguments, program, table, begin, ids, count, memory, vectors)
+                step = arguments[a.FLOATS]
+                compose(arguments, program, table, ids, count, memory, vectors, begin * step, step)
 
 
 @inlined
@@ -77,17 +78,29 @@ def piece_at(program, number):
     return program[p.PIECES_AT] + number * p.PIECE_WORDS
 
 
+@inlined
+def examples_of(arguments, table):
+    """How many ids a table is given."""
+    if arguments[a.STARTS]:
+        starts = pointer_int64(arguments[a.STARTS])
+        return starts[table + 1] - starts[table]
+    return arguments[a.BATCH]
+
+
 @compiled
 def load_ids(arguments, program, table, begin, ids, count):
     """Copy a tile's ids of one table to `ids`; False, and `WILD` lowered, where one is outside the table."""
-    row = arguments[a.ID_ROW]
-    first = begin * row + table * arguments[a.ID_COLUMN]
+    row, first, address = arguments[a.ID_ROW], begin, arguments[a.IDS]
+    if arguments[a.STARTS]:
+        address = pointer_int64(arguments[a.TABLE_IDS])[table]
+    else:
+        first = begin * row + table * arguments[a.ID_COLUMN]
     if arguments[a.ID_SIZE] == 8:
-        long = pointer_int64(arguments[a.IDS])
+        long = pointer_int64(address)
         for i in range(count):
             ids[i] = long[first + i * row]
     else:
-        short = pointer_int32(arguments[a.IDS])
+        short = pointer_int32(address)
         for i in range(count):
             ids[i] = types.int64(short[first + i * row])
     rows = program[program[p.ROWS_AT] + table]
@@ -96,22 +109,30 @@ def load_ids(arguments, program, table, begin, ids, count):
     wild = 0
     for i in range(count):
         wild += types.uint64(ids[i]) >= types.uint64(rows)
-    if wild == 0:
-        return True
+    if wild:
+        _tell_wild(arguments, program, table, begin, ids, count, rows)
+    return wild == 0
+
+
+@compiled
+def _tell_wild(arguments, program, table, begin, ids, count, rows):
+    """Lower `WILD` to the place of a tile's first id that is outside its table."""
     for i in range(count):
         if ids[i] < 0 or ids[i] >= rows:
-            fetch_min(arguments, a.WILD, (begin + i) * program[p.TABLES] + table)
-            break
-    return False
+            place = (begin + i) * program[p.TABLES] + table
+            if arguments[a.STARTS]:
+                place = pointer_int64(arguments[a.STARTS])[table] + begin + i
+            fetch_min(arguments, a.WILD, place)
+            return
 
 
 @inlined
-def _gather_table(arguments, program, table, begin, ids, count, memory, vectors):
+def compose(arguments, program, table, ids, count, memory, vectors, begin, step):
+    """Write the vectors of a tile's ids of one table: slot s of the i-th to `vectors[begin + i * step + s]`."""
     lookup, size = arguments[a.LOOKUPS], arguments[a.LOOKUP_SIZE]
     places, words = scratch_like(program), scratch_like(program)
     spare, weights = scratch_like(program), scratch_like(program)
     factors = scratch_like(memory)
-    step = arguments[a.FLOATS]
     columns, chains = program[p.COLUMNS_AT], program[p.CHAINS_AT]
     first_piece = program[chains + program[columns + table]]
     last_piece = program[chains + program[columns + table + 1]]
@@ -130,7 +151,7 @@ def _gather_table(arguments, program, table, begin, ids, count, memory, vectors)
                     factors[i] *= memory[weights[i]]
         if program[piece + p.WRAP] == 0:
             _ask_for(memory, places, count, program[piece + p.WIDTH])
-        start = begin * step + program[piece + p.SLOT]
+        start = begin + program[piece + p.SLOT]
         op = program[piece + p.OP]
         read_rows(program, piece, op, scaled, vectors, start, step, memory, places, factors, count)
 

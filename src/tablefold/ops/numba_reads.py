@@ -1,7 +1,7 @@
 """The reads of a batch: the first third of a gradient of touched rows.
 
-A read is one word: its row within the segment in the upper 32 bits; in the lower 32 which read it is, numbered example
-by example.
+A read is one word: its row within the segment in the upper 32 bits; in the lower 32 which of the segment's reads it is,
+and the example, which takes the last `EXAMPLE_BITS`.
 """
 
 # Numba infers the types of these functions itself, by rules that mypy does not know.
@@ -14,7 +14,7 @@ from numba import cfunc
 
 from tablefold.ops import arguments as a
 from tablefold.ops import program as p
-from tablefold.ops.numba_gather import SIGNATURE, load_ids, piece_at
+from tablefold.ops.numba_gather import SIGNATURE, examples_of, load_ids, piece_at
 from tablefold.ops.numba_places import quotients
 from tablefold.ops.numba_rows import (
     TILE,
@@ -27,7 +27,7 @@ from tablefold.ops.numba_rows import (
     pointer_like,
     scratch_like,
 )
-from tablefold.ops.numba_scatter import chain_rule, inner_product, locate, part_of, space_words
+from tablefold.ops.numba_scatter import chain_rule, inner_product, locate, part_of, space_words, unpool
 
 
 def kernel(dtype, version):
@@ -60,22 +60,28 @@ def collect_reads(arguments, memory):
         begin = TILE * fetch_add(arguments, a.NEXT, 1)
         if begin >= batch:
             return
-        count = min(TILE, batch - begin)
         for table in range(program[p.TABLES]):
-            if not load_ids(arguments, program, table, begin, ids, count):
+            count = min(TILE, examples_of(arguments, table) - begin)
+            if count <= 0 or not load_ids(arguments, program, table, begin, ids, count):
                 continue
             columns = program[p.COLUMNS_AT] + table
             for chain in range(program[columns], program[columns + 1]):
                 chains = program[p.CHAINS_AT] + chain
-                _collect(arguments, program, program[chains], program[chains + 1], ids, begin, count, memory, space)
+                first, last = program[chains], program[chains + 1]
+                _collect(arguments, program, table, first, last, ids, begin, count, memory, space)
 
 
 @compiled
-def _collect(arguments, program, first, last, ids, begin, count, memory, space):
+def _collect(arguments, program, table, first, last, ids, begin, count, memory, space):
     """The reads of one chain."""
     vectors = pointer_like(memory, arguments[a.VECTORS])
     step = arguments[a.FLOATS]
     rows = pointer_like(memory, part_of(space, 4 * (last - first)))
+    slot, width = program[piece_at(program, first) + p.SLOT], program[piece_at(program, first) + p.WIDTH]
+    source, start = vectors, begin * step + slot
+    if arguments[a.STARTS]:
+        source, start, step = pointer_like(memory, part_of(space, 4 * (last - first) + 2 * width)), 0, width
+        unpool(arguments, table, begin, count, vectors, slot, source, width)
     for number in range(first, last):
         own = part_of(space, 4 * (number - first))
         locate(arguments, program, piece_at(program, number), ids, count, memory, own)
@@ -86,8 +92,7 @@ def _collect(arguments, program, first, last, ids, begin, count, memory, space):
         if program[piece + p.WEIGHTED]:
             _write_reads(arguments, program, piece, True, part_of(own, 1), begin, count)
         if program[piece + p.ROW_READS + p.FIRST_COMPUTED] >= 0:
-            start = begin * step + program[piece + p.SLOT]
-            chain_rule(program, first, last, number, space, vectors, start, step, memory, rows, count)
+            chain_rule(program, first, last, number, space, source, start, step, memory, rows, count)
             _write_gradients(arguments, program, piece, own, begin, count, memory, rows)
 
 
@@ -101,18 +106,18 @@ def _write_reads(arguments, program, piece, is_weight, source, begin, count):
     if is_weight:
         wrap, chunks, words = 0, 1, piece + p.WEIGHT_READS
     segment = program[p.SEGMENTS_AT] + program[words + p.SEGMENT] * p.SEGMENT_WORDS
-    per_example = program[segment + p.SEGMENT_READS]
-    reads = pointer_int64(arguments[a.READS] + 8 * arguments[a.BATCH] * program[segment + p.FIRST_READ])
+    first = program[segment + p.FIRST_READ] + program[words + p.READ]
+    reads, read_starts = pointer_int64(arguments[a.READS]), pointer_int64(arguments[a.READ_STARTS])
     places, rows = pointer_int64(source), scratch_like(program)
     for i in range(count):
         rows[i] = places[i]
     quotients(rows, count, unit, False)
     shift = (base if wrap else 0) - program[segment + p.FIRST_ROW]
     for i in range(count):
-        number = (begin + i) * per_example + program[words + p.READ]
         row = rows[i]
         for chunk in range(chunks):
-            reads[number + chunk] = ((row + shift) << 32) | (number + chunk)
+            label = ((program[words + p.READ] + chunk) << arguments[a.EXAMPLE_BITS]) | (begin + i)
+            reads[read_starts[first + chunk] + begin + i] = ((row + shift) << 32) | label
             row += 1
             if row == wrap:
                 row = 0

@@ -201,7 +201,7 @@ def _whole_row(kind):
     return whole
 
 
-set_row, spill_row = _whole_row("assign"), _whole_row("scaled add")
+set_scaled, spill_row = _whole_row("scaled assign"), _whole_row("scaled add")
 
 
 @compiled

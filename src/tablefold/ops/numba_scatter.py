@@ -15,7 +15,7 @@ from numba import cfunc
 
 from tablefold.ops import arguments as a
 from tablefold.ops import program as p
-from tablefold.ops.numba_gather import SIGNATURE, load_ids, piece_at, read_rows
+from tablefold.ops.numba_gather import SIGNATURE, examples_of, load_ids, piece_at, read_rows
 from tablefold.ops.numba_places import places_of, signs_of, weights_of
 from tablefold.ops.numba_rows import (
     TILE,
@@ -27,6 +27,7 @@ from tablefold.ops.numba_rows import (
     pointer_int64,
     pointer_like,
     scratch_like,
+    set_scaled,
     spill_row,
     spill_rows,
     zero,
@@ -78,7 +79,7 @@ def scatter_ranges(arguments, memory):
 @inlined
 def space_words(program):
     """`arguments.space_words`, from a program."""
-    return TILE * (4 * program[p.LONGEST] + 2 * program[p.WIDEST]) + a.DIGITS
+    return TILE * (4 * program[p.LONGEST] + 3 * program[p.WIDEST]) + a.DIGITS
 
 
 @inlined
@@ -108,16 +109,22 @@ def _weight_touches(program, piece, low, high):
 def _scatter_chain(arguments, program, table, first, last, low, high, memory, gradient, space):
     """Add the gradient of all reads of one chain that lie in a range."""
     vectors = pointer_like(memory, arguments[a.VECTORS])
-    batch, step = arguments[a.BATCH], arguments[a.FLOATS]
+    step = arguments[a.FLOATS]
+    slot, width = program[piece_at(program, first) + p.SLOT], program[piece_at(program, first) + p.WIDTH]
+    examples = examples_of(arguments, table)
     ids = scratch_like(program)
     multiplies = False
     for number in range(first + 1, last):
         multiplies |= program[piece_at(program, number) + p.OP] == p.MULTIPLY
     rows = pointer_like(memory, part_of(space, 4 * (last - first)))
-    for begin in range(0, batch, TILE):
-        count = min(TILE, batch - begin)
+    for begin in range(0, examples, TILE):
+        count = min(TILE, examples - begin)
         if not load_ids(arguments, program, table, begin, ids, count):
             continue
+        source, start = vectors, begin * step + slot
+        if arguments[a.STARTS]:
+            source, start, step = pointer_like(memory, part_of(space, 4 * (last - first) + 2 * width)), 0, width
+            unpool(arguments, table, begin, count, vectors, slot, source, width)
         for number in range(first, last):
             piece = piece_at(program, number)
             if multiplies or _touches(program, piece, low, high):
@@ -127,19 +134,28 @@ def _scatter_chain(arguments, program, table, first, last, low, high, memory, gr
             if not _touches(program, piece, low, high):
                 continue
             own = part_of(space, 4 * (number - first))
-            start = begin * step + program[piece + p.SLOT]
             if multiplies:
-                width = program[piece + p.WIDTH]
-                chain_rule(program, first, last, number, space, vectors, start, step, memory, rows, count)
+                chain_rule(program, first, last, number, space, source, start, step, memory, rows, count)
                 _scatter_piece(program, piece, low, high, own, memory, gradient, rows, 0, width, count)
             else:
-                _scatter_piece(program, piece, low, high, own, memory, gradient, vectors, start, step, count)
+                _scatter_piece(program, piece, low, high, own, memory, gradient, source, start, step, count)
 
 
 @inlined
 def part_of(space, number):
     """The address of the scratch's `number`-th tile of words."""
     return space + 8 * TILE * number
+
+
+@compiled
+def unpool(arguments, table, begin, count, vectors, slot, rows, width):
+    """Fill `rows` with the gradients of a tile's vectors: those of their bags, times their weights."""
+    first = pointer_int64(arguments[a.STARTS])[table] + begin
+    bags, step = pointer_int64(arguments[a.BAGS]), arguments[a.FLOATS]
+    weights = pointer_like(vectors, arguments[a.WEIGHTS])
+    for i in range(count):
+        weight = weights[first + i] if arguments[a.WEIGHTS] else 1
+        set_scaled(rows, i * width, vectors, bags[first + i] * step + slot, weight, width)
 
 
 @compiled

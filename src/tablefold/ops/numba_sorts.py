@@ -34,15 +34,16 @@ def sort_reads(arguments):
     """Take segments until none is left: sort their reads, and count the rows that are read."""
     program, counts = pointer_int64(arguments[a.PROGRAM]), pointer_int64(arguments[a.COUNTS])
     digits = pointer_int64(arguments[a.SPACE] + 8 * a.DIGITS * fetch_add(arguments, a.SLOT, 1))
-    batch = arguments[a.BATCH]
+    starts = pointer_int64(arguments[a.READ_STARTS])
     while True:
         number = fetch_add(arguments, a.NEXT, 1)
         if number >= program[p.SEGMENTS]:
             return
         segment = program[p.SEGMENTS_AT] + number * p.SEGMENT_WORDS
-        offset = 8 * batch * program[segment + p.FIRST_READ]
-        reads, other = pointer_int64(arguments[a.READS] + offset), pointer_int64(arguments[a.SORTED] + offset)
-        count = batch * program[segment + p.SEGMENT_READS]
+        first = program[segment + p.FIRST_READ]
+        begin, end = starts[first], starts[first + program[segment + p.SEGMENT_READS]]
+        reads, other = pointer_int64(arguments[a.READS] + 8 * begin), pointer_int64(arguments[a.SORTED] + 8 * begin)
+        count = end - begin
         _sort(reads, other, count, program[segment + p.SEGMENT_ROWS], digits)
         counts[number] = _distinct(reads, count)
 

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from numba import cfunc
+from numba import cfunc, types
 
 from tablefold.ops import arguments as a
 from tablefold.ops import program as p
@@ -19,7 +19,7 @@ from tablefold.ops.numba_rows import (
     pointer_float64,
     pointer_int64,
     pointer_like,
-    set_row,
+    set_scaled,
     spill_row,
 )
 
@@ -58,30 +58,31 @@ def sum_rows(arguments, vectors):
 def _sum_segment(arguments, program, number, vectors):
     segment = program[p.SEGMENTS_AT] + number * p.SEGMENT_WORDS
     batch, step, unit = arguments[a.BATCH], arguments[a.FLOATS], program[p.UNIT]
-    reads = pointer_int64(arguments[a.READS] + 8 * batch * program[segment + p.FIRST_READ])
+    starts, bits = pointer_int64(arguments[a.READ_STARTS]), arguments[a.EXAMPLE_BITS]
+    first_read = program[segment + p.FIRST_READ]
+    first, last = starts[first_read], starts[first_read + program[segment + p.SEGMENT_READS]]
+    reads = pointer_int64(arguments[a.READS])
     rows, values = pointer_int64(arguments[a.ROWS]), pointer_like(vectors, arguments[a.VALUES])
     computed = pointer_like(vectors, arguments[a.COMPUTED])
-    per_example = program[segment + p.SEGMENT_READS]
-    sources = program[p.READS_AT] + 2 * program[segment + p.FIRST_READ]
+    sources = program[p.READS_AT] + p.READ_WORDS * first_read
     out = pointer_int64(arguments[a.COUNTS])[number] - 1
-    last = -1
-    for i in range(batch * per_example):
-        row, which = reads[i] >> 32, reads[i] & 0xFFFFFFFF
-        example = which // per_example if per_example > 1 else which
-        source = sources + 2 * (which - example * per_example)
-        from_vectors = program[source] >= 0
-        begin = example * step + program[source]
-        if not from_vectors:
-            begin = (program[source + 1] * batch + example) * unit
-        if row != last:
-            last = row
+    latest = -1
+    for i in range(first, last):
+        row, label = reads[i] >> 32, reads[i] & 0xFFFFFFFF
+        source = sources + p.READ_WORDS * (label >> bits)
+        example = label & ((1 << bits) - 1)
+        gradients, begin, factor = vectors, example * step + program[source], types.float64(1)
+        if program[source] < 0:
+            gradients, begin = computed, (program[source + 1] * batch + example) * unit
+        elif arguments[a.STARTS]:
+            place = pointer_int64(arguments[a.STARTS])[program[source + 2]] + example
+            begin = pointer_int64(arguments[a.BAGS])[place] * step + program[source]
+            if arguments[a.WEIGHTS]:
+                factor = types.float64(pointer_like(vectors, arguments[a.WEIGHTS])[place])
+        if row != latest:
+            latest = row
             out += 1
             rows[out] = row + program[segment + p.FIRST_ROW]
-            if from_vectors:
-                set_row(values, out * unit, vectors, begin, 1, unit)
-            else:
-                set_row(values, out * unit, computed, begin, 1, unit)
-        elif from_vectors:
-            spill_row(values, out * unit, vectors, begin, 1, unit)
+            set_scaled(values, out * unit, gradients, begin, factor, unit)
         else:
-            spill_row(values, out * unit, computed, begin, 1, unit)
+            spill_row(values, out * unit, gradients, begin, factor, unit)

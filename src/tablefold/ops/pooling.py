@@ -30,7 +30,7 @@ def pool(
         ValueError: for another mode, for offsets that do not begin with 0, fall or pass the end, for weights that
             do not fit.
     """
-    _check(vectors, offsets, mode, weights)
+    check(vectors.shape[0], offsets, mode, weights)
     sizes = torch.diff(offsets, append=offsets.new_tensor([vectors.shape[0]]))
     bag = torch.repeat_interleave(torch.arange(offsets.shape[0], device=offsets.device), sizes)
     if weights is not None:
@@ -43,17 +43,18 @@ def pool(
     return pooled / sizes.clamp(min=1)[:, None, None] if mode == "mean" else pooled
 
 
-def _check(vectors: Tensor, offsets: Tensor, mode: str, weights: Tensor | None) -> None:
+def check(ids: int, offsets: Tensor, mode: str, weights: Tensor | None) -> None:
+    """Refuse offsets and weights that do not fit so many ids; see `pool`."""
     if mode not in get_args(PoolMode):
         raise ValueError(f"mode={mode!r} must be one of {', '.join(get_args(PoolMode))}")
     if weights is not None and mode != "sum":
         raise ValueError(f"per-sample weights are for mode='sum' only; got mode={mode!r}")
-    if weights is not None and weights.shape != vectors.shape[:1]:
-        raise ValueError(f"{vectors.shape[0]} ids need as many per-sample weights; got {list(weights.shape)}")
+    if weights is not None and weights.shape != (ids,):
+        raise ValueError(f"{ids} ids need as many per-sample weights; got {list(weights.shape)}")
     if offsets.ndim != 1 or offsets.dtype not in (torch.int64, torch.int32):
         raise ValueError(f"offsets must be 1-D int64 or int32; got {offsets.dtype} {list(offsets.shape)}")
     if offsets.shape[0] and (int(offsets[0]) != 0 or bool((torch.diff(offsets) < 0).any())):
         raise ValueError(f"offsets must begin with 0 and never fall; got {offsets.tolist()[:8]}...")
     last = int(offsets[-1]) if offsets.shape[0] else 0
-    if last > vectors.shape[0] or (not offsets.shape[0] and vectors.shape[0]):
-        raise ValueError(f"offsets must cover the {vectors.shape[0]} ids; the last bag begins at {last}")
+    if last > ids or (not offsets.shape[0] and ids):
+        raise ValueError(f"offsets must cover the {ids} ids; the last bag begins at {last}")

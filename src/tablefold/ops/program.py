@@ -11,8 +11,8 @@ holds, as int64 words:
     pieces     `PIECE_WORDS` words per piece (`PIECE`), each with two partitions of `PART_WORDS` words (`PART`)
     quantiles  `QUANTILES` + 1 places in memory between which equally many reads are expected
     segments   stretches of memory, in its order, that no read crosses (`SEGMENT`): sorted apart, they are sorted
-    reads      per segment, for each row of memory that an example reads in it: the slot whose gradient is the row's
-               (-1 where it must be computed first), and its number among those computed
+    reads      per segment, for each row of memory that an example reads in it (`READ_WORDS`): the slot whose gradient
+               is the row's (-1 where it must be computed first), its number among those computed, its table
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ SEGMENT, READ, FIRST_COMPUTED = range(3)
 # Words of a segment: its rows of memory, and its reads per example, each as first and count.
 FIRST_ROW, SEGMENT_ROWS, FIRST_READ, SEGMENT_READS = range(4)
 SEGMENT_WORDS = 4
+
+READ_WORDS = 3
 
 ASSIGN, ADD, MULTIPLY = range(3)
 """How a piece joins its chain."""
@@ -98,7 +100,15 @@ def array_program(address_map: AddressMap) -> NDArray[np.int64]:
     segments, reads, computed = _segments(pieces, chain_of, address_map.unit)
     flat_pieces = [word for piece in pieces for word in piece]
     sections = [rows, columns, chains, flat_pieces, _quantiles(pieces, address_map), segments, reads]
-    counts = [len(rows), len(segments) // SEGMENT_WORDS, len(reads) // 2, computed, longest, widest, address_map.unit]
+    counts = [
+        len(rows),
+        len(segments) // SEGMENT_WORDS,
+        len(reads) // READ_WORDS,
+        computed,
+        longest,
+        widest,
+        address_map.unit,
+    ]
     section_starts = _starts([len(section) for section in sections], HEADER_WORDS)
     return np.array(counts + section_starts + [word for section in sections for word in section], dtype=np.int64)
 
@@ -205,13 +215,14 @@ def _segments(pieces: list[list[int]], chain_of: list[int], unit: int) -> tuple[
         piece = pieces[number]
         first_row, end_row = low // unit, -(-high // unit)
         if not segments or first_row >= last:
-            segments.append([first_row, 0, len(reads) // 2, 0])
+            segments.append([first_row, 0, len(reads) // READ_WORDS, 0])
         segment, last = segments[-1], max(last, end_row)
         count = 1 if place == WEIGHT_READS else piece[WIDTH] // unit
         direct = not (place == WEIGHT_READS or chain_of[number] in multiplied or piece[SIGNED] or piece[WEIGHTED])
         piece[place : place + 3] = [len(segments) - 1, segment[SEGMENT_READS], -1 if direct else computed]
         for chunk in range(count):
             reads += [piece[SLOT] + chunk * unit, -1] if direct else [-1, computed + chunk]
+            reads.append(piece[TABLE])
         computed += 0 if direct else count
         segment[SEGMENT_ROWS] = last - segment[FIRST_ROW]
         segment[SEGMENT_READS] += count

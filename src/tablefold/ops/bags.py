@@ -1,0 +1,104 @@
+"""Bags of every table at once: checked together, then composed and summed by one kernel, in tiles that fit the cache.
+
+`tablefold.ops.pooling` says what a bag means; what is not for the kernel goes that way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from tablefold.ops import cpu, pooling
+from tablefold.ops.backends import is_fused, is_plain
+from tablefold.ops.gather import Gather, sparse
+from tablefold.ops.pooling import PoolMode
+
+
+def check_bags(
+    values: Sequence[Tensor], offsets: Sequence[Tensor], mode: PoolMode, weights: Sequence[Tensor] | None
+) -> None:
+    """Refuse what is no list of bags per table, equally many for all.
+
+    Raises:
+        ValueError: that says what does not fit.
+    """
+    for ids in values:
+        if ids.ndim != 1 or ids.dtype not in (torch.int64, torch.int32):
+            raise ValueError(f"a table's ids must be 1-D int64 or int32; got {ids.dtype} {list(ids.shape)}")
+    if not _fit(values, offsets) or weights is not None or mode not in ("sum", "mean", "max"):
+        for column, (ids, begins) in enumerate(zip(values, offsets, strict=True)):
+            pooling.check(len(ids), begins, mode, None if weights is None else weights[column])
+    if len({len(begins) for begins in offsets}) > 1:
+        raise ValueError(f"all tables need equally many bags; got {[len(begins) for begins in offsets]}")
+
+
+def _fit(values: Sequence[Tensor], offsets: Sequence[Tensor]) -> bool:
+    """Whether all offsets are right; found out at once, where to look at each table would take as long as its bags."""
+    if len({(begins.shape, begins.dtype) for begins in offsets}) > 1 or offsets[0].dtype not in (
+        torch.int64,
+        torch.int32,
+    ):
+        return False
+    if offsets[0].ndim != 1 or not len(offsets[0]):
+        return False
+    begins = torch.stack(list(offsets))
+    lengths = begins.new_tensor([len(ids) for ids in values])
+    return bool((begins[:, 0] == 0).all() & (begins.diff() >= 0).all() & (begins[:, -1] <= lengths).all())
+
+
+def can_pool(memory: Tensor, values: Sequence[Tensor], mode: PoolMode, weights: Sequence[Tensor] | None) -> bool:
+    """Whether the kernel pools: sums and means of plain tensors on a CPU, weights that learn nothing."""
+    if mode == "max" or any(weight.requires_grad for weight in weights or ()):
+        return False
+    return is_fused(memory) and is_plain(memory, *values, *(weights or ()))
+
+
+def pool_bags(
+    gather: Gather,
+    memory: Tensor,
+    lookup: Tensor | None,
+    values: Sequence[Tensor],
+    offsets: Sequence[Tensor],
+    mode: PoolMode,
+    weights: Sequence[Tensor] | None,
+) -> Float[Tensor, "bags features dim"]:
+    """The sum or mean of each bag's vectors, of bags that `check_bags` let pass and memory that `can_pool` did.
+
+    Raises:
+        WildIdError: for an id outside its table; its example counts the table's ids.
+    """
+    wide = any(ids.dtype == torch.int64 for ids in values)
+    bags = cpu.Bags(
+        tuple(ids.to(torch.int64 if wide else torch.int32).contiguous() for ids in values),
+        torch.stack([begins.to(torch.int64) for begins in offsets]),
+        None if weights is None else torch.cat([weight.to(memory.dtype) for weight in weights]),
+    )
+    sums: Tensor = _Pooled.apply(memory, lookup, bags, gather)  # type: ignore[no-untyped-call]
+    if mode == "sum":
+        return sums
+    return sums / bags.sizes.clamp(min=1).t()[:, gather.table_of, None]
+
+
+class _Pooled(torch.autograd.Function):
+    """Weighted sums of composed vectors."""
+
+    @staticmethod
+    def forward(ctx: Any, memory: Tensor, lookup: Tensor | None, bags: cpu.Bags, gather: Gather) -> Tensor:
+        ctx.save_for_backward(memory, lookup)
+        ctx.bags, ctx.program, ctx.rows = bags, gather.program, gather.gives_rows(memory)
+        return cpu.pool(memory, lookup, bags, gather.program, gather.features, gather.dim)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, sums: Tensor) -> tuple[Tensor, None, None, None]:
+        memory, lookup = ctx.saved_tensors
+        if ctx.rows:
+            gradient = sparse(memory, *cpu.scatter_rows(sums, memory, lookup, ctx.bags, ctx.program))
+        else:
+            gradient = cpu.scatter(sums, memory, lookup, ctx.bags, ctx.program)
+        return gradient, None, None, None
