@@ -77,11 +77,13 @@ def movielens() -> list[Run]:
 
 def storage() -> list[Run]:
     """Fewer bits a float and more floats, at equal bytes; beside the fp32 lines of `gowalla`."""
+    levels = [("int8", level, CLAIM_SEEDS) for level in ("16.0", "60.0")]
+    levels += [("int8", level, SEEDS) for level in ("250.0", "1000.0", "4.0")]
+    levels += [("bf16", level, SEEDS) for level in ("16.0", "60.0")]
     return [
         (spec, ("--compression", level, "--storage", bits), seed)
-        for bits in ("int8", "bf16")
-        for seed in CLAIM_SEEDS
-        for level in ("16.0", "60.0")
+        for bits, level, seeds in levels
+        for seed in seeds
         for spec in ("robe:block=4", "qr:combine=mul")
     ]
 

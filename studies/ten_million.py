@@ -59,7 +59,7 @@ def train(data: Path, out: Path, *options: str) -> dict[str, object]:
         peak = max(peak, private_bytes(process.pid))
         time.sleep(0.2)
     if process.returncode:
-        raise SystemExit(process.returncode)
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
     return {**json.loads((out / "result.json").read_text()), "peak_private_bytes": peak}
 
 
@@ -86,7 +86,7 @@ def main() -> None:
     done = set()
     if arguments.results.exists():
         lines = map(json.loads, arguments.results.read_text().splitlines())
-        done = {(line["contestant"], line["rows"], line["lr"]) for line in lines}
+        done = {(line["contestant"], line["log_rows"], line["lr"]) for line in lines}
     for name, options in CONTESTANTS.items():
         if (name, arguments.rows, arguments.lr) in done:
             continue
@@ -94,7 +94,7 @@ def main() -> None:
         result = train(data, run, "--lr", str(arguments.lr), *options)
         arguments.results.parent.mkdir(parents=True, exist_ok=True)
         with arguments.results.open("a") as file:
-            file.write(json.dumps({**result, "contestant": name, "rows": arguments.rows}) + "\n")
+            file.write(json.dumps({**result, "contestant": name, "log_rows": arguments.rows}) + "\n")
         shutil.rmtree(run)
 
 
