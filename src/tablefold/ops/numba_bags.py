@@ -10,9 +10,11 @@ from numba import cfunc
 
 from tablefold.ops import arguments as a
 from tablefold.ops import program as p
-from tablefold.ops.numba_gather import SIGNATURE, compose, load_ids, piece_at
+from tablefold.ops.numba_gather import SIGNATURE, ask_for, compose, load_ids, piece_at
+from tablefold.ops.numba_places import places_of
 from tablefold.ops.numba_rows import (
     TILE,
+    add_up,
     compiled,
     fetch_add,
     inlined,
@@ -21,7 +23,6 @@ from tablefold.ops.numba_rows import (
     pointer_int64,
     pointer_like,
     scratch_like,
-    spill_row,
     zero,
 )
 
@@ -67,8 +68,11 @@ def pool_bags(arguments, memory):
             for begin in range(offsets[table * bags + first], end, TILE):
                 count = min(TILE, end - begin)
                 if load_ids(arguments, program, table, begin, ids, count):
-                    compose(arguments, program, table, ids, count, memory, rows, -slot, width)
-                    _add_up(arguments, table, first, last, begin, count, sums, step, slot, rows, width)
+                    if arguments[a.WEIGHTS] == 0 and _is_plain(program, table):
+                        _add_memory(arguments, program, table, first, last, begin, ids, count, memory, sums)
+                    else:
+                        compose(arguments, program, table, ids, count, memory, rows, -slot, width)
+                        _add_composed(arguments, table, first, last, begin, count, rows, sums, slot, width)
 
 
 @inlined
@@ -79,15 +83,58 @@ def _first_slot(program, table):
 
 
 @compiled
-def _add_up(arguments, table, first, last, begin, count, sums, step, slot, rows, width):
-    """Add the rows of a tile that begins at example `begin`, times their weights, to the sums of bags first .. last."""
-    offsets = pointer_int64(arguments[a.OFFSETS] + 8 * table * arguments[a.NUM_BAGS])
-    weights, start = pointer_like(rows, arguments[a.WEIGHTS]), pointer_int64(arguments[a.STARTS])[table] + begin
+def _is_plain(program, table):
+    """Whether a table's vectors are rows of memory side by side, or sums of such."""
+    columns, chains = program[p.COLUMNS_AT], program[p.CHAINS_AT]
+    for number in range(program[chains + program[columns + table]], program[chains + program[columns + table + 1]]):
+        piece = piece_at(program, number)
+        scaled = program[piece + p.SIGNED] or program[piece + p.WEIGHTED]
+        if scaled or program[piece + p.WRAP] or program[piece + p.OP] == p.MULTIPLY:
+            return False
+    return True
+
+
+@compiled
+def _add_memory(arguments, program, table, first, last, begin, ids, count, memory, sums):
+    """Add the rows of memory that a tile's ids read to the sums of their bags: nothing is composed on the way."""
+    lookup, size = arguments[a.LOOKUPS], arguments[a.LOOKUP_SIZE]
+    places, words, spare = scratch_like(program), scratch_like(program), scratch_like(program)
+    columns, chains = program[p.COLUMNS_AT], program[p.CHAINS_AT]
+    for number in range(program[chains + program[columns + table]], program[chains + program[columns + table + 1]]):
+        piece = piece_at(program, number)
+        places_of(program, piece, lookup, size, ids, places, words, spare, count)
+        ask_for(memory, places, count, program[piece + p.WIDTH])
+        slot, width = program[piece + p.SLOT], program[piece + p.WIDTH]
+        _add_to_bags(arguments, table, first, last, begin, count, memory, places, sums, slot, width)
+
+
+@compiled
+def _add_composed(arguments, table, first, last, begin, count, rows, sums, slot, width):
+    """Add a tile's composed vectors, times their weights, to the sums of their bags."""
+    places = scratch_like(pointer_int64(arguments[a.STARTS]))
+    for i in range(count):
+        places[i] = i * width
+    if arguments[a.WEIGHTS]:
+        weights, start = pointer_like(rows, arguments[a.WEIGHTS]), pointer_int64(arguments[a.STARTS])[table] + begin
+        for i in range(count):
+            for j in range(i * width, (i + 1) * width):
+                rows[j] *= weights[start + i]
+    _add_to_bags(arguments, table, first, last, begin, count, rows, places, sums, slot, width)
+
+
+@compiled
+def _add_to_bags(arguments, table, first, last, begin, count, source, places, sums, slot, width):
+    """Add the rows of `source` at a tile's `places` to the sums of bags first .. last; example `begin` is its first."""
+    offsets, step = pointer_int64(arguments[a.OFFSETS] + 8 * table * arguments[a.NUM_BAGS]), arguments[a.FLOATS]
     bag = first
     while bag + 1 < last and offsets[bag + 1] <= begin:
         bag += 1
-    for i in range(count):
-        while bag + 1 < last and offsets[bag + 1] <= begin + i:
-            bag += 1
-        weight = weights[start + i] if arguments[a.WEIGHTS] else 1
-        spill_row(sums, bag * step + slot, rows, i * width, weight, width)
+    i = 0
+    while i < count:
+        end = count
+        if bag + 1 < last:
+            end = min(count, offsets[bag + 1] - begin)
+        if i < end:
+            add_up(sums, bag * step + slot, source, places, i, end, width)
+        i = end
+        bag += 1

@@ -150,14 +150,14 @@ def compose(arguments, program, table, ids, count, memory, vectors, begin, step)
                 for i in range(count):
                     factors[i] *= memory[weights[i]]
         if program[piece + p.WRAP] == 0:
-            _ask_for(memory, places, count, program[piece + p.WIDTH])
+            ask_for(memory, places, count, program[piece + p.WIDTH])
         start = begin + program[piece + p.SLOT]
         op = program[piece + p.OP]
         read_rows(program, piece, op, scaled, vectors, start, step, memory, places, factors, count)
 
 
 @compiled
-def _ask_for(memory, places, count, width):
+def ask_for(memory, places, count, width):
     """Have the first and the last line of each row fetched, all at once rather than as many as a core looks ahead."""
     for i in range(count):
         prefetch(memory, places[i])

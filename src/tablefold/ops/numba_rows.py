@@ -139,6 +139,31 @@ def _row(kind):
     return row
 
 
+@intrinsic(prefer_literal=True)
+def add_lanes(_context, lanes, target, at, source, places, shift, first, last):
+    """target[at : + lanes] gains source[places[i] + shift : + lanes] for each i from `first` up to `last`.
+
+    What is added up stays in a register, where a loop over `row` would write it to memory and wait for it each time.
+    """
+    signature = types.void(lanes, target, types.int64, source, places, types.int64, types.int64, types.int64)
+
+    def generate(context, builder, signature, arguments):
+        _, to, begin, rows, places_, offset, low, high = arguments
+        scalar = context.get_value_type(signature.args[1].dtype)
+        vector = ir.VectorType(scalar, lanes.literal_value)
+        align = context.get_abi_sizeof(scalar)
+        to = builder.bitcast(builder.gep(to, [begin]), vector.as_pointer())
+        total = cgutils.alloca_once_value(builder, builder.load(to, align=align))
+        with cgutils.for_range_slice(builder, low, high, ir.Constant(low.type, 1)) as (i, _):
+            place = builder.add(builder.load(builder.gep(places_, [i])), offset)
+            row_at = builder.bitcast(builder.gep(rows, [place]), vector.as_pointer())
+            builder.store(builder.fadd(builder.load(total), builder.load(row_at, align=align)), total)
+        builder.store(builder.load(total), to, align=align)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
 def splat(builder, scalar, vector):
     """The vector whose lanes are all `scalar`, while code is generated."""
     one = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
@@ -202,6 +227,20 @@ def _whole_row(kind):
 
 
 set_scaled, spill_row = _whole_row("scaled assign"), _whole_row("scaled add")
+
+
+@inlined
+def add_up(target, at, source, places, first, last, width):
+    """target[at : + width] gains source[places[i] : + width] for each i from `first` up to `last`."""
+    if width % 16 == 0:
+        for v in range(0, width, 16):
+            add_lanes(16, target, at + v, source, places, v, first, last)
+    elif width % 4 == 0:
+        for v in range(0, width, 4):
+            add_lanes(4, target, at + v, source, places, v, first, last)
+    else:
+        for v in range(width):
+            add_lanes(1, target, at + v, source, places, v, first, last)
 
 
 @compiled
