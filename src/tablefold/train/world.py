@@ -132,7 +132,8 @@ class World:
         dist.all_gather(all_values, padded_values)
         found = [part[:, :count] for part, count in zip(all_rows, counts, strict=True)]
         sums = [part[:count] for part, count in zip(all_values, counts, strict=True)]
-        total = torch.sparse_coo_tensor(torch.cat(found, 1), torch.cat(sums) / self.size, gradient.shape)
+        mean = torch.cat(sums) / self.size
+        total = torch.sparse_coo_tensor(torch.cat(found, 1), mean, gradient.shape, check_invariants=False)
         return total.coalesce()
 
 
