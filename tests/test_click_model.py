@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 import pytest
 
 from tablefold import ClickModel
@@ -51,9 +50,16 @@ def test_a_frame_a_path_and_arrow_are_one_log(fitted, tmp_path):
     log().write_parquet(tmp_path / "log.parquet")
     settings = {"compression": 2, "epochs": 3, **SMALL}
     expected = fitted.predict_proba(log())
-    for data in (tmp_path / "log.parquet", log().to_arrow()):
-        assert isinstance(data, pa.Table) or data.exists()
+    for data in (tmp_path / "log.parquet", log().to_arrow(), log().to_dict(as_series=False)):
         assert np.array_equal(ClickModel("robe:block=4", **settings).fit(data, **COLUMNS).predict_proba(data), expected)
+
+
+def test_a_pandas_frame_will_do(fitted):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(log().to_dict(as_series=False))
+    kept = frame[frame.index % 3 > 0]  # an index with gaps
+    expected = fitted.predict_proba(frame)[kept.index]
+    np.testing.assert_allclose(fitted.predict_proba(kept), expected, rtol=1e-5)  # batches of another size round so
 
 
 def test_a_malformed_row_keeps_its_place(fitted):
@@ -70,6 +76,12 @@ def test_a_malformed_row_keeps_its_place(fitted):
         (lambda: ClickModel().predict_proba(log()), "call fit"),
         (lambda: ClickModel().save("model"), "call fit"),
         (lambda: ClickModel().fit([1], **COLUMNS), "data is a list"),
+        (lambda: ClickModel().fit(log()["ad"], **COLUMNS), "data is a Series without columns"),
+        (
+            lambda: ClickModel().fit({"ad": [1, 2], "clicked": [1]}, **COLUMNS),
+            "data is a dict without columns of equal",
+        ),
+        (lambda: ClickModel().fit(np.zeros((2, 2)), **COLUMNS), "data is a ndarray without columns"),
         (lambda: ClickModel().fit(log()[:0], **COLUMNS), "has no rows"),
         (lambda: ClickModel().fit(log(), **{**COLUMNS, "dense": ["aeg"]}), "no column 'aeg'"),
         (lambda: ClickModel().fit(log(), **{**COLUMNS, "dense": ["ad"]}), "a column twice"),

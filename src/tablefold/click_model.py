@@ -86,8 +86,8 @@ class ClickModel:
         the rows should be that of time.
 
         Args:
-            data: a data frame (polars; pandas from 2.2 on, or anything else that exports Arrow), or the path of a
-                Parquet or CSV file.
+            data: a data frame (polars, pandas, or anything else that exports Arrow), a dict of columns, or the path of
+                a Parquet or CSV file.
             label: column of 0 and 1.
             categorical: columns that become tables; any type, compared as text.
             dense: columns of numbers, taken as they are; missing ones count as 0.
@@ -165,12 +165,18 @@ def _file_of(data: Any, folder: Path) -> str:
     if isinstance(data, (str, Path)):
         return str(data)
     if not isinstance(data, pl.DataFrame):
-        if not hasattr(data, "__arrow_c_stream__"):
-            kind = type(data).__name__
-            raise ValueError(f"data is a {kind}; give a polars or pandas (2.2 or later) DataFrame, or a path")
-        data = pl.DataFrame(pa.table(data))
+        data = _to_polars(data)
     if not len(data):
         raise ValueError("data has no rows")
     path = folder / "data frame.parquet"
     data.write_parquet(path)
     return str(path)
+
+
+def _to_polars(data: Any) -> pl.DataFrame:
+    """Columns of another library: what exports an Arrow stream of records, any pandas frame, a dict of columns."""
+    try:
+        return pl.DataFrame(pa.table(data))
+    except (TypeError, ValueError) as error:  # Arrow's own errors are ValueErrors
+        given = f"data is a {type(data).__name__} without columns of equal length"
+        raise ValueError(f"{given}; give a polars or pandas DataFrame, a dict of columns, or a path") from error
