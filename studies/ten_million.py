@@ -10,6 +10,9 @@ is appended as each ends; what has one is skipped, so the script can be stopped 
 
 The data is `tablefold generate --prepared --preset criteo-kaggle`. Its dictionaries know the values that occur in the
 training part; the tables are declared at the log's full cardinalities, as a catalogue known beforehand would be.
+
+The learning rate, one for both, is torch's default. On a million rows the log loss above the best was 0.0743, 0.0714
+and 0.1506 for full tables at 0.005, 0.01 and 0.02, and 0.0868, 0.0834 and 0.0825 for robe.
 """
 
 from __future__ import annotations
@@ -76,7 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--work", type=Path, required=True, help="folder for the data (2 GB) and the runs (2 GB)")
     parser.add_argument("--rows", type=int, default=10_000_000)
-    parser.add_argument("--lr", type=float, default=0.02)
+    parser.add_argument("--lr", type=float, default=0.01, help="learning rate of both")
     parser.add_argument("--prepare", action="store_true", help="write the data and stop")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "ten_million.jsonl")
     arguments = parser.parse_args()
