@@ -57,6 +57,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--precision", default="fp32", help="of the model's arithmetic: fp32, tf32 (CUDA only) or bf16 (default: fp32)"
     )
     group.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the model with torch.compile: faster steps, where there is a C++ compiler (default: off)",
+    )
+    group.add_argument(
         "--seed", type=not_negative, default=0, help="of addresses, start values and order of rows (default: 0)"
     )
     add_device_option(parser)

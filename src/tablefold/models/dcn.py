@@ -72,9 +72,9 @@ class DCN(Network):
         self.deep = mlp(deep_widths, generator, last_relu=True)
         self.output = linear(width + deep_widths[-1], 1, generator)
 
-    def forward(self, dense: Tensor, ids: Tensor) -> Tensor:
+    def logits(self, dense: Tensor, vectors: Tensor) -> Tensor:
         """Logits `[batch]`; see the class."""
-        inputs = torch.cat([dense, self.group(ids).flatten(1)], dim=1)
+        inputs = torch.cat([dense, vectors.flatten(1)], dim=1)
         hidden = torch.cat([self.cross(inputs), self.deep(inputs)], dim=1)
         logits: Tensor = self.output(hidden)
         return logits.squeeze(1)

@@ -71,9 +71,9 @@ class DCNv2(Network):
         self.cross = nn.ModuleList(MatrixCross(width, cross_rank, generator) for _ in range(cross_layers))
         self.deep = mlp([width, *deep_mlp, 1], generator, last_relu=False)
 
-    def forward(self, dense: Tensor, ids: Tensor) -> Tensor:
+    def logits(self, dense: Tensor, vectors: Tensor) -> Tensor:
         """Logits `[batch]`; see the class."""
-        first = torch.cat([dense, self.group(ids).flatten(1)], dim=1)
+        first = torch.cat([dense, vectors.flatten(1)], dim=1)
         crossed = first
         for layer in self.cross:
             crossed = layer(first, crossed)

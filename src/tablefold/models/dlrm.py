@@ -56,9 +56,8 @@ class DLRM(Network):
         self.pairs: Tensor
         self.register_buffer("pairs", rows * vectors + columns, persistent=False)
 
-    def forward(self, dense: Tensor, ids: Tensor) -> Tensor:
+    def logits(self, dense: Tensor, vectors: Tensor) -> Tensor:
         """Logits `[batch]`; see the class."""
-        vectors = self.group(ids)
         if self.bottom is None:
             inputs = self._interact(vectors)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tablefold.method import EmbeddingGroup
@@ -15,9 +15,9 @@ class Network(nn.Module, ABC):
     """A click model over any group: `forward(dense, ids) -> logits [batch]`.
 
     A subclass names itself (`name`, what `--model` takes) and takes its sizes as keyword-only arguments with
-    the paper's values as defaults; those arguments are its options everywhere. It reads vectors from
-    `self.group` and knows no method: the group says how many features it gives and how long their vectors
-    are.
+    the paper's values as defaults; those arguments are its options everywhere. It computes `logits` from the
+    vectors that `self.group` gives and knows no method: the group says how many features there are and how
+    long their vectors are.
 
     Args:
         group: gives `[batch, features, dim]` for ids `[batch, tables]`.
@@ -33,11 +33,17 @@ class Network(nn.Module, ABC):
         self.group = group
         self.dense_columns = dense_columns
 
-    @abstractmethod
     def forward(
-        self, dense: Float32[Tensor, "batch dense_columns"], ids: Int64[Tensor, "batch tables"]
-    ) -> Float32[Tensor, " batch"]:
+        self, dense: Float[Tensor, "batch dense_columns"], ids: Int[Tensor, "batch tables"]
+    ) -> Float[Tensor, " batch"]:
         """The logit of a click, `[batch]`: its sigmoid is the predicted click rate."""
+        return self.logits(dense, self.group(ids))
+
+    @abstractmethod
+    def logits(
+        self, dense: Float[Tensor, "batch dense_columns"], vectors: Float[Tensor, "batch features dim"]
+    ) -> Float[Tensor, " batch"]:
+        """The logit of a click from the dense columns and the group's vectors: all that `torch.compile` gains by."""
 
     @property
     def num_network_parameters(self) -> int:

@@ -42,9 +42,8 @@ class NeuMF(Network):
         width = dense_columns + (group.num_features + 1) * group.dim
         self.top = mlp([width, *top_mlp, 1], generator, last_relu=False)
 
-    def forward(self, dense: Tensor, ids: Tensor) -> Tensor:
+    def logits(self, dense: Tensor, vectors: Tensor) -> Tensor:
         """Logits `[batch]`; see the class."""
-        vectors = self.group(ids)
         inputs = torch.cat([dense, vectors.flatten(1), vectors.prod(dim=1)], dim=1)
         logits: Tensor = self.top(inputs)
         return logits.squeeze(1)

@@ -38,6 +38,7 @@ class Config:
         patience: evaluations without a better validation log loss after which to stop, keeping the best weights.
         precision: of the model's arithmetic: "fp32", "tf32" or "bf16".
         device: "auto", "cpu" or "cuda".
+        compile: train with the model's network compiled by `torch.compile`.
 
     Raises:
         ValueError: for a value out of range, or both a compression and a budget.
@@ -62,6 +63,7 @@ class Config:
     patience: int | None = None
     precision: str = "fp32"
     device: str = "auto"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.compression is not None and self.budget is not None:

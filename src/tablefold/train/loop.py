@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from tablefold.data import Batch, Part
 from tablefold.models import Network
+from tablefold.train.compiled import Forward, compiled
 from tablefold.train.metrics import Meter, Metrics
 from tablefold.train.optim import build_optimizer
 from tablefold.train.precision import check_precision, matrix_products
@@ -38,6 +39,8 @@ class Trainer:
         lr: learning rate; None takes torch's default for the optimiser.
         device: "auto" (CUDA where there is one), "cpu" or "cuda".
         precision: of the model's arithmetic: "fp32", "tf32" or "bf16"; see `tablefold.train.precision`.
+        compile: train with the model's network compiled by `torch.compile`; it is evaluated as it is, so that the
+            saved weights give the same figures to the bit.
         listeners: told of every step and record.
         world: the processes that train together; None joins those that torch's launcher started, if it did.
 
@@ -54,6 +57,7 @@ class Trainer:
         *,
         device: str = "auto",
         precision: str = "fp32",
+        compile: bool = False,  # noqa: A002  (torch's name)
         listeners: Sequence[Listener] = (),
         world: World | None = None,
     ) -> None:
@@ -62,6 +66,7 @@ class Trainer:
         self.precision = precision
         self.world = World.join(self.device) if world is None else world
         self.model = model.to(self.device)
+        self._forward: Forward = compiled(self.model) if compile else self.model
         self.optimizer = build_optimizer(optimizer, model.parameters(), lr)
         self.listeners = tuple(listeners)
         self.progress = Progress()
@@ -100,7 +105,7 @@ class Trainer:
         batch = Batch(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
         self.model.train()
         with matrix_products(self.precision):
-            logits = self._logits(batch.dense, batch.ids)
+            logits = self._logits(self._forward, batch)
             loss = F.binary_cross_entropy_with_logits(logits, batch.label)
             value = loss.item()
             if not math.isfinite(value):
@@ -124,13 +129,14 @@ class Trainer:
         self.model.eval()
         for batch in batches:
             with matrix_products(self.precision):
-                logits = self._logits(batch.dense.to(self.device), batch.ids.to(self.device))
+                logits = self._logits(self.model, batch)
             receive(logits, batch.label)
 
-    def _logits(self, dense: Tensor, ids: Tensor) -> Tensor:
+    def _logits(self, forward: Forward, batch: Batch) -> Tensor:
         """Float32 `[batch]`, computed in the trainer's precision."""
+        dense, ids = batch.dense.to(self.device), batch.ids.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            logits: Tensor = self.model(dense, ids)
+            logits: Tensor = forward(dense, ids)
         return logits.float()
 
     def _check(self, train: Part, schedule: Schedule, validation: Part | None) -> None:

@@ -99,6 +99,7 @@ def train_run(
         config.lr,
         device=config.device,
         precision=config.precision,
+        compile=config.compile,
         listeners=[journal, checkpoints, *listeners] if world.leads else [],
         world=world,
     )
