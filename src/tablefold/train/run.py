@@ -89,25 +89,15 @@ def train_run(
     if world.leads:
         _check_writable(out)
     dataset = Dataset(config.data)
-    train, validation, test = (dataset.part(name) for name in ("train", "validation", "test"))
     recipe = Recipe.of(config, dataset.schema)
-    journal = Journal()
+    train, journal = dataset.part("train"), Journal()
     checkpoints = Checkpoints(out, _identity(recipe, train.rows), checkpoint_every if world.leads else None)
-    trainer = Trainer(
-        recipe.build(),
-        config.optimizer,
-        config.lr,
-        device=config.device,
-        precision=config.precision,
-        compile=config.compile,
-        listeners=[journal, checkpoints, *listeners] if world.leads else [],
-        world=world,
-    )
+    trainer = _trainer(recipe, world, [journal, checkpoints, *listeners])
     checkpoints.attach(trainer, journal)
-    trainer.fit(train, config.schedule(), validation)
+    trainer.fit(train, config.schedule(), dataset.part("validation"))
     checkpoints.save()  # the test part may be large, and its evaluation be interrupted too
     result = {
-        **_figures(trainer.evaluate(test), dataset.schema),
+        **_figures(trainer.evaluate(dataset.part("test")), dataset.schema),
         **_sizes(recipe, trainer),
         **_effort(config, trainer, train.rows),
         "total_seconds": time.perf_counter() - began,
@@ -115,16 +105,38 @@ def train_run(
         "machine": describe_machine(trainer.device),
     }
     if world.leads:
-        with new_folder(out) as folder:
-            write_json(folder / CONFIG, recipe.to_json())
-            journal.write(folder / JOURNAL)
-            note = {"tablefold": f"{config.model} {recipe.placement.method}"}
-            save_tensors(folder / WEIGHTS, trainer.model.state_dict(), note)
-            write_json(folder / RESULT, result)
-            save_encoder(dataset, folder / ENCODER)
+        _write(out, dataset, recipe, trainer, journal, result)
         checkpoints.remove()
     world.leave()
     return result
+
+
+def _trainer(recipe: Recipe, world: World, listeners: Sequence[Listener]) -> Trainer:
+    """What trains the recipe's model; of several processes the first alone tells the listeners."""
+    config = recipe.config
+    return Trainer(
+        recipe.build(),
+        config.optimizer,
+        config.lr,
+        device=config.device,
+        precision=config.precision,
+        compile=config.compile,
+        listeners=listeners if world.leads else (),
+        world=world,
+    )
+
+
+def _write(
+    out: Path, dataset: Dataset, recipe: Recipe, trainer: Trainer, journal: Journal, result: dict[str, Any]
+) -> None:
+    """Leave the folder of a finished run."""
+    with new_folder(out) as folder:
+        write_json(folder / CONFIG, recipe.to_json())
+        journal.write(folder / JOURNAL)
+        note = {"tablefold": f"{recipe.config.model} {recipe.placement.method}"}
+        save_tensors(folder / WEIGHTS, trainer.model.state_dict(), note)
+        write_json(folder / RESULT, result)
+        save_encoder(dataset, folder / ENCODER)
 
 
 def _identity(recipe: Recipe, train_rows: int) -> dict[str, Any]:
