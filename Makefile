@@ -12,8 +12,9 @@ study: .venv/installed  ## every ready study at its quick size on the data at ha
 
 bench: .venv/installed  ## speed against peers, after the operators' tests (DLRM=path of its checkout, to race it too)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -m "not slow and not gpu" tests/ops tests/test_optim.py
-	for name in latency lookup step training; do \
-	  $(BIN)/python benchmarks/$$name.py --out benchmarks/results/$$name.jsonl $(if $(DLRM),--dlrm $(DLRM)); done
+	for name in latency lookup bags step training "training --batch 2048 --rounds 20"; do \
+	  set -- $$name; stem=$$1; shift; \
+	  $(BIN)/python benchmarks/$$stem.py "$$@" --out benchmarks/results/$$stem.jsonl $(if $(DLRM),--dlrm $(DLRM)); done
 
 test: .venv/installed  ## the whole test suite, slow proofs left out
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -m "not slow and not gpu"  # idle threads that spin slow down busy machines
