@@ -89,9 +89,9 @@ def assert_same_training(one, two):
     again, others = two[1:]
     assert again["iterations"] == result["iterations"]
     for figure in ("auc", "logloss", "calibration_error"):
-        assert again[figure] == pytest.approx(result[figure], abs=2e-4)
+        assert again[figure] == pytest.approx(result[figure], abs=2e-5)
     for name, tensor in weights.items():
-        torch.testing.assert_close(others[name], tensor, rtol=1e-2, atol=2e-4)
+        torch.testing.assert_close(others[name], tensor, rtol=1e-4, atol=1e-5)
 
 
 def records(run):
@@ -115,7 +115,7 @@ def test_two_processes_train_as_one(data, tmp_path):
     assert (one[1]["processes"], two[1]["processes"]) == (1, 2)
     assert_same_training(one, two)
     assert two[0].count("auc") == 1  # the first process alone reports
-    assert records(tmp_path / "two") == pytest.approx(records(tmp_path / "one"), abs=2e-4)
+    assert records(tmp_path / "two") == pytest.approx(records(tmp_path / "one"), abs=2e-5)
 
 
 def stopped(data, out, processes, step, *options):
@@ -142,13 +142,13 @@ def test_another_number_of_processes_goes_on(data, tmp_path, first, then):
     gone_on = train(data, broken, then, *options)
     assert gone_on[1]["processes"] == then
     assert_same_training(whole, gone_on)
-    assert records(broken) == pytest.approx(records(tmp_path / "whole"), abs=2e-4)
+    assert records(broken) == pytest.approx(records(tmp_path / "whole"), abs=2e-5)
     assert not list(tmp_path.glob("broken.checkpoints"))
 
 
 @pytest.mark.slow
 def test_a_killed_process_ends_the_training_and_another_number_goes_on(data, tmp_path):
-    # sgd: Adagrad's first step of a weight is +-lr however small its gradient, so rounding can decide its sign
+    # sgd: rounding alone parts sixty epochs of one and two processes by 2e-7, those of Adagrad by 3e-3
     options = ("--epochs", "60", "--eval-every", "20", "--checkpoint-every", "5", "--optimizer", "sgd", "--lr", "0.1")
     whole = train(data, tmp_path / "whole", 1, *options)
     broken = tmp_path / "broken"
