@@ -71,9 +71,11 @@ def is_plain(*tensors: Tensor) -> bool:
     """Whether a kernel may be called without torch's dispatcher, whose way through Python costs more than the lookups
     of a small batch: tensors on a CPU, and nobody who traces, transforms or profiles what is computed.
     """
+    for tensor in tensors:
+        if type(tensor) not in _PLAIN or not tensor.is_cpu:
+            return False
     return (
-        all(type(tensor) in _PLAIN and tensor.is_cpu for tensor in tensors)
-        and not torch.compiler.is_compiling()
+        not torch.compiler.is_compiling()
         and not torch._C._len_torch_dispatch_stack()
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._autograd._profiler_enabled()
@@ -93,7 +95,7 @@ def is_fused(memory: Tensor) -> bool:
         return True
     if memory.dtype not in (torch.float32, torch.float64) or not memory.is_contiguous():
         return False
-    if memory.device.type == "cpu":
+    if memory.is_cpu:
         return _INSTALLED["cpu"]
     deterministic = torch.are_deterministic_algorithms_enabled()  # Triton's gradients are summed in any order
     return memory.device.type == "cuda" and _INSTALLED["triton"] and not deterministic
