@@ -27,7 +27,7 @@ ALLOWED = {
     "method": CORE | {"group"},
     "methods": CORE | {"method", "methods", "ops"},
     "placement": {"group", "method", "methods", "storage", "tables", "terms"},
-    "nn": {"group", "method", "ops", "spec", "tables"},
+    "nn": {"group", "method", "ops", "placement", "spec", "storage", "tables"},
     "optim": {"ops"},
     "theory": CORE | {"group", "method", "theory"},
     "models": {"group", "method", "models", "spec"},

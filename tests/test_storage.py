@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tablefold import Placement, TableSpec, optim, parse
+from tablefold import Embedding, EmbeddingBag, Placement, TableSpec, optim, parse
 from tablefold.storage import BLOCK, most_floats, pack, round_at_random, stored_bytes, unpack
 
 TABLES = [TableSpec("user", 1000, 16), TableSpec("item", 317, 16), TableSpec("day", 7, 16)]
@@ -145,6 +145,23 @@ def test_a_saved_group_goes_on_with_the_same_bits(storage):
     second = trained(again, 3, 3)
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, second.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("storage", FORMATS)
+def test_the_drop_ins_keep_their_memory_in_few_bits(storage):
+    bag = EmbeddingBag(1000, 16, mode="sum", method="qr:collisions=4", storage=storage)
+    floats = bag.group.memory.numel()
+    assert bag.num_bytes == stored_bytes(floats, storage)
+    steps = torch.optim.SGD(bag.parameters(), lr=0.1)
+    ids, offsets = torch.tensor([3, 5, 999]), torch.tensor([0, 2])
+    bag(ids, offsets).square().sum().backward()
+    steps.step()
+    bag(ids, offsets)
+    packed = pack(bag.group.memory.detach(), storage)
+    assert torch.equal(unpack(packed), bag.group.memory)
+    embedding = Embedding(1000, 16, method="qr:collisions=4", storage=storage)
+    embedding.load_state_dict(bag.state_dict())
+    assert torch.equal(embedding(ids[:2]).sum(0), bag(ids, offsets)[0])
 
 
 def test_float32_weights_may_be_loaded_into_few_bits_and_back():

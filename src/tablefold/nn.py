@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from tablefold.method import EmbeddingGroup, Method, parse
 from tablefold.ops.pooling import PoolMode
+from tablefold.placement import Placement
 from tablefold.spec import check_choice
+from tablefold.storage import Storage
 from tablefold.tables import TableSpec
 
 _TABLE = "embedding"
@@ -26,6 +28,7 @@ class _Folded(nn.Module):
         padding_idx: int | None,
         unsupported: dict[str, tuple[object, object]],
         method: str | Method,
+        storage: Storage,
         seed: int,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
@@ -38,7 +41,7 @@ class _Folded(nn.Module):
                 )
         table = TableSpec(_TABLE, num_embeddings, embedding_dim)
         spec = parse(method) if isinstance(method, str) else method
-        self.group: EmbeddingGroup = spec.build([table], seed=seed, device=device)
+        self.group: EmbeddingGroup = Placement(spec, storage=storage).build([table], seed=seed, device=device)
         if dtype is not None:
             self.group.to(dtype)
         if self.group.num_features > 1:
@@ -83,6 +86,7 @@ class Embedding(_Folded):
         padding_idx: an id whose vector is zero and gets no gradient.
         max_norm, norm_type, scale_grad_by_freq, sparse: torch's defaults only: they change single rows of a full table.
         method: how the table is folded, as a spec string or a `Method`.
+        storage: the format of its memory, see `tablefold.storage`.
         seed: of hashed addresses and start values.
         device, dtype: of the memory.
 
@@ -107,6 +111,7 @@ class Embedding(_Folded):
         sparse: bool = False,
         *,
         method: str | Method,
+        storage: Storage = "fp32",
         seed: int = 0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -117,7 +122,7 @@ class Embedding(_Folded):
             "scale_grad_by_freq": (scale_grad_by_freq, False),
             "sparse": (sparse, False),
         }
-        super().__init__(num_embeddings, embedding_dim, padding_idx, unsupported, method, seed, device, dtype)
+        super().__init__(num_embeddings, embedding_dim, padding_idx, unsupported, method, storage, seed, device, dtype)
 
     def forward(self, input: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape dim"]:  # noqa: A002  (torch's name)
         """The vectors of ids of any shape, `[*shape, embedding_dim]`."""
@@ -135,6 +140,7 @@ class EmbeddingBag(_Folded):
         include_last_offset: offsets end with the number of ids, as in the CSR format.
         padding_idx: an id that counts for nothing in its bag.
         method: how the table is folded, as a spec string or a `Method`.
+        storage: the format of its memory, see `tablefold.storage`.
         seed: of hashed addresses and start values.
         device, dtype: of the memory.
 
@@ -160,6 +166,7 @@ class EmbeddingBag(_Folded):
         padding_idx: int | None = None,
         *,
         method: str | Method,
+        storage: Storage = "fp32",
         seed: int = 0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -170,7 +177,7 @@ class EmbeddingBag(_Folded):
             "scale_grad_by_freq": (scale_grad_by_freq, False),
             "sparse": (sparse, False),
         }
-        super().__init__(num_embeddings, embedding_dim, padding_idx, unsupported, method, seed, device, dtype)
+        super().__init__(num_embeddings, embedding_dim, padding_idx, unsupported, method, storage, seed, device, dtype)
         check_choice("EmbeddingBag", "mode", mode, get_args(PoolMode))
         self.mode = mode
         self.include_last_offset = include_last_offset
