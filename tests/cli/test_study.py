@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from pathlib import Path
 
 from tablefold.cli import main
 
@@ -51,6 +52,13 @@ def test_from_a_study_to_its_page_and_table(data, tmp_path, capsys):
     assert [line.split()[:2] for line in compared[1:]] == [line.split()[:2] for line in table[1:3]]
     result = json.loads((out / "models" / runs[0] / "result.json").read_text())
     assert f"{result['auc']:.4f}" in compared[1]
+
+    config = Path(runs[0]) / "config.json"  # as a version before some options left it
+    content = json.loads(config.read_text())
+    del content["asked"]["storage"], content["asked"]["compile"]
+    config.write_text(json.dumps(content))
+    assert main(["compare", *runs]) == 0
+    assert capsys.readouterr().out.splitlines() == compared
 
 
 def test_ready_studies_are_listed_and_shown(capsys):

@@ -86,6 +86,8 @@ def run(args: Namespace) -> None:
 
 def summary(result: dict[str, Any]) -> list[str]:
     """A result in a few lines for people."""
+    from tablefold.study.request import in_storage
+
     size = show_bytes(result["embedding_bytes"])
     if result["full_bytes"] is not None:
         size += f", full {show_bytes(result['full_bytes'])}: compression {result['compression']:,.4g}x"
@@ -94,7 +96,7 @@ def summary(result: dict[str, Any]) -> list[str]:
     if "excess_logloss" in result:
         figures += f" ({result['excess_logloss']:+.4f} on the best reachable)"
     lines = {
-        "method": result["method"],
+        "method": in_storage(result["method"], result["storage"]),
         "embeddings": size,
         "training": f"{steps}, {result['samples_per_second']:,.0f} samples/s",
         "test": f"{figures}, normalized entropy {result['normalized_entropy']:.4f}",

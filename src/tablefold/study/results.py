@@ -17,6 +17,7 @@ from tablefold.study.request import Request, in_storage
 from tablefold.study.run import INPUTS, OUTPUTS, STUDY
 from tablefold.study.variant import Variant
 from tablefold.study.worker import DONE
+from tablefold.train.config import Config
 from tablefold.train.records import read_json, show_json
 from tablefold.train.run import CONFIG, JOURNAL, RESULT
 
@@ -279,13 +280,14 @@ def _study_run(folder: Path, data: str, name: str, series: str, size: str) -> Ru
 
 
 def _train_run(folder: Path) -> RunResult:
-    asked = read_json(folder / CONFIG)["asked"]
+    # A run of an earlier version lacks options that came later: it had their defaults.
+    asked = Config.from_json(read_json(folder / CONFIG)["asked"]).to_json()
     result = read_json(folder / RESULT)
     lines = [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()]
     size = f"{asked['compression']:g}x" if asked["compression"] else ""
     return RunResult(
         name=folder.name,
-        series=in_storage(asked["method"], asked.get("storage", "fp32")),
+        series=in_storage(asked["method"], asked["storage"]),
         size=size or (f"{asked['budget']} bytes" if asked["budget"] else ""),
         settings=_settings(asked, Variant()),
         threshold=asked["threshold"],
