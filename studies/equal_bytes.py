@@ -89,7 +89,8 @@ def storage() -> list[Run]:
 
 
 GRIDS = {"gowalla": gowalla, "movielens": movielens, "storage": storage}
-COLUMNS = {"movielens": ("--user-columns", "gender,age,occupation", "--item-columns", "genre")}
+DATA = {"gowalla": "gowalla", "movielens": "movielens", "storage": "gowalla"}
+COLUMNS = {"gowalla": (), "movielens": ("--user-columns", "gender,age,occupation", "--item-columns", "genre")}
 
 
 def tablefold(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -97,12 +98,13 @@ def tablefold(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def prepare(study: str, file: Path, work: Path, seed: int) -> Path:
-    data = work / f"{'movielens' if study == 'movielens' else 'gowalla'}-{seed}"
+    name = DATA[study]
+    data = work / f"{name}-{seed}"
     if not data.exists():
         done = tablefold(
             *("prepare", "interactions", str(file), "--user", "user", "--item", "item", "--negatives", "4"),
             *("--permute-ids", str(seed), "--seed", str(seed), "--out", str(data)),
-            *COLUMNS.get(study, ()),
+            *COLUMNS[name],
         )
         done.check_returncode()
     return data

@@ -6,13 +6,13 @@ python studies/figure.py studies/figures/gowalla.svg studies/results/gowalla.jso
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 from collections import defaultdict
 from pathlib import Path
 
+from tablefold.storage import in_storage
 from tablefold.study.chart import Chart, Line, Point, draw, styles
-from tablefold.study.request import in_storage
+from tablefold.study.results import Spread
 
 SERIES = {
     "full": "full tables",
@@ -42,10 +42,8 @@ def main(figure: Path, results: list[Path]) -> None:
     style = styles(list(SERIES), "full", "hash")
     lines = []
     for spec, label in SERIES.items():
-        points = [
-            Point(size, statistics.mean(values), statistics.stdev(values) if len(values) > 1 else float("nan"))
-            for size, values in sorted(runs[spec].items())
-        ]
+        spreads = [(size, Spread.of(values)) for size, values in sorted(runs[spec].items())]
+        points = [Point(size, spread.mean, spread.std) for size, spread in spreads]
         if points:
             lines.append(Line(label, style[spec], tuple(points)))
     chart = Chart("gowalla", "AUC against bytes on Gowalla", "bytes", "test AUC", tuple(lines))

@@ -81,8 +81,9 @@ class EmbeddingGroup(nn.Module):
         self._settle()
         self.register_load_state_dict_pre_hook(_check_addresses)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_unpack_memory)  # type: ignore[no-untyped-call]
-        self.register_state_dict_pre_hook(_settle_memory)  # type: ignore[no-untyped-call]
-        self.register_state_dict_post_hook(_pack_memory)  # type: ignore[no-untyped-call]
+        if self.rounding is not None:
+            self.register_state_dict_pre_hook(_settle_memory)  # type: ignore[no-untyped-call]
+            self.register_state_dict_post_hook(_pack_memory)  # type: ignore[no-untyped-call]
         if device is not None:
             self.to(device)
 

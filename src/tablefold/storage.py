@@ -51,6 +51,15 @@ def check_storage(storage: str) -> None:
         raise ValueError(f"storage={storage!r} must be one of {', '.join(get_args(Storage))}")
 
 
+def in_storage(method: str, storage: str) -> str:
+    """A method's name in tables and plots: with the format of its memory, where that is not float32.
+
+    >>> in_storage("robe:block=4", "int8")
+    'robe:block=4 in int8'
+    """
+    return method if storage == "fp32" else f"{method} in {storage}"
+
+
 def stored_bytes(floats: int, storage: Storage) -> int:
     """Bytes of so many floats of memory.
 
@@ -174,7 +183,9 @@ class Rounding(nn.Module):
         if memory._version == self._version or memory.is_meta:
             return
         rows = self._moved_rows(memory)
-        generator = torch.Generator(memory.device).manual_seed(derive_key(self._seed, _ROUNDING_STREAM, self._count()))
+        generator = torch.Generator(memory.device).manual_seed(
+            derive_key(self._seed, _ROUNDING_STREAM, int(self.rounds))
+        )
         if rows is None:
             blocks = _blocks(memory) if self.storage == "int8" else memory.detach()
             rounded = round_at_random(blocks, self.storage, generator).view(-1)[: memory.numel()].view_as(memory)
@@ -186,9 +197,6 @@ class Rounding(nn.Module):
             self.rounds += 1
         memory.moved = []  # type: ignore[attr-defined]  # `tablefold.optim` appends to it
         self._version = memory._version
-
-    def _count(self) -> int:
-        return int(self.rounds)
 
     def _moved_rows(self, memory: nn.Parameter) -> Tensor | None:
         """The rows that may have moved; None for all."""

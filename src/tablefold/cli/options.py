@@ -39,9 +39,9 @@ def add_method_options(parser: ArgumentParser) -> None:
     )
     group.add_argument(
         "--storage",
-        choices=("fp32", "bf16", "fp16", "int8"),
         default="fp32",
-        help="how each float of memory is kept and saved; fewer bits leave more floats to a budget (default: fp32)",
+        metavar="FORMAT",
+        help="each float of memory in fp32, bf16, fp16 or int8; fewer bits leave more to a budget (default: fp32)",
     )
     group.add_argument("--dim", type=positive, default=16, help="floats of one embedding (default: 16)")
 

@@ -86,7 +86,7 @@ def run(args: Namespace) -> None:
 
 def summary(result: dict[str, Any]) -> list[str]:
     """A result in a few lines for people."""
-    from tablefold.study.request import in_storage
+    from tablefold.storage import in_storage
 
     size = show_bytes(result["embedding_bytes"])
     if result["full_bytes"] is not None:

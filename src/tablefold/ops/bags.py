@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from tablefold.ops import cpu, pooling
 from tablefold.ops.backends import is_fused, is_plain
-from tablefold.ops.gather import Gather, sparse
+from tablefold.ops.gather import Gather, cpu_gradient
 from tablefold.ops.pooling import PoolMode
 
 
@@ -97,8 +97,4 @@ class _Pooled(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, sums: Tensor) -> tuple[Tensor, None, None, None]:
         memory, lookup = ctx.saved_tensors
-        if ctx.rows:
-            gradient = sparse(memory, *cpu.scatter_rows(sums, memory, lookup, ctx.bags, ctx.program))
-        else:
-            gradient = cpu.scatter(sums, memory, lookup, ctx.bags, ctx.program)
-        return gradient, None, None, None
+        return cpu_gradient(ctx.rows, sums, memory, lookup, ctx.bags, ctx.program), None, None, None

@@ -109,6 +109,15 @@ def sparse(memory: Tensor, rows: Tensor, values: Tensor) -> Tensor:
     return torch.sparse_coo_tensor(rows, values, memory.shape, check_invariants=False, is_coalesced=True)
 
 
+def cpu_gradient(
+    rows: bool, vectors: Tensor, memory: Tensor, lookup: Tensor | None, ids: Tensor | cpu.Bags, program: Tensor
+) -> Tensor:
+    """The gradient of memory by the kernels, sparse for `rows`, given that of the vectors (of the sums of bags)."""
+    if rows:
+        return sparse(memory, *cpu.scatter_rows(vectors, memory, lookup, ids, program))
+    return cpu.scatter(vectors, memory, lookup, ids, program)
+
+
 class _Gathered(torch.autograd.Function):
     """The operator on plain tensors on a CPU, without torch's dispatcher."""
 
@@ -130,12 +139,7 @@ class _Gathered(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, vectors: Tensor) -> tuple[Tensor | None, ...]:
-        memory = ctx.saved_tensors[0]
-        if ctx.rows:
-            gradient = sparse(memory, *cpu.scatter_rows(vectors, *ctx.saved_tensors))
-        else:
-            gradient = cpu.scatter(vectors, *ctx.saved_tensors)
-        return gradient, None, None, None, None, None, None
+        return cpu_gradient(ctx.rows, vectors, *ctx.saved_tensors), None, None, None, None, None, None
 
 
 class Gather(nn.Module):

@@ -42,8 +42,9 @@ from tablefold.data import Schema
 from tablefold.method import parse
 from tablefold.models import model_options
 from tablefold.spec import nearest
+from tablefold.storage import in_storage
 from tablefold.study.quality import Quality
-from tablefold.study.request import Request, in_storage
+from tablefold.study.request import Request
 from tablefold.study.variant import Variant
 from tablefold.tables import show_bytes
 from tablefold.train.config import Config

@@ -59,15 +59,6 @@ class Request:
         return cls(Config(data="", **config), Variant(**content["variant"]), series, size)
 
 
-def in_storage(method: str, storage: str) -> str:
-    """A method's name in tables and plots: with the format of its memory, where that is not float32.
-
-    >>> in_storage("robe:block=4", "int8")
-    'robe:block=4 in int8'
-    """
-    return method if storage == "fp32" else f"{method} in {storage}"
-
-
 def _changed(value: Config | Variant) -> dict[str, Any]:
     """The fields that differ from their default."""
     defaults = {

@@ -12,8 +12,9 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 from tablefold.files import new_file
+from tablefold.storage import in_storage
 from tablefold.study.quality import Quality
-from tablefold.study.request import Request, in_storage
+from tablefold.study.request import Request
 from tablefold.study.run import INPUTS, OUTPUTS, STUDY
 from tablefold.study.variant import Variant
 from tablefold.study.worker import DONE

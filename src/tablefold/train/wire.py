@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from tablefold.group import EmbeddingGroup
 from tablefold.models import Network
+from tablefold.tables import FLOAT_BYTES
 
-NUMBER_BYTES, FLOAT_BYTES = 8, 4
+NUMBER_BYTES = 8
 """A row travels as its number, int64, and its gradient, float32."""
 
 
