@@ -15,7 +15,7 @@ from ops.test_reference import ROWS, address_maps
 from tablefold import TableSpec, parse
 from tablefold.group import lookup_array
 from tablefold.hashing import derive_key
-from tablefold.ops import Gather, WildIdError, backend
+from tablefold.ops import Gather, WildIdError, backend, cpu
 from tablefold.partitions import Partition, hashed
 from tablefold.starts import Start
 from tablefold.terms import AddressMap, Region, Term
@@ -78,6 +78,22 @@ def test_any_terms_give_the_same_vectors_and_gradients(address_map, batch, threa
         torch.set_num_threads(before)
     torch.testing.assert_close(fast_vectors, vectors, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(fast_gradient, gradient, rtol=1e-9, atol=1e-9)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from([4, 8, 16]).flatmap(address_maps), st.integers(1, 200), st.sampled_from([1, 3]))
+def test_vectors_written_past_the_caches_are_the_same(address_map, batch, threads):
+    group = Reader(address_map)
+    ids = some_ids(batch, [ROWS] * len(address_map.tables))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+            plain = group(ids)
+            patch.setattr(cpu, "STREAMED_FLOATS", 0)
+            assert torch.equal(group(ids), plain)
+    finally:
+        torch.set_num_threads(before)
 
 
 @each_case

@@ -33,15 +33,15 @@ def partitions(draw, most_buckets):
 
 
 @st.composite
-def terms(draw, slot, width):
+def terms(draw, slot, width, floats=FLOATS):
     stride, base = draw(st.integers(1, 4)), draw(st.integers(0, 8))
     neighbours = draw(st.sampled_from([1, 1, 2]))
-    wrap = draw(st.sampled_from([0, FLOATS - base]))
-    room = FLOATS - base - width * neighbours
-    partition = draw(partitions(1 + (2 * FLOATS if wrap else room // stride)))
+    wrap = draw(st.sampled_from([0, floats - base]))
+    room = floats - base - width * neighbours
+    partition = draw(partitions(1 + (2 * floats if wrap else room // stride)))
     weight = None
     if draw(st.booleans()):
-        weight = Weight(draw(partitions(10)), base=draw(st.integers(0, FLOATS - 10)))
+        weight = Weight(draw(partitions(10)), base=draw(st.integers(0, floats - 10)))
     return Term(
         partition,
         base,
@@ -57,15 +57,17 @@ def terms(draw, slot, width):
 
 
 @st.composite
-def address_maps(draw):
-    tables, table_terms = [], []
+def address_maps(draw, scale=1):
+    """Any terms over memory and vectors `scale` times as wide as the smallest that can tell all kinds apart."""
+    tables, table_terms, floats = [], [], FLOATS * scale
     for number in range(draw(st.integers(1, 3))):
-        tables.append(TableSpec(f"t{number}", ROWS, DIM))
+        tables.append(TableSpec(f"t{number}", ROWS, DIM * scale))
         halves = draw(st.booleans())
         cover = [(0, 2), (2, 2)] if halves else [(0, 4)]
         extra = draw(st.lists(st.sampled_from([(0, 4), (2, 2), (1, 3), (3, 1)]), max_size=3))
-        table_terms.append(tuple(draw(terms(slot, width)) for slot, width in cover + extra))
-    return AddressMap(tuple(tables), tuple(table_terms), (Region(FLOATS, 1, Start(std=1.0)),))
+        intervals = [(slot * scale, width * scale) for slot, width in cover + extra]
+        table_terms.append(tuple(draw(terms(slot, width, floats)) for slot, width in intervals))
+    return AddressMap(tuple(tables), tuple(table_terms), (Region(floats, 1, Start(std=1.0)),))
 
 
 @settings(max_examples=200, deadline=None)

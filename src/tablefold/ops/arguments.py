@@ -16,7 +16,8 @@ IDS, ID_SIZE, ID_ROW, ID_COLUMN = range(7, 11)
 VECTORS, FLOATS = 11, 12
 """Address of the vectors (or of their gradient), floats per example."""
 GRADIENT, RANGES, SPACE = 13, 14, 15
-"""Addresses of memory's gradient; into how many ranges memory is cut; address of scratch, `space_words` per range."""
+"""Addresses of memory's gradient; into how many ranges memory is cut; address of scratch, `space_words` per range (of
+a gather, a tile of examples per thread, and 0 where it writes its vectors plainly)."""
 
 SLOT = 22
 """The next free scratch, of `SPACE`; threads take theirs atomically."""

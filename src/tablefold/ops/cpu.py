@@ -20,6 +20,9 @@ from tablefold.ops import arguments as a
 from tablefold.ops import program as p
 from tablefold.ops.threads import Kernel
 
+STREAMED_FLOATS = 1 << 19
+"""Vectors of so many floats (2 MB in float32), more than a core keeps to itself, are written past the caches."""
+
 _Words = ctypes.c_int64 * a.WORDS
 
 
@@ -82,6 +85,9 @@ def gather(memory: Tensor, lookup: Tensor | None, ids: Tensor, program: Tensor, 
     """
     vectors = memory.new_empty(ids.shape[0], features, dim)
     words = _words(memory, lookup, ids, program, vectors)
+    if vectors.numel() >= STREAMED_FLOATS and dim % p.LINE == 0 and vectors.data_ptr() % (4 * p.LINE) == 0:
+        space = memory.new_empty(2 * max(1, torch.get_num_threads()) * a.TILE * features * dim)
+        words[a.SPACE] = space.data_ptr()
     compiled_kernel("gather", memory.dtype)(words, -(-ids.shape[0] // a.TILE))
     _refuse_wild(words, ids)
     return vectors

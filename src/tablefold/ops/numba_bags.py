@@ -10,7 +10,16 @@ from numba import cfunc
 
 from tablefold.ops import arguments as a
 from tablefold.ops import program as p
-from tablefold.ops.numba_gather import SIGNATURE, ask_for, compose, load_ids, piece_at
+from tablefold.ops.numba_gather import (
+    SIGNATURE,
+    ask_for,
+    compose,
+    first_piece,
+    first_slot,
+    load_ids,
+    piece_at,
+    table_floats,
+)
 from tablefold.ops.numba_places import places_of
 from tablefold.ops.numba_rows import (
     TILE,
@@ -62,8 +71,7 @@ def pool_bags(arguments, memory):
         last = min(first + TILE, bags)
         zero(sums, first * step, last * step)
         for table in range(tables):
-            slot = _first_slot(program, table)
-            width = (step if table + 1 == tables else _first_slot(program, table + 1)) - slot
+            slot, width = first_slot(program, table), table_floats(program, table, step)
             end = starts[table + 1] - starts[table] if last == bags else offsets[table * bags + last]
             for begin in range(offsets[table * bags + first], end, TILE):
                 count = min(TILE, end - begin)
@@ -71,22 +79,15 @@ def pool_bags(arguments, memory):
                     if arguments[a.WEIGHTS] == 0 and _is_plain(program, table):
                         _add_memory(arguments, program, table, first, last, begin, ids, count, memory, sums)
                     else:
-                        compose(arguments, program, table, ids, count, memory, rows, -slot, width)
+                        tile = (rows, -slot, width)
+                        compose(arguments, program, table, ids, count, memory, tile, tile, False)
                         _add_composed(arguments, table, first, last, begin, count, rows, sums, slot, width)
-
-
-@inlined
-def _first_slot(program, table):
-    """The first slot that a table's chains write."""
-    chain = program[program[p.COLUMNS_AT] + table]
-    return program[piece_at(program, program[program[p.CHAINS_AT] + chain]) + p.SLOT]
 
 
 @compiled
 def _is_plain(program, table):
     """Whether a table's vectors are rows of memory side by side, or sums of such."""
-    columns, chains = program[p.COLUMNS_AT], program[p.CHAINS_AT]
-    for number in range(program[chains + program[columns + table]], program[chains + program[columns + table + 1]]):
+    for number in range(first_piece(program, table), first_piece(program, table + 1)):
         piece = piece_at(program, number)
         scaled = program[piece + p.SIGNED] or program[piece + p.WEIGHTED]
         if scaled or program[piece + p.WRAP] or program[piece + p.OP] == p.MULTIPLY:
@@ -99,8 +100,7 @@ def _add_memory(arguments, program, table, first, last, begin, ids, count, memor
     """Add the rows of memory that a tile's ids read to the sums of their bags: nothing is composed on the way."""
     lookup, size = arguments[a.LOOKUPS], arguments[a.LOOKUP_SIZE]
     places, words, spare = scratch_like(program), scratch_like(program), scratch_like(program)
-    columns, chains = program[p.COLUMNS_AT], program[p.CHAINS_AT]
-    for number in range(program[chains + program[columns + table]], program[chains + program[columns + table + 1]]):
+    for number in range(first_piece(program, table), first_piece(program, table + 1)):
         piece = piece_at(program, number)
         places_of(program, piece, lookup, size, ids, places, words, spare, count)
         ask_for(memory, places, count, program[piece + p.WIDTH])

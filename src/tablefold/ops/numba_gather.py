@@ -18,6 +18,7 @@ from tablefold.ops.numba_rows import (
     assign_rows,
     assign_scaled,
     compiled,
+    fence,
     fetch_add,
     fetch_min,
     inlined,
@@ -28,7 +29,7 @@ from tablefold.ops.numba_rows import (
     pointer_int32,
     pointer_int64,
     pointer_like,
-    prefetch,
+    prefetch_read,
     scratch_like,
 )
 
@@ -56,26 +57,80 @@ def kernel(dtype, version):
 
 @inlined
 def gather_tiles(arguments, memory):
-    """Take tiles until none is left; write the vectors of their examples."""
-    program = pointer_int64(arguments[a.PROGRAM])
+    """Take tiles until none is left; write the vectors of their examples.
+
+    Where there is `SPACE`, vectors are written past the caches, and what has to be put together before is put together
+    there. Plain writes fetch each line first, only to overwrite it, and drive rows of memory out of the caches.
+    """
+    program, step = pointer_int64(arguments[a.PROGRAM]), arguments[a.FLOATS]
     vectors = pointer_like(memory, arguments[a.VECTORS])
-    batch = arguments[a.BATCH]
-    ids = scratch_like(program)
+    tile = pointer_like(memory, arguments[a.SPACE] + 8 * TILE * step * fetch_add(arguments, a.SLOT, 1))
+    batch, ids = arguments[a.BATCH], scratch_like(program)
+    streams = arguments[a.SPACE] != 0
+    in_lines = streams and _is_in_lines(program)
     while True:
         begin = TILE * fetch_add(arguments, a.NEXT, 1)
         if begin >= batch:
+            fence()
             return
         count = min(TILE, batch - begin)
         for table in range(program[p.TABLES]):
             if load_ids(arguments, program, table, begin, ids, count):
-                step = arguments[a.FLOATS]
-                compose(arguments, program, table, ids, count, memory, vectors, begin * step, step)
+                target = (vectors, begin * step, step)
+                if not streams:
+                    compose(arguments, program, table, ids, count, memory, target, target, False)
+                    continue
+                rows = (tile, -first_slot(program, table), table_floats(program, table, step))
+                if in_lines:
+                    compose(arguments, program, table, ids, count, memory, rows, target, True)
+                else:
+                    _copy_composed(arguments, program, table, ids, count, memory, rows, target)
+
+
+@inlined
+def _copy_composed(arguments, program, table, ids, count, memory, rows, target):
+    """Compose the vectors of a tile's ids of one table in `rows`, then write them past the caches."""
+    compose(arguments, program, table, ids, count, memory, rows, rows, False)
+    places, factors = scratch_like(program), scratch_like(memory)
+    for i in range(count):
+        places[i] = i * rows[2]
+    whole = (target[0], target[1] - rows[1], target[2])
+    assign_rows(whole, whole, rows[0], places, factors, count, rows[2], True)
+
+
+@inlined
+def _is_in_lines(program):
+    """Whether each piece writes whole lines."""
+    for number in range(first_piece(program, program[p.TABLES])):
+        piece = piece_at(program, number)
+        if (program[piece + p.SLOT] | program[piece + p.WIDTH]) % p.LINE or program[piece + p.WRAP]:
+            return False
+    return True
 
 
 @inlined
 def piece_at(program, number):
     """Where in the program a piece is."""
     return program[p.PIECES_AT] + number * p.PIECE_WORDS
+
+
+@inlined
+def first_piece(program, table):
+    """The number of a table's first piece; of the table after the last, one more than that of the last piece."""
+    return program[program[p.CHAINS_AT] + program[program[p.COLUMNS_AT] + table]]
+
+
+@inlined
+def first_slot(program, table):
+    """The first slot that a table's pieces write."""
+    return program[piece_at(program, first_piece(program, table)) + p.SLOT]
+
+
+@inlined
+def table_floats(program, table, floats):
+    """How many slots a table's pieces write, of all `floats` of an example."""
+    end = floats if table + 1 == program[p.TABLES] else first_slot(program, table + 1)
+    return end - first_slot(program, table)
 
 
 @inlined
@@ -127,16 +182,18 @@ def _tell_wild(arguments, program, table, begin, ids, count, rows):
 
 
 @inlined
-def compose(arguments, program, table, ids, count, memory, vectors, begin, step):
-    """Write the vectors of a tile's ids of one table: slot s of the i-th to `vectors[begin + i * step + s]`."""
+def compose(arguments, program, table, ids, count, memory, partial, target, streamed):
+    """Write the vectors of a tile's ids of one table to the rows of `target`, at their slots.
+
+    What a chain's pieces before the last come to is kept in `partial`, rows with the same slots, which may be `target`.
+    The last pieces write past the caches if `streamed`.
+    """
     lookup, size = arguments[a.LOOKUPS], arguments[a.LOOKUP_SIZE]
     places, words = scratch_like(program), scratch_like(program)
     spare, weights = scratch_like(program), scratch_like(program)
     factors = scratch_like(memory)
-    columns, chains = program[p.COLUMNS_AT], program[p.CHAINS_AT]
-    first_piece = program[chains + program[columns + table]]
-    last_piece = program[chains + program[columns + table + 1]]
-    for number in range(first_piece, last_piece):
+    end = first_piece(program, table + 1)
+    for number in range(first_piece(program, table), end):
         piece = piece_at(program, number)
         places_of(program, piece, lookup, size, ids, places, words, spare, count)
         scaled = program[piece + p.SIGNED] or program[piece + p.WEIGHTED]
@@ -151,57 +208,60 @@ def compose(arguments, program, table, ids, count, memory, vectors, begin, step)
                     factors[i] *= memory[weights[i]]
         if program[piece + p.WRAP] == 0:
             ask_for(memory, places, count, program[piece + p.WIDTH])
-        start = begin + program[piece + p.SLOT]
-        op = program[piece + p.OP]
-        read_rows(program, piece, op, scaled, vectors, start, step, memory, places, factors, count)
+        op, slot = program[piece + p.OP], program[piece + p.SLOT]
+        base = (partial[0], partial[1] + slot, partial[2])
+        if number + 1 == end or program[piece_at(program, number + 1) + p.OP] == p.ASSIGN:
+            to = (target[0], target[1] + slot, target[2])
+            read_rows(program, piece, op, scaled, to, base, memory, places, factors, count, streamed)
+        else:
+            read_rows(program, piece, op, scaled, base, base, memory, places, factors, count, False)
 
 
 @compiled
 def ask_for(memory, places, count, width):
     """Have the first and the last line of each row fetched, all at once rather than as many as a core looks ahead."""
     for i in range(count):
-        prefetch(memory, places[i])
-        prefetch(memory, places[i] + width - 1)
+        prefetch_read(memory, places[i])
+        prefetch_read(memory, places[i] + width - 1)
 
 
 @compiled
-def read_rows(program, piece, op, scaled, vectors, start, step, memory, places, factors, count):
-    """Assign, add or multiply the rows of memory at `places` into rows of `vectors`."""
+def read_rows(program, piece, op, scaled, target, base, memory, places, factors, count, streamed):
+    """Assign the rows of memory at `places` to the rows of `target`, or their sum or product with those of `base`."""
     width = program[piece + p.WIDTH]
     if program[piece + p.WRAP]:
-        _read_wrapped(program, piece, op, scaled, vectors, start, step, memory, places, factors, count)
+        _read_wrapped(program, piece, op, scaled, target, base, memory, places, factors, count)
     elif op == p.ASSIGN:
         if scaled:
-            assign_scaled(vectors, start, step, memory, places, factors, count, width)
+            assign_scaled(target, base, memory, places, factors, count, width, streamed)
         else:
-            assign_rows(vectors, start, step, memory, places, factors, count, width)
+            assign_rows(target, base, memory, places, factors, count, width, streamed)
     elif op == p.ADD:
         if scaled:
-            add_scaled(vectors, start, step, memory, places, factors, count, width)
+            add_scaled(target, base, memory, places, factors, count, width, streamed)
         else:
-            add_rows(vectors, start, step, memory, places, factors, count, width)
+            add_rows(target, base, memory, places, factors, count, width, streamed)
     elif scaled:
-        multiply_scaled(vectors, start, step, memory, places, factors, count, width)
+        multiply_scaled(target, base, memory, places, factors, count, width, streamed)
     else:
-        multiply_rows(vectors, start, step, memory, places, factors, count, width)
+        multiply_rows(target, base, memory, places, factors, count, width, streamed)
 
 
 @compiled
-def _read_wrapped(program, piece, op, scaled, vectors, start, step, memory, places, factors, count):
-    width = program[piece + p.WIDTH]
-    base, wrap = program[piece + p.BASE], program[piece + p.WRAP]
+def _read_wrapped(program, piece, op, scaled, target, base, memory, places, factors, count):
+    region, wrap = program[piece + p.BASE], program[piece + p.WRAP]
     for i in range(count):
         place = places[i]
-        slot = start + i * step
-        for j in range(slot, slot + width):
-            value = memory[base + place]
+        to, onto = target[1] + i * target[2], base[1] + i * base[2]
+        for j in range(program[piece + p.WIDTH]):
+            value = memory[region + place]
             if scaled:
                 value *= factors[i]
             if op == p.ADD:
-                value += vectors[j]
+                value += base[0][onto + j]
             elif op == p.MULTIPLY:
-                value *= vectors[j]
-            vectors[j] = value
+                value *= base[0][onto + j]
+            target[0][to + j] = value
             place += 1
             if place == wrap:
                 place = 0

@@ -16,12 +16,15 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from tablefold.ops.arguments import TILE
+from tablefold.ops.program import LINE
 
 compiled = njit(error_model="numpy", boundscheck=False)
 """Compiles a function that kernels call: no bounds are checked, nothing raises."""
 inlined = njit(error_model="numpy", boundscheck=False, inline="always")
 """Copies a function into its callers, where that keeps the calls flat: Numba optimises what a compiled function calls
 anew at every level of calls: ten levels take a minute to compile, three take seconds."""
+
+# Rows that lie at equal distances are told as one tuple: a pointer, the first float, floats from one row to the next.
 
 
 def _pointer(kind):
@@ -95,43 +98,68 @@ def zero(_context, pointer, begin, end):
     return types.void(pointer, types.int64, types.int64), generate
 
 
-@intrinsic
-def prefetch(_context, pointer, place):
-    """Ask the memory for the line of `pointer[place]`."""
+def _prefetch(writes):
+    """An intrinsic that asks the memory for the line of `pointer[place]`: for a line that is only read, not to write
+    it, which would take it from the other threads' caches."""
 
-    def generate(context, builder, signature, arguments):
-        word = ir.IntType(32)
-        address = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), ir.IntType(8).as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [address.type, word, word, word])
-        function = builder.module.declare_intrinsic("llvm.prefetch", [address.type], kind)
-        builder.call(function, [address, word(1), word(3), word(1)])
+    @intrinsic
+    def prefetch(_context, pointer, place):
+        def generate(context, builder, signature, arguments):
+            word = ir.IntType(32)
+            address = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), ir.IntType(8).as_pointer())
+            kind = ir.FunctionType(ir.VoidType(), [address.type, word, word, word])
+            function = builder.module.declare_intrinsic("llvm.prefetch", [address.type], kind)
+            builder.call(function, [address, word(writes), word(3), word(1)])
+            return context.get_dummy_value()
+
+        return types.void(pointer, types.int64), generate
+
+    return prefetch
+
+
+prefetch_read, prefetch_write = _prefetch(0), _prefetch(1)
+
+
+@intrinsic
+def fence(_context):
+    """Have all that was written, streamed rows too, seen by every thread before what follows."""
+
+    def generate(context, builder, _signature, _arguments):
+        builder.fence("seq_cst")
         return context.get_dummy_value()
 
-    return types.void(pointer, types.int64), generate
+    return types.void(), generate
 
 
-def _row(kind):
-    """An intrinsic `row(lanes, target, i, source, j, factor)` on `lanes` neighbouring floats at once."""
+def _row(kind, streams=False):
+    """An intrinsic `row(lanes, target, i, base, k, source, j, factor)` on `lanes` neighbouring floats at once: target
+    takes source, times factor, added to base or times it. What `streams` goes past the caches, and must be whole lines.
+    """
 
     @intrinsic(prefer_literal=True)
-    def row(_context, lanes, target, i, source, j, factor):
+    def row(_context, lanes, target, i, base, k, source, j, factor):
         count = lanes.literal_value
-        signature = types.void(lanes, target, types.int64, source, types.int64, target.dtype)
+        signature = types.void(lanes, target, types.int64, base, types.int64, source, types.int64, target.dtype)
 
         def generate(context, builder, signature, arguments):
-            _, to, at, source_, begin, scale = arguments
+            _, to, at, onto, onto_at, rows, begin, scale = arguments
             scalar = context.get_value_type(signature.args[1].dtype)
             vector = ir.VectorType(scalar, count)
             align = context.get_abi_sizeof(scalar)
-            to = builder.bitcast(builder.gep(to, [at]), vector.as_pointer())
-            value = builder.load(builder.bitcast(builder.gep(source_, [begin]), vector.as_pointer()), align=align)
+
+            def lanes_at(pointer, place):
+                return builder.bitcast(builder.gep(pointer, [place]), vector.as_pointer())
+
+            value = builder.load(lanes_at(rows, begin), align=align)
             if kind.startswith("scaled"):
                 value = builder.fmul(value, splat(builder, scale, vector))
             if kind.endswith("add"):
-                value = builder.fadd(builder.load(to, align=align), value)
+                value = builder.fadd(builder.load(lanes_at(onto, onto_at), align=align), value)
             if kind.endswith("multiply"):
-                value = builder.fmul(builder.load(to, align=align), value)
-            builder.store(value, to, align=align)
+                value = builder.fmul(builder.load(lanes_at(onto, onto_at), align=align), value)
+            store = builder.store(value, lanes_at(to, at), align=4 * LINE if streams else align)
+            if streams:
+                store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
             return context.get_dummy_value()
 
         return signature, generate
@@ -171,32 +199,53 @@ def splat(builder, scalar, vector):
     return builder.shuffle_vector(one, one, mask)
 
 
-def _into_rows(kind):
-    row = _row(kind)
+def _into_row(row):
+    @inlined
+    def put(lanes, target, base, source, places, factors, i, v):
+        to, onto = target[1] + i * target[2] + v, base[1] + i * base[2] + v
+        row(lanes, target[0], to, base[0], onto, source, places[i] + v, factors[i])
 
+    return put
+
+
+def _strips(put):
     @compiled
-    def strips(target, begin, step, source, places, factors, count, width):
+    def strips(target, base, source, places, factors, count, width):
         for i in range(count):
-            for v in range(0, width, 16):
-                row(16, target, begin + i * step + v, source, places[i] + v, factors[i])
+            for v in range(0, width, LINE):
+                put(LINE, target, base, source, places, factors, i, v)
 
+    return strips
+
+
+def _narrow_strips(put):
     @compiled
-    def narrow_strips(target, begin, step, source, places, factors, count, width):
+    def strips(target, base, source, places, factors, count, width):
         lanes = 4 if width % 4 == 0 else 1
         for i in range(count):
             for v in range(0, width, lanes):
                 if lanes == 4:
-                    row(4, target, begin + i * step + v, source, places[i] + v, factors[i])
+                    put(4, target, base, source, places, factors, i, v)
                 else:
-                    row(1, target, begin + i * step + v, source, places[i] + v, factors[i])
+                    put(1, target, base, source, places, factors, i, v)
+
+    return strips
+
+
+def _into_rows(kind):
+    put = _into_row(_row(kind))
+    strips, narrow_strips = _strips(put), _narrow_strips(put)
+    streams = _strips(_into_row(_row(kind, streams=True)))
 
     @inlined
-    def rows(target, begin, step, source, places, factors, count, width):
-        """For each of `count` rows: target[begin + i * step :] takes source[places[i] : + width], times factors[i]."""
-        if width % 16 == 0:
-            strips(target, begin, step, source, places, factors, count, width)
+    def rows(target, base, source, places, factors, count, width, streamed):
+        """For each of `count` rows of `target`, `width` floats: source[places[i] :], times factors[i], onto `base`."""
+        if streamed:
+            streams(target, base, source, places, factors, count, width)
+        elif width % LINE == 0:
+            strips(target, base, source, places, factors, count, width)
         else:
-            narrow_strips(target, begin, step, source, places, factors, count, width)
+            narrow_strips(target, base, source, places, factors, count, width)
 
     return rows
 
@@ -215,13 +264,13 @@ def _whole_row(kind):
         """target[place : + width] takes source[begin : + width], times factor."""
         if width % 16 == 0:
             for v in range(0, width, 16):
-                row(16, target, place + v, source, begin + v, factor)
+                row(16, target, place + v, target, place + v, source, begin + v, factor)
         elif width % 4 == 0:
             for v in range(0, width, 4):
-                row(4, target, place + v, source, begin + v, factor)
+                row(4, target, place + v, target, place + v, source, begin + v, factor)
         else:
             for v in range(width):
-                row(1, target, place + v, source, begin + v, factor)
+                row(1, target, place + v, target, place + v, source, begin + v, factor)
 
     return whole
 

@@ -206,7 +206,8 @@ def _read_piece(program, number, op, space, memory, rows, count):
     piece = piece_at(program, number)
     scaled = program[piece + p.SIGNED] or program[piece + p.WEIGHTED]
     places, factors = pointer_int64(space), pointer_like(memory, part_of(space, 3))
-    read_rows(program, piece, op, scaled, rows, 0, program[piece + p.WIDTH], memory, places, factors, count)
+    target = (rows, 0, program[piece + p.WIDTH])
+    read_rows(program, piece, op, scaled, target, target, memory, places, factors, count, False)
 
 
 @compiled

@@ -21,7 +21,7 @@ from tablefold.ops.numba_rows import (
     pointer_float64,
     pointer_int64,
     pointer_like,
-    prefetch,
+    prefetch_write,
     splat,
 )
 
@@ -131,9 +131,9 @@ def _over_rows(rule, states):
         for i in range(begin, end):
             row = rows[i] if sparse else i
             if sparse and i + u.AHEAD < end:
-                prefetch(memory, rows[i + u.AHEAD] * width)
+                prefetch_write(memory, rows[i + u.AHEAD] * width)
                 if states:
-                    prefetch(s1, rows[i + u.AHEAD] * width)
+                    prefetch_write(s1, rows[i + u.AHEAD] * width)
             place, at = row * width, i * width
             wide = width // 16 * 16
             for v in range(0, wide, 16):
