@@ -10,11 +10,11 @@ demo: .venv/installed  ## generate a click log, train full and folded models, wr
 study: .venv/installed  ## every ready study at its quick size on the data at hand (hours; goes on where it stopped)
 	$(BIN)/python studies/quick.py --work $${TABLEFOLD_WORK:-/tmp/tablefold-study}
 
-bench: .venv/installed  ## speed against peers, after the operators' tests (DLRM=path of its checkout, to race it too)
+bench: .venv/installed  ## speed against peers, after the operators' tests (DLRM=path, CCE=path of a checkout: race them too)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -m "not slow and not gpu" tests/ops tests/test_optim.py
 	for name in latency lookup bags step training "training --batch 2048 --rounds 20"; do \
 	  set -- $$name; stem=$$1; shift; \
-	  $(BIN)/python benchmarks/$$stem.py "$$@" --out benchmarks/results/$$stem.jsonl $(if $(DLRM),--dlrm $(DLRM)); done
+	  $(BIN)/python benchmarks/$$stem.py "$$@" --out benchmarks/results/$$stem.jsonl $(if $(DLRM),--dlrm $(DLRM)) $(if $(CCE),--cce $(CCE)); done
 
 test: .venv/installed  ## the whole test suite, slow proofs left out
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -m "not slow and not gpu"  # idle threads that spin slow down busy machines

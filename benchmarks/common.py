@@ -135,4 +135,5 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--scale", type=float, default=1.0, help="rows of the tables, times this")
     parser.add_argument("--out", type=Path, help="append JSON lines to this file")
     parser.add_argument("--dlrm", type=Path, help="a checkout of facebookresearch/dlrm to race against")
+    parser.add_argument("--cce", type=Path, help="a checkout of thomasahle/cce to race against")
     return parser

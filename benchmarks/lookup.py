@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from common import SPECS, arguments, build, kaggle_tables, log_uniform_ids, race, report
-from peers import Bags, qr_bags
+from peers import Bags, cce_robe, qr_bags
 
 
 def main() -> None:
@@ -21,6 +21,9 @@ def main() -> None:
     peer = qr_bags(tables, options.dlrm)
     if peer is not None:
         contestants["facebookresearch/dlrm QREmbeddingBag c=4"] = lambda i: peer(columns[i % 20], offsets)
+    shared = cce_robe(tables, options.cce)
+    if shared is not None:
+        contestants["thomasahle/cce robe, 1000x"] = lambda i: shared(columns[i % 20])
     for name in SPECS:
         group = build(name, tables)
         contestants[name] = lambda i, group=group: group(batches[i % 20])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,6 +43,34 @@ def qr_bags(tables: list[TableSpec], checkout: Path | None, collisions: int = 4)
         for table in tables
     )
     return module
+
+
+class Cce(nn.Module):
+    """thomasahle/cce's ROBE per table: blocks of a whole row, a thousandth of the floats, at least four rows."""
+
+    def __init__(self, tables: list[TableSpec], make_embedding: Callable[..., nn.Module]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(
+            make_embedding(table.vocabulary, max(4, table.vocabulary // 1000) * table.dim, table.dim, "robe", 1, True)
+            for table in tables
+        )
+
+    def forward(self, columns: list[Tensor]) -> list[Tensor]:
+        return [part(column) for part, column in zip(self.parts, columns, strict=True)]
+
+
+def cce_robe(tables: list[TableSpec], checkout: Path | None) -> Cce | None:
+    """`Cce`, from a checkout that needs faiss-cpu, tqdm, ortools and scikit-learn; None without."""
+    if checkout is None:
+        print("skipped: thomasahle/cce (give its checkout with --cce)", file=sys.stderr)
+        return None
+    with on_path(checkout):
+        try:
+            from cce import make_embedding
+        except ImportError as error:
+            print(f"skipped: thomasahle/cce ({error})", file=sys.stderr)
+            return None
+    return Cce(tables, make_embedding)
 
 
 def fused_ebc(tables: list[TableSpec], lr: float) -> nn.Module | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import torch
 from common import SPECS, Work, arguments, build, kaggle_tables, log_uniform_ids, race, report
-from peers import Bags, fused_ebc, jagged
-from torch import Tensor
+from peers import Bags, cce_robe, fused_ebc, jagged
+from torch import Tensor, nn
 
 from tablefold import TableSpec, optim
 
@@ -23,7 +24,13 @@ def main() -> None:
     tables = kaggle_tables(options.scale)
     batches = log_uniform_ids(tables, options.batch, 20)
     gradient = torch.randn(options.batch, len(tables), 16)
-    contestants = {"26 sparse nn.EmbeddingBag + torch Adagrad": bags_step(tables, batches, gradient)}
+    columns = [[column.contiguous() for column in batch.t()] for batch in batches]
+    bags, offsets = Bags(tables), torch.arange(options.batch)
+    read = {"26 sparse nn.EmbeddingBag + torch Adagrad": (bags, lambda i: bags(columns[i % 20], offsets))}
+    shared = cce_robe(tables, options.cce)
+    if shared is not None:
+        read["thomasahle/cce robe, 1000x + torch Adagrad"] = (shared, lambda i: shared(columns[i % 20]))
+    contestants = {name: modules_step(*each, gradient) for name, each in read.items()}
     fused = fused_ebc(tables, LR)
     if fused is not None:
         inputs = [jagged(tables, batch) for batch in batches]
@@ -34,19 +41,17 @@ def main() -> None:
             contestants[name] = group_step(name, tables, batches, gradient)
     seconds = race(contestants, options.rounds)
     facts = {"batch": options.batch, "tables": len(tables), "dim": 16, "rows": sum(t.vocabulary for t in tables)}
-    for baseline in list(contestants)[: 1 + (fused is not None)]:
+    for baseline in [name for name in contestants if name not in SPECS]:
         report("step", seconds, baseline, options.out, **facts)
 
 
-def bags_step(tables: list[TableSpec], batches: list[Tensor], gradient: Tensor) -> Work:
-    columns = [[column.contiguous() for column in batch.t()] for batch in batches]
-    offsets, gradients = torch.arange(len(gradient)), [part.contiguous() for part in gradient.unbind(1)]
-    bags = Bags(tables)
-    optimizer = torch.optim.Adagrad(bags.parameters(), lr=LR)
+def modules_step(modules: nn.Module, read: Callable[[int], list[Tensor]], gradient: Tensor) -> Work:
+    gradients = [part.contiguous() for part in gradient.unbind(1)]
+    optimizer = torch.optim.Adagrad([each for each in modules.parameters() if each.requires_grad], lr=LR)
 
     def step(number: int) -> None:
         optimizer.zero_grad()
-        torch.autograd.backward(bags(columns[number % 20], offsets), gradients)
+        torch.autograd.backward(read(number), gradients)
         optimizer.step()
 
     return step
