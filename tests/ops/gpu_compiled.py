@@ -10,14 +10,15 @@ from tablefold.ops import gpu_kernels
 
 POINTERS = {
     "gather_kernel": {"memory": "*fp32", "lookup": "*i64", "vectors": "*fp32", "wild": "*i64"},
-    "scatter_kernel": {"vectors": "*fp32", "memory": "*fp32", "lookup": "*i64", "gradient": "*fp32"},
+    "scatter_kernel": {"vectors": "*fp32", "memory": "*fp32", "lookup": "*i64", "gradient": "*fp32", "rows": "*i64"},
 }
-for name, pointers in POINTERS.items():
-    kernel = getattr(gpu_kernels, name)
+CASES = [("gather_kernel", {}), ("scatter_kernel", {"BY_ROW": False}), ("scatter_kernel", {"BY_ROW": True})]
+for name, options in CASES:
+    kernel, pointers = getattr(gpu_kernels, name), POINTERS[name]
     types = {"ids": "*i64", "program": "*i64", **pointers}
     signature = {each: types.get(each, "i32") for each in kernel.arg_names}
-    constants = {"BLOCK": 128, "LANES": 16}
+    constants = {"BLOCK": 128, "LANES": 16, **options}
     source = ASTSource(kernel, {**signature, **dict.fromkeys(constants, "constexpr")}, constants)
     machine = triton.compile(source, target=GPUTarget("cuda", int(sys.argv[1]), 32))
     assert len(machine.asm["cubin"]) > 1000
-    print("cubin:", name, len(machine.asm["cubin"]), "bytes")
+    print("cubin:", name, options, len(machine.asm["cubin"]), "bytes")

@@ -22,9 +22,14 @@ for spec in sys.argv[1:]:
     memory = group.memory.detach()
     found = gpu.gather(memory, group.lookup, ids, gather.program, gather.features, gather.dim)
     torch.testing.assert_close(found, vectors.detach(), rtol=1e-6, atol=0)
-    torch.testing.assert_close(
-        gpu.scatter(above, memory, group.lookup, ids, gather.program), gradient, rtol=1e-5, atol=1e-5
-    )
+    work = (above, memory, group.lookup, ids, gather.program)
+    torch.testing.assert_close(gpu.scatter(*work), gradient, rtol=1e-5, atol=1e-5)
+    (rows,), values = gpu.scatter_rows(*work)
+    assert bool((rows[1:] > rows[:-1]).all())
+    torch.testing.assert_close(torch.zeros_like(memory).index_copy(0, rows, values), gradient, rtol=1e-5, atol=1e-5)
+    torch.use_deterministic_algorithms(True)
+    torch.testing.assert_close(gpu.scatter(*work), gradient, rtol=1e-5, atol=1e-5)
+    torch.use_deterministic_algorithms(False)
     print("equal:", spec)
 ids[33, 2] = 20
 with pytest.raises(WildIdError, match=r"id 20 \(example 33\) is outside table 2"):

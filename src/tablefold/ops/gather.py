@@ -81,6 +81,11 @@ def scatter_rows(
     return cpu.scatter_rows(vectors, memory, lookup, ids, program)
 
 
+@scatter_rows.register_kernel("cuda")
+def _(vectors: Tensor, memory: Tensor, lookup: Tensor | None, ids: Tensor, program: Tensor) -> tuple[Tensor, Tensor]:
+    return gpu.scatter_rows(vectors, memory, lookup, ids, program)
+
+
 @scatter_rows.register_fake
 def _(vectors: Tensor, memory: Tensor, lookup: Tensor | None, ids: Tensor, program: Tensor) -> tuple[Tensor, Tensor]:
     count = torch.library.get_ctx().new_dynamic_size()
@@ -198,9 +203,7 @@ class Gather(nn.Module):
             raise WildIdError.at(ids, int(wild.flatten().nonzero()[0]))
 
     def gives_rows(self, memory: Tensor) -> bool:
-        """Whether memory's gradient holds only the rows that were read; on a CUDA device it never does."""
-        if memory.device.type == "cuda":
-            return False
+        """Whether memory's gradient holds only the rows that were read."""
         if self.gradient == "auto":
             return memory.numel() > DENSE_FLOATS and memory.shape[1] >= ROW_FLOATS
         return self.gradient == "rows"

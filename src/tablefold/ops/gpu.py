@@ -1,7 +1,7 @@
 """The gather and its gradient on a CUDA device, by Triton's kernels.
 
-Gradients are dense and summed by atomic additions, whose order varies from run to run. Under
-`torch.use_deterministic_algorithms(True)` the reference computes instead.
+Dense gradients are summed by atomic additions, whose order varies from run to run; those of rows, and under
+`torch.use_deterministic_algorithms(True)` all, are sorted and summed in order.
 """
 
 from __future__ import annotations
@@ -42,15 +42,55 @@ def gather(memory: Tensor, lookup: Tensor | None, ids: Tensor, program: Tensor, 
 def scatter(vectors: Tensor, memory: Tensor, lookup: Tensor | None, ids: Tensor, program: Tensor) -> Tensor:
     """The dense gradient of memory, given that of the vectors."""
     gradient = torch.zeros_like(memory)
-    vectors = vectors.contiguous()
+    if torch.are_deterministic_algorithms_enabled():
+        rows, values = scatter_rows(vectors, memory, lookup, ids, program)
+        return gradient.index_copy_(0, rows[0], values)
+    _scatter(vectors, memory, lookup, ids, program, gradient, None)
+    return gradient
+
+
+def scatter_rows(
+    vectors: Tensor, memory: Tensor, lookup: Tensor | None, ids: Tensor, program: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The gradient of the rows of memory that were read: their numbers `[1, n]`, ascending, and values `[n, unit]`.
+
+    What each read gives is listed, sorted by row and summed in that order: the same bits each time.
+    """
+    reads, unit = program[[p.READS, p.UNIT]].tolist()
+    count = reads * ids.shape[0]
+    rows = torch.empty(count, dtype=torch.int64, device=ids.device)
+    values = memory.new_zeros(count, unit)
+    _scatter(vectors, memory, lookup, ids, program, values, rows)
+    ascending, order = rows.sort(stable=True)
+    found, lengths = torch.unique_consecutive(ascending, return_counts=True)
+    return found[None], torch.segment_reduce(values[order], "sum", lengths=lengths, unsafe=True)
+
+
+def _scatter(
+    vectors: Tensor,
+    memory: Tensor,
+    lookup: Tensor | None,
+    ids: Tensor,
+    program: Tensor,
+    gradient: Tensor,
+    rows: Tensor | None,
+) -> None:
     batch = ids.shape[0]
     grid, sizes = _launch(program, batch)
-    lookups = program if lookup is None else lookup
-    floats = vectors.numel() // max(batch, 1)
     kernels().scatter_kernel[grid](
-        vectors, memory, lookups, ids, program, gradient, batch, floats, ids.stride(0), ids.stride(1), **sizes
+        vectors.contiguous(),
+        memory,
+        program if lookup is None else lookup,
+        ids,
+        program,
+        gradient,
+        program if rows is None else rows,
+        batch,
+        vectors.numel() // max(batch, 1),
+        *ids.stride(),
+        **sizes,
+        BY_ROW=rows is not None,
     )
-    return gradient
 
 
 def kernels() -> Any:

@@ -1,4 +1,4 @@
-"""The gather and its dense gradient in Triton: a block of examples and one chain of pieces per program.
+"""The gather and its gradient in Triton: a block of examples and one chain of pieces per program.
 
 They read the same array program as the CPU's kernels and follow the same steps; see `tablefold.ops.program`.
 """
@@ -27,6 +27,10 @@ WEIGHTED, WEIGHT_BASE, WEIGHT_STRIDE, PART, WEIGHT_PART, TABLE = (
     tl.constexpr(word) for word in (p.WEIGHTED, p.WEIGHT_BASE, p.WEIGHT_STRIDE, p.PART, p.WEIGHT_PART, p.TABLE)
 )
 DIV, DIV_EXACT, BUCKETS, BUCKETS_EXACT, HASHED, KEY, LOOKUP = (tl.constexpr(word) for word in range(7))
+UNIT, SEGMENTS_AT, SEGMENT_WORDS, FIRST_READ = (
+    tl.constexpr(word) for word in (p.UNIT, p.SEGMENTS_AT, p.SEGMENT_WORDS, p.FIRST_READ)
+)
+ROW_READS, WEIGHT_READS, READ = (tl.constexpr(word) for word in (p.ROW_READS, p.WEIGHT_READS, p.READ))
 ADD, MULTIPLY = tl.constexpr(p.ADD), tl.constexpr(p.MULTIPLY)
 
 
@@ -161,6 +165,20 @@ def gather_kernel(
 
 
 @triton.jit
+def _give(gradient, rows, program, reads, places, values, example, lane, mask, batch, BY_ROW: tl.constexpr):
+    """Add `values [block, lanes]` at `places` of the gradient, or list them under the reads that `reads` names."""
+    if BY_ROW:
+        unit = tl.load(program + UNIT)
+        segment = tl.load(program + SEGMENTS_AT) + tl.load(program + reads) * SEGMENT_WORDS
+        read = tl.load(program + segment + FIRST_READ) + tl.load(program + reads + READ)
+        entry = (read + lane // unit)[None, :] * batch + example[:, None]
+        tl.store(rows + entry, places // unit, mask=mask)
+        tl.store(gradient + entry * unit + places % unit, values, mask=mask)
+    else:
+        tl.atomic_add(gradient + places, values, mask=mask)
+
+
+@triton.jit
 def scatter_kernel(
     vectors,
     memory,
@@ -168,14 +186,18 @@ def scatter_kernel(
     ids,
     program,
     gradient,
+    rows,
     batch,
     floats,
     id_row,
     id_column,
     BLOCK: tl.constexpr,
     LANES: tl.constexpr,
+    BY_ROW: tl.constexpr,
 ):
-    """Add what a block's slot interval gives to memory's gradient, atomically."""
+    """Add what a block's slot interval gives to memory's gradient, atomically; or, `BY_ROW`, list for each read of an
+    example the row of memory (`rows [reads, batch]`) and what it gains (`gradient [reads, batch, unit]`).
+    """
     example = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     chains = tl.load(program + CHAINS_AT) + tl.program_id(1)
     pieces = tl.load(program + PIECES_AT)
@@ -188,7 +210,7 @@ def scatter_kernel(
     above = tl.load(vectors + example[:, None] * floats + slot + lane[None, :], mask=inside, other=0)
     for wanted in range(first, last):
         own = pieces + wanted * PIECE_WORDS
-        rows = above
+        gained = above
         if tl.load(program + own + OP) == MULTIPLY:
             before = _read(program, head, memory, lookup, x, lane, mask)
             for number in range(first + 1, wanted):
@@ -198,14 +220,40 @@ def scatter_kernel(
                     before = before * more
                 else:
                     before = before + more
-            rows = rows * before
+            gained = gained * before
         for number in range(wanted + 1, last):
             piece = pieces + number * PIECE_WORDS
             if tl.load(program + piece + OP) == MULTIPLY:
-                rows = rows * _read(program, piece, memory, lookup, x, lane, mask)
+                gained = gained * _read(program, piece, memory, lookup, x, lane, mask)
         places, word = _locate(program, own, lookup, x, lane, mask)
         sign, weight_place, weight = _factor(program, own, memory, lookup, x, word, mask)
-        tl.atomic_add(gradient + places, rows * (sign * weight)[:, None], mask=inside)
+        _give(
+            gradient,
+            rows,
+            program,
+            own + ROW_READS,
+            places,
+            gained * (sign * weight)[:, None],
+            example,
+            lane,
+            inside,
+            batch,
+            BY_ROW,
+        )
         if tl.load(program + own + WEIGHTED) != 0:
             read = tl.load(memory + places, mask=inside, other=0)
-            tl.atomic_add(gradient + weight_place, tl.sum(rows * read, axis=1) * sign, mask=mask)
+            one = mask[:, None] & (lane[None, :] == 0)
+            of_weight = tl.where(one, (tl.sum(gained * read, axis=1) * sign)[:, None], 0)
+            _give(
+                gradient,
+                rows,
+                program,
+                own + WEIGHT_READS,
+                tl.where(one, weight_place[:, None], 0),
+                of_weight,
+                example,
+                lane,
+                one,
+                batch,
+                BY_ROW,
+            )

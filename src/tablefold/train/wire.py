@@ -44,8 +44,8 @@ class StepBytes:
 def step_bytes(model: Network, batch_size: int) -> StepBytes:
     """What a process sends in a step on `batch_size` rows of its own, at the most.
 
-    The memory of a large group travels as the rows that the batch has read (on CPUs; CUDA devices send it whole), any
-    other one whole. A row is counted once per id that can read it, and never more rows than there are.
+    The memory of a large group travels as the rows that the batch has read, any other one whole. A row is counted once
+    per id that can read it, and never more rows than there are.
 
     Args:
         model: on any device; on "meta" nothing is allocated.
