@@ -22,7 +22,7 @@ ALLOWED = {
     "terms": {"hashing", "partitions", "starts", "tables"},
     "ops": {"hashing", "partitions", "tables", "terms", "ops"},
     "slots": {"tables", "terms"},
-    "storage": {"hashing", "tables"},
+    "storage": {"hashing", "ops", "tables"},
     "group": CORE | {"ops", "slots", "storage"},
     "method": CORE | {"group"},
     "methods": CORE | {"method", "methods", "ops"},

@@ -4,11 +4,12 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tablefold import Embedding, EmbeddingBag, Placement, TableSpec, optim, parse
-from tablefold.storage import BLOCK, most_floats, pack, round_at_random, stored_bytes, unpack
+from tablefold import Embedding, EmbeddingBag, Placement, TableSpec, backend, optim, parse
+from tablefold.ops.rounding import BLOCK, blocks_of, chances, round_at_random, round_memory
+from tablefold.storage import most_floats, pack, stored_bytes, unpack
 
 TABLES = [TableSpec("user", 1000, 16), TableSpec("item", 317, 16), TableSpec("day", 7, 16)]
 FORMATS = ["bf16", "fp16", "int8"]
@@ -16,6 +17,10 @@ FORMATS = ["bf16", "fp16", "int8"]
 
 def draws(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def rounded_by(values, storage, key=0):
+    return round_at_random(values, storage, chances(torch.arange(values.numel()).view_as(values), key))
 
 
 def spread(seed=0, blocks=200):
@@ -40,8 +45,8 @@ def test_most_floats_is_the_inverse_of_stored_bytes(num_bytes, storage):
 @pytest.mark.parametrize("storage", FORMATS)
 def test_values_on_the_grid_stay_and_others_go_to_a_neighbour(storage):
     values = spread()
-    rounded = round_at_random(values, storage, draws())
-    assert torch.equal(round_at_random(rounded, storage, draws(1)), rounded)
+    rounded = rounded_by(values, storage)
+    assert torch.equal(rounded_by(rounded, storage, 1), rounded)
     largest = values.abs().amax(dim=1, keepdim=True) if storage == "int8" else values.abs()
     share = {"int8": 2**-6, "bf16": 2**-7, "fp16": 2**-10}[storage]
     smallest = 2.0**-24 if storage == "fp16" else 0
@@ -50,15 +55,61 @@ def test_values_on_the_grid_stay_and_others_go_to_a_neighbour(storage):
 
 @pytest.mark.parametrize(("storage", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
 def test_the_half_precisions_hold_what_their_grids_allow(storage, dtype):
-    rounded = round_at_random(spread() * 1e3, storage, draws())
+    rounded = rounded_by(spread() * 1e3, storage)
     assert torch.equal(rounded.to(dtype).float(), rounded)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from(FORMATS),
+    st.integers(1, 70),
+    st.integers(1, 600),
+    st.integers(-(2**63), 2**63 - 1),
+    st.integers(-44, 38),
+    st.sampled_from([1, 3]),
+    st.data(),
+)
+def test_the_kernel_rounds_as_plain_torch_does(storage, width, count, key, magnitude, threads, data):
+    generator = draws(key % 1000)
+    values = torch.randn(count, width, generator=generator) * 10 ** torch.linspace(magnitude - 3, magnitude, width)
+    values[torch.rand(values.shape, generator=generator) < 0.1] = 0
+    drawn = data.draw(st.none() | st.sets(st.integers(0, count - 1), min_size=1))
+    rows = None if drawn is None else torch.tensor(sorted(drawn))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        fast, plain = values.clone(), values.clone()
+        version = fast._version
+        changed = round_memory(fast, rows, storage, key)
+        with backend("reference"):
+            assert round_memory(plain, rows, storage, key) == changed == (fast._version != version)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(fast, plain)
+    if rows is not None:
+        there = torch.zeros(-(-values.numel() // BLOCK), BLOCK, dtype=torch.bool)
+        there[blocks_of(rows, width)] = True
+        there = there.view(-1)[: values.numel()].view_as(values)
+        assert torch.equal(fast[~there], values[~there])
+        assert not round_memory(fast, rows, storage, key + 1 if key < 0 else key - 1)
+
+
+@pytest.mark.parametrize("name", ["reference", "cpu"])
+@pytest.mark.parametrize("storage", FORMATS)
+def test_what_is_not_a_number_is_not_rounded_into_one(storage, name):
+    memory = torch.ones(4, BLOCK)
+    memory[2, 5] = torch.nan
+    with backend(name):
+        round_memory(memory, None, storage, 3)
+    assert memory[2, 5].isnan()
+    assert torch.equal(memory[[0, 1, 3]], torch.ones(3, BLOCK))
 
 
 @pytest.mark.parametrize("storage", FORMATS)
 def test_rounding_is_right_on_average(storage):
     values = torch.full((20_000, BLOCK), 0.70009)
     values[:, 1] = 1.0  # sets the scale of an int8 block
-    mean = round_at_random(values, storage, draws()).double().mean(dim=0)[2:].mean()
+    mean = rounded_by(values, storage).double().mean(dim=0)[2:].mean()
     step = {"int8": 2**-6, "bf16": 2**-8, "fp16": 2**-11}[storage]
     assert abs(mean - 0.70009) < 4 * step / 2 / (20_000 * (BLOCK - 2)) ** 0.5 + step / 2**13
 
@@ -106,7 +157,7 @@ def test_memory_is_on_the_grid_whenever_it_is_read(storage, spec, optimizer, for
         vectors = group(ids)
         blocks = torch.nn.functional.pad(group.memory.detach().view(-1), (0, -group.memory.numel() % BLOCK))
         blocks = blocks.view(-1, BLOCK)
-        assert torch.equal(round_at_random(blocks, storage, draws(9)), blocks)
+        assert torch.equal(rounded_by(blocks, storage, 9), blocks)
         (vectors * torch.linspace(-1, 2, 16)).square().sum().backward()
         steps.step()
     assert not torch.equal(before, group.memory)

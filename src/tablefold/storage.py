@@ -25,19 +25,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tablefold.hashing import derive_key
+from tablefold.ops.rounding import BLOCK, grid_step, power_of_two, round_memory
 from tablefold.tables import FLOAT_BYTES
 
 Storage = Literal["fp32", "bf16", "fp16", "int8"]
 """The format of memory."""
 
-BLOCK = 32
-"""Consecutive floats of int8 memory that share a power of two."""
-
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_BITS = {"bf16": (7, -126), "fp16": (10, -14)}  # fraction bits, smallest exponent of a normal number
-_LARGEST_INTEGER = 127
-_LARGEST_HALF = 65_504.0
-_CHANCES = 1 << 12  # with 12 random bits, a sum with an integer of 11 bits is exact in float32
 _ROUNDING_STREAM = 1 << 33  # far from the small numbers under which groups derive seeds
 
 
@@ -83,47 +77,11 @@ def most_floats(num_bytes: int, storage: Storage) -> int:
     return num_bytes // (FLOAT_BYTES if storage == "fp32" else 2)
 
 
-def round_at_random(values: Tensor, storage: Storage, generator: torch.Generator) -> Tensor:
-    """`values`, each on the grid of a format: itself, or one of its two neighbours such that the mean is exact.
-
-    Args:
-        values: float32; for int8 `[blocks, BLOCK]`.
-        storage: the format.
-        generator: of the device of `values`.
-    """
-    if storage == "fp32":
-        return values
-    step = _step(values, storage)
-    chance = torch.randint(_CHANCES, values.shape, generator=generator, device=values.device, dtype=torch.float32)
-    number = torch.floor(values / step + (chance + 0.5) / _CHANCES)
-    if storage == "int8":
-        number.clamp_(-_LARGEST_INTEGER, _LARGEST_INTEGER)
-    rounded = number * step
-    return rounded.clamp_(-_LARGEST_HALF, _LARGEST_HALF) if storage == "fp16" else rounded
-
-
-def _step(values: Tensor, storage: Storage) -> Tensor:
-    """The distance of grid points around each value (int8: of each block), a power of two."""
-    if storage == "int8":
-        share, exponent = torch.frexp(values.abs().amax(dim=-1, keepdim=True) / _LARGEST_INTEGER)
-        exponent = (exponent - (share == 0.5).to(exponent.dtype)).clamp_(-126, 120)
-    else:
-        fraction, smallest = _BITS[storage]
-        exponent = (torch.frexp(values).exponent - 1).clamp_(min=smallest) - fraction
-        exponent.clamp_(min=-126)
-    return _power_of_two(exponent)
-
-
-def _power_of_two(exponent: Tensor) -> Tensor:
-    """2^exponent for exponents of normal float32 numbers, by their bits: exact on every device."""
-    return ((exponent.to(torch.int32) + 127) << 23).view(torch.float32)
-
-
 def pack(memory: Tensor, storage: Storage) -> dict[str, Tensor]:
     """Memory on the grid of `storage` as it is saved; `unpack` inverts it exactly."""
     if storage == "int8":
         blocks = _blocks(memory)
-        step = _step(blocks, storage)
+        step = grid_step(blocks, storage)
         codes = (blocks / step).to(torch.int8).view(-1)[: memory.numel()].view_as(memory)
         return {"memory_codes": codes, "memory_exponents": (torch.frexp(step).exponent - 1).to(torch.int8).view(-1)}
     return {"memory": memory.to(_HALF[storage]) if storage in _HALF else memory}
@@ -143,7 +101,7 @@ def unpack(packed: Mapping[str, Tensor]) -> Tensor:
             f"int8 memory of {codes.numel()} numbers needs an exponent for each {BLOCK} of them; "
             f"the saved weights hold {exponents.numel()}: the file is damaged"
         )
-    blocks = _blocks(codes.float()) * _power_of_two(exponents.view(-1, 1))
+    blocks = _blocks(codes.float()) * power_of_two(exponents.view(-1, 1))
     return blocks.view(-1)[: codes.numel()].view_as(codes)
 
 
@@ -182,18 +140,8 @@ class Rounding(nn.Module):
         """Round what has moved since the last call, in place."""
         if memory._version == self._version or memory.is_meta:
             return
-        rows = self._moved_rows(memory)
-        generator = torch.Generator(memory.device).manual_seed(
-            derive_key(self._seed, _ROUNDING_STREAM, int(self.rounds))
-        )
-        if rows is None:
-            blocks = _blocks(memory) if self.storage == "int8" else memory.detach()
-            rounded = round_at_random(blocks, self.storage, generator).view(-1)[: memory.numel()].view_as(memory)
-            if not torch.equal(rounded, memory):
-                memory.copy_(rounded)
-                self.rounds += 1
-        else:
-            self._round_rows(memory, rows, generator)
+        key = derive_key(self._seed, _ROUNDING_STREAM, int(self.rounds))
+        if round_memory(memory, self._moved_rows(memory), self.storage, key):
             self.rounds += 1
         memory.moved = []  # type: ignore[attr-defined]  # `tablefold.optim` appends to it
         self._version = memory._version
@@ -206,17 +154,7 @@ class Rounding(nn.Module):
                 return None
             version = after
             moved.append(rows)
-        return torch.unique(torch.cat(moved)) if moved and version == memory._version else None
-
-    def _round_rows(self, memory: nn.Parameter, rows: Tensor, generator: torch.Generator) -> None:
-        if self.storage != "int8":
-            memory[rows] = round_at_random(memory[rows], self.storage, generator)
-            return
-        flat, width = memory.view(-1), memory.shape[1]
-        first, last = rows * width // BLOCK, (rows * width + width - 1) // BLOCK
-        reach = torch.arange(-(-width // BLOCK) + 1, device=rows.device)
-        blocks = torch.unique(torch.minimum(first[:, None] + reach, last[:, None]))
-        places = blocks[:, None] * BLOCK + torch.arange(BLOCK, device=rows.device)
-        there = places < flat.numel()
-        values = flat[places.clamp(max=flat.numel() - 1)] * there
-        flat[places[there]] = round_at_random(values, self.storage, generator)[there]
+        if not moved or version != memory._version:
+            return None
+        several: Tensor = torch.unique(torch.cat(moved)) if len(moved) > 1 else moved[0]
+        return several
