@@ -41,6 +41,8 @@ CASES = [
     Case("full", (1000 + 317 + 20) * 8, (8040,)),
     Case("hash:collisions=4", (250 + 80 + 5) * 8, (2040,)),
     Case("hash:collisions=2.5,by=mix", (400 + 127 + 8) * 8, (4168,)),
+    Case("hash:collisions=4,by=quotient", (250 + 80 + 5) * 8, (2008,)),
+    Case("hash:max_rows=99,by=quotient", (91 + 80 + 20) * 8, (736,)),
     Case("hash:max_rows=100", (100 + 100 + 20) * 8, (840,)),
     Case("qr:collisions=4,combine=mul", (250 + 4 + 80 + 4 + 5 + 4) * 8, (2072, 2672)),
     Case("qr:collisions=4,combine=mul,init=paper", (250 + 4 + 80 + 4 + 5 + 4) * 8, (2072, 2672)),

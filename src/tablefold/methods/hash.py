@@ -10,6 +10,7 @@ from tablefold import partitions, spec
 from tablefold.hashing import derive_key
 from tablefold.method import Method
 from tablefold.methods.sizes import check_size, colliding_rows, most_rows
+from tablefold.partitions import Partition
 from tablefold.starts import FULL_START
 from tablefold.tables import TableSpec
 from tablefold.terms import AddressMap, MapBuilder, Term
@@ -24,8 +25,11 @@ class Hash(Method):
     Args:
         collisions: ids per row: m = ceil(rows / collisions) for every table.
         max_rows: rows at most, instead: m = min(rows, max_rows), so that small tables stay whole. Set by a budget.
-        by: `modulo` takes the id itself as h, which over ids ordered by frequency spreads the frequent ones; `mix` the
-            64-bit mixing hash, which no order of ids can help or hurt, and which needs no vocabulary.
+        by: `modulo` takes the id itself as h, which spreads neighbours evenly over the rows; `mix` the 64-bit mixing
+            hash, which no order of ids can help or hurt, and which needs no vocabulary; `quotient` is no hash at all
+            but blocks of neighbours, row x // ceil(rows / m). Over ids ordered by frequency `quotient` puts together
+            ids that are equally frequent, and `modulo` one of each frequency: the first keeps how popular an id is at
+            any size, the second loses it faster than chance would.
 
     When to use it: as the baseline every other method has to beat at equal bytes.
 
@@ -40,11 +44,11 @@ class Hash(Method):
 
     collisions: float | None = None
     max_rows: int | None = None
-    by: Literal["modulo", "mix"] = "modulo"
+    by: Literal["modulo", "mix", "quotient"] = "modulo"
 
     def __post_init__(self) -> None:
         check_size(self.name, self.collisions, self.max_rows)
-        spec.check_choice(self.name, "by", self.by, ("modulo", "mix"))
+        spec.check_choice(self.name, "by", self.by, ("modulo", "mix", "quotient"))
 
     def size_range(self, tables: Sequence[TableSpec]) -> tuple[int, int]:
         """From one row per table to all of them."""
@@ -54,14 +58,18 @@ class Hash(Method):
         """One term per table."""
         builder = MapBuilder(tables)
         for column, table in enumerate(tables):
-            rows = self._rows(table)
-            base = builder.add_region(rows, table.dim, FULL_START)
-            if self.by == "mix" and rows != table.rows:
-                partition = partitions.hashed(rows, derive_key(seed, column, 0))
-            else:
-                partition = partitions.remainder(rows)
+            partition = self._partition(table, derive_key(seed, column, 0))
+            base = builder.add_region(partition.num_buckets, table.dim, FULL_START)
             builder.add_term(column, Term(partition, base, stride=table.dim, width=table.dim))
         return builder.finish()
+
+    def _partition(self, table: TableSpec, key: int) -> Partition:
+        rows = self._rows(table)
+        if self.by == "mix" and rows != table.rows:
+            return partitions.hashed(rows, key)
+        if self.by == "quotient":
+            return partitions.quotient(table.vocabulary, partitions.ceil_div(table.vocabulary, rows))
+        return partitions.remainder(rows)
 
     def _rows(self, table: TableSpec) -> int:
         if self.collisions is not None:
@@ -69,7 +77,7 @@ class Hash(Method):
         if self.max_rows is None:
             raise ValueError("hash needs a size: collisions=4, max_rows=1000, or a budget")
         if table.rows is None:
-            if self.by == "modulo":
+            if self.by != "mix":
                 raise ValueError(f"hash: table {table.name!r} has an open vocabulary, which needs by=mix")
             return self.max_rows
         return min(table.rows, self.max_rows)
