@@ -130,24 +130,24 @@ def scatter_rows(
     Raises:
         ValueError: for a memory of 2^31 rows or a batch of 2^32 reads, which one word per read cannot hold.
     """
-    _, segments, _, computed, longest, widest, unit = program[: p.UNIT + 1].tolist()
+    _, segments, reads, computed, most_reads, longest, widest, unit = program[: p.UNIT + 1].tolist()
     words = _words(memory, lookup, ids, program, vectors := vectors.contiguous())
     _add_bags(words, ids)
     batch = words[a.BATCH]
-    starts, most_reads = _read_starts(ids, program)
+    starts = _read_starts(ids, program, reads)
     words[a.EXAMPLE_BITS], words[a.READ_STARTS] = max(batch - 1, 0).bit_length(), starts.data_ptr()
     if memory.shape[0] >= 1 << 31 or most_reads << words[a.EXAMPLE_BITS] > 1 << 32:
         raise ValueError(
             f"gradients of rows need less than 2^31 rows and 2^32 reads; got {memory.shape[0]} rows, and {most_reads} "
             f"reads of up to {batch} ids each"
         )
-    threads, reads = max(1, torch.get_num_threads()), int(starts[-1])
-    work = torch.empty(2 * reads + threads * a.space_words(longest, widest), dtype=torch.int64)
+    threads, entries = max(1, torch.get_num_threads()), int(starts[-1])
+    work = torch.empty(2 * entries + threads * a.space_words(longest, widest), dtype=torch.int64)
     counts = torch.empty(segments, dtype=torch.int64)
     gradients = memory.new_empty(batch * computed * unit)
     words[a.READS] = work.data_ptr()
-    words[a.SORTED] = words[a.READS] + 8 * reads
-    words[a.SPACE] = words[a.SORTED] + 8 * reads
+    words[a.SORTED] = words[a.READS] + 8 * entries
+    words[a.SPACE] = words[a.SORTED] + 8 * entries
     words[a.COUNTS], words[a.COMPUTED] = counts.data_ptr(), gradients.data_ptr()
     compiled_kernel("reads", memory.dtype)(words, -(-batch // a.TILE))
     _refuse_wild(words, ids)
@@ -163,17 +163,13 @@ def scatter_rows(
     return rows, values
 
 
-def _read_starts(ids: Tensor | Bags, program: Tensor) -> tuple[Tensor, int]:
-    """(where each read of the program begins among the reads of the batch, one more at the end; the most reads that
-    an example makes in one segment)."""
-    reads = int(program[p.READS])
-    segments_at, reads_at = program[p.SEGMENTS_AT : p.HEADER_WORDS].tolist()
-    most_reads = int(program[segments_at + p.SEGMENT_READS : reads_at : p.SEGMENT_WORDS].max())
-    if isinstance(ids, Bags):
-        table = program[reads_at : reads_at + reads * p.READ_WORDS].view(-1, p.READ_WORDS)[:, 2]
-        counts = ids.starts.diff()[table]
-        return torch.cat([counts.new_zeros(1), counts.cumsum(0)]), most_reads
-    return torch.arange(reads + 1) * ids.shape[0], most_reads
+def _read_starts(ids: Tensor | Bags, program: Tensor, reads: int) -> Tensor:
+    """Where each read of the program begins among the reads of the batch, one more at the end."""
+    if isinstance(ids, Tensor):
+        return torch.arange(reads + 1) * ids.shape[0]
+    table = program[int(program[p.READS_AT]) :].view(-1, p.READ_WORDS)[:, 2]
+    counts = ids.starts.diff()[table]
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
 
 def _words(

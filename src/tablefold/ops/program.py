@@ -29,9 +29,9 @@ from tablefold.tables import TableSpec
 from tablefold.terms import AddressMap, Term, Weight
 
 # Words of the header.
-TABLES, SEGMENTS, READS, COMPUTED, LONGEST, WIDEST, UNIT = range(7)
-ROWS_AT, COLUMNS_AT, CHAINS_AT, PIECES_AT, QUANTILES_AT, SEGMENTS_AT, READS_AT = range(7, 14)
-HEADER_WORDS = 14
+TABLES, SEGMENTS, READS, COMPUTED, MOST_READS, LONGEST, WIDEST, UNIT = range(8)
+ROWS_AT, COLUMNS_AT, CHAINS_AT, PIECES_AT, QUANTILES_AT, SEGMENTS_AT, READS_AT = range(8, 15)
+HEADER_WORDS = 15
 
 # Words of a partition; `BUCKETS` is 0 where no number ever reaches num_buckets, `EXACT` asks for true 64-bit division.
 DIV, DIV_EXACT, BUCKETS, BUCKETS_EXACT, HASHED, KEY, LOOKUP = range(7)
@@ -105,6 +105,7 @@ def array_program(address_map: AddressMap) -> NDArray[np.int64]:
         len(segments) // SEGMENT_WORDS,
         len(reads) // READ_WORDS,
         computed,
+        max(segments[SEGMENT_READS::SEGMENT_WORDS]),
         longest,
         widest,
         address_map.unit,
