@@ -119,13 +119,12 @@ class EmbeddingGroup(nn.Module):
         count = len(self.tables)
         if len(values) != count or len(offsets) != count or (weights is not None and len(weights) != count):
             raise ValueError(f"bags need values, offsets (and weights, if any) for each of the {count} tables")
-        check_bags(values, offsets, mode, weights)
-        empty = not len(offsets[0])
-        if empty or self.transform is not None or not can_pool(self.memory, values, mode, weights):
+        begins = check_bags(values, offsets, mode, weights)
+        if not begins.numel() or self.transform is not None or not can_pool(self.memory, values, mode, weights):
             return self._pool_composed(values, offsets, mode, weights)
         self._settle()
         try:
-            return pool_bags(self.gather, self._shared(), self.lookup, values, offsets, mode, weights)
+            return pool_bags(self.gather, self._shared(), self.lookup, values, begins, mode, weights)
         except WildIdError as error:
             raise self._explain(error) from None
 

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -18,37 +19,42 @@ from tablefold.ops.backends import is_fused, is_plain
 from tablefold.ops.gather import Gather, cpu_gradient
 from tablefold.ops.pooling import PoolMode
 
+_INTEGERS = (torch.int64, torch.int32)
+
 
 def check_bags(
     values: Sequence[Tensor], offsets: Sequence[Tensor], mode: PoolMode, weights: Sequence[Tensor] | None
-) -> None:
-    """Refuse what is no list of bags per table, equally many for all.
+) -> Int64[Tensor, "tables bags"]:
+    """The offsets of all tables. What is no list of bags per table, equally many for all, is refused.
 
     Raises:
         ValueError: that says what does not fit.
     """
     for ids in values:
-        if ids.ndim != 1 or ids.dtype not in (torch.int64, torch.int32):
+        if ids.ndim != 1 or ids.dtype not in _INTEGERS:
             raise ValueError(f"a table's ids must be 1-D int64 or int32; got {ids.dtype} {list(ids.shape)}")
-    if not _fit(values, offsets) or weights is not None or mode not in ("sum", "mean", "max"):
-        for column, (ids, begins) in enumerate(zip(values, offsets, strict=True)):
-            pooling.check(len(ids), begins, mode, None if weights is None else weights[column])
-    if len({len(begins) for begins in offsets}) > 1:
-        raise ValueError(f"all tables need equally many bags; got {[len(begins) for begins in offsets]}")
+    begins = _stacked(values, offsets)
+    if begins is None or weights is not None or mode not in ("sum", "mean", "max"):
+        for column, (ids, own) in enumerate(zip(values, offsets, strict=True)):
+            pooling.check(ids.shape[0], own, mode, None if weights is None else weights[column])
+        if len({own.shape for own in offsets}) > 1:
+            raise ValueError(f"all tables need equally many bags; got {[own.shape[0] for own in offsets]}")
+        begins = torch.stack([own.to(torch.int64) for own in offsets])
+    return begins
 
 
-def _fit(values: Sequence[Tensor], offsets: Sequence[Tensor]) -> bool:
-    """Whether all offsets are right; found out at once, where to look at each table would take as long as its bags."""
-    if len({(begins.shape, begins.dtype) for begins in offsets}) > 1 or offsets[0].dtype not in (
-        torch.int64,
-        torch.int32,
-    ):
-        return False
-    if offsets[0].ndim != 1 or not len(offsets[0]):
-        return False
-    begins = torch.stack(list(offsets))
-    lengths = begins.new_tensor([len(ids) for ids in values])
-    return bool((begins[:, 0] == 0).all() & (begins.diff() >= 0).all() & (begins[:, -1] <= lengths).all())
+def _stacked(values: Sequence[Tensor], offsets: Sequence[Tensor]) -> Tensor | None:
+    """The offsets of all tables if they are right; found out at once, where to look at each table would take as long
+    as its bags."""
+    first = offsets[0]
+    alike = all(own.shape == first.shape and own.dtype == first.dtype for own in offsets)
+    if not alike or first.dtype not in _INTEGERS or first.ndim != 1 or not first.shape[0]:
+        return None
+    begins = torch.stack(list(offsets)).to(torch.int64)
+    sizes = [ids.shape[0] for ids in values]
+    if any(begins[:, 0].tolist()) or any(map(operator.gt, begins[:, -1].tolist(), sizes)):
+        return None
+    return None if bool((begins[:, 1:] < begins[:, :-1]).any()) else begins
 
 
 def can_pool(memory: Tensor, values: Sequence[Tensor], mode: PoolMode, weights: Sequence[Tensor] | None) -> bool:
@@ -63,7 +69,7 @@ def pool_bags(
     memory: Tensor,
     lookup: Tensor | None,
     values: Sequence[Tensor],
-    offsets: Sequence[Tensor],
+    offsets: Int64[Tensor, "tables bags"],
     mode: PoolMode,
     weights: Sequence[Tensor] | None,
 ) -> Float[Tensor, "bags features dim"]:
@@ -72,10 +78,12 @@ def pool_bags(
     Raises:
         WildIdError: for an id outside its table; its example counts the table's ids.
     """
-    wide = any(ids.dtype == torch.int64 for ids in values)
+    kinds = {ids.dtype for ids in values}
+    if len(kinds) > 1:
+        values = [ids.to(torch.int64) for ids in values]
     bags = cpu.Bags(
-        tuple(ids.to(torch.int64 if wide else torch.int32).contiguous() for ids in values),
-        torch.stack([begins.to(torch.int64) for begins in offsets]),
+        tuple(ids.contiguous() for ids in values),
+        offsets,
         None if weights is None else torch.cat([weight.to(memory.dtype) for weight in weights]),
     )
     sums: Tensor = _Pooled.apply(memory, lookup, bags, gather)  # type: ignore[no-untyped-call]

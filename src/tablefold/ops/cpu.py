@@ -57,7 +57,7 @@ class Bags:
     @cached_property
     def starts(self) -> Tensor:
         """Where each table's examples begin among those of all, one more at the end."""
-        return torch.tensor([0, *(len(ids) for ids in self.ids)]).cumsum(0)
+        return torch.tensor([0, *(ids.shape[0] for ids in self.ids)]).cumsum(0)
 
     @cached_property
     def addresses(self) -> Tensor:
@@ -182,7 +182,7 @@ def _words(
     if isinstance(ids, Tensor):
         return _Words(*fixed, ids.data_ptr(), ids.element_size(), *ids.stride(), vectors.data_ptr(), floats)
     words = _Words(*fixed, 0, ids.ids[0].element_size(), 1, 0, vectors.data_ptr(), floats)
-    words[a.BATCH] = max(len(table_ids) for table_ids in ids.ids)
+    words[a.BATCH] = max(table_ids.shape[0] for table_ids in ids.ids)
     words[a.STARTS], words[a.TABLE_IDS] = ids.starts.data_ptr(), ids.addresses.data_ptr()
     words[a.OFFSETS], words[a.NUM_BAGS] = ids.offsets.data_ptr(), batch
     words[a.WEIGHTS] = 0 if ids.weights is None else ids.weights.data_ptr()
