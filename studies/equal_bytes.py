@@ -2,12 +2,13 @@
 
     python studies/equal_bytes.py gowalla FILE --work FOLDER --results studies/results/gowalla.jsonl
     python studies/equal_bytes.py storage FILE --work FOLDER --results studies/results/storage.jsonl
+    python studies/equal_bytes.py order FILE --work FOLDER --results studies/results/order.jsonl
     python studies/equal_bytes.py movielens FILE --work FOLDER --results studies/results/movielens.jsonl
 
 FILE is a Parquet file of positives (columns user, item; for MovieLens also the users' gender, age and occupation and
-the items' genre). A random 10 % of them test, four random items per positive are negatives, ids are permuted; each seed
-draws its own split, negatives and permutation. Every run is one `tablefold train` and appends one JSON line; runs whose
-line is there already are skipped, so the script can be stopped and started again.
+the items' genre). A random 10 % of them test, four random items per positive are negatives, ids are permuted (ranked by
+frequency in `order`); each seed draws its own split, negatives and permutation. Every run is one `tablefold train` and
+appends one JSON line; runs whose line is there already are skipped, so the script can be stopped and started again.
 """
 
 from __future__ import annotations
@@ -88,9 +89,24 @@ def storage() -> list[Run]:
     ]
 
 
-GRIDS = {"gowalla": gowalla, "movielens": movielens, "storage": storage}
-DATA = {"gowalla": "gowalla", "movielens": "movielens", "storage": "gowalla"}
-COLUMNS = {"gowalla": (), "movielens": ("--user-columns", "gender,age,occupation", "--item-columns", "genre")}
+def order() -> list[Run]:
+    """What ids by frequency change; beside the permuted ones of `gowalla` and `storage`."""
+    at_60 = ("hash:by=quotient", "hash", "qr:combine=mul", "robe:block=4")
+    beyond = ("hash:by=quotient", "robe:block=4")
+    grid = [(spec, "60.0", ()) for spec in at_60] + [(spec, "1000.0", ()) for spec in beyond]
+    grid += [(spec, "60.0", ("--storage", "int8")) for spec in ("qr:combine=mul", "robe:block=4")]
+    grid += [(spec, "1000.0", ("--storage", "int8")) for spec in beyond]
+    grid += [("qr:combine=mul", "250.0", ("--storage", "int8")), ("qr:combine=mul", "16.0", ())]
+    return [(spec, ("--compression", level, *bits), seed) for seed in SEEDS for spec, level, bits in grid]
+
+
+GRIDS = {"gowalla": gowalla, "movielens": movielens, "storage": storage, "order": order}
+DATA = {"gowalla": "gowalla", "movielens": "movielens", "storage": "gowalla", "order": "gowalla-frequency"}
+COLUMNS = {
+    "gowalla": (),
+    "gowalla-frequency": (),
+    "movielens": ("--user-columns", "gender,age,occupation", "--item-columns", "genre"),
+}
 
 
 def tablefold(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -103,8 +119,9 @@ def prepare(study: str, file: Path, work: Path, seed: int) -> Path:
     if not data.exists():
         done = tablefold(
             *("prepare", "interactions", str(file), "--user", "user", "--item", "item", "--negatives", "4"),
-            *("--permute-ids", str(seed), "--seed", str(seed), "--out", str(data)),
-            *COLUMNS[name],
+            *(() if study == "order" else ("--permute-ids", str(seed))),
+            *("--seed", str(seed), "--out", str(data)),
+            *COLUMNS.get(name, ()),
         )
         done.check_returncode()
     return data
