@@ -89,7 +89,7 @@ def _round_block(arguments, memory, begin):
 
 
 @inlined
-def _nearest(value, inverse, step, limit, place, key):
+def _rounded(value, inverse, step, limit, place, key):
     """`value / step`, rounded by chance, within +-limit, times `step`."""
     word = mix(place >> 2, key) >> (16 * (place & 3))
     chance = (types.float32(word & (CHANCES - 1)) + types.float32(0.5)) * types.float32(1.0 / CHANCES)
@@ -111,7 +111,7 @@ def _round_integers(memory, bits, begin, end, key):
     step, inverse = float_of(types.int32((127 + exponent) << 23)), float_of(types.int32((127 - exponent) << 23))
     changed = 0
     for i in range(begin, end):
-        rounded = _nearest(memory[i], inverse, step, types.float32(r.LARGEST_INTEGER), i, key)
+        rounded = _rounded(memory[i], inverse, step, types.float32(r.LARGEST_INTEGER), i, key)
         changed += rounded != memory[i]
         if memory[i] == memory[i]:  # what is not a number stays so
             memory[i] = rounded
@@ -125,7 +125,7 @@ def _round_halves(memory, begin, end, fraction, smallest, key):
         exponent = ((bits_of(memory[i]) >> 23) & 0xFF) - 127
         exponent = max(max(exponent, smallest) - fraction, -126)
         step, inverse = float_of(types.int32((127 + exponent) << 23)), float_of(types.int32((127 - exponent) << 23))
-        rounded = _nearest(memory[i], inverse, step, types.float32(1 << 12), i, key)
+        rounded = _rounded(memory[i], inverse, step, types.float32(1 << 12), i, key)
         if fraction == 10:
             rounded = min(max(rounded, types.float32(-r.LARGEST_HALF)), types.float32(r.LARGEST_HALF))
         changed += rounded != memory[i]

@@ -262,9 +262,9 @@ def _whole_row(kind):
     @inlined
     def whole(target, place, source, begin, factor, width):
         """target[place : + width] takes source[begin : + width], times factor."""
-        if width % 16 == 0:
-            for v in range(0, width, 16):
-                row(16, target, place + v, target, place + v, source, begin + v, factor)
+        if width % LINE == 0:
+            for v in range(0, width, LINE):
+                row(LINE, target, place + v, target, place + v, source, begin + v, factor)
         elif width % 4 == 0:
             for v in range(0, width, 4):
                 row(4, target, place + v, target, place + v, source, begin + v, factor)
@@ -281,9 +281,9 @@ set_scaled, spill_row = _whole_row("scaled assign"), _whole_row("scaled add")
 @inlined
 def add_up(target, at, source, places, first, last, width):
     """target[at : + width] gains source[places[i] : + width] for each i from `first` up to `last`."""
-    if width % 16 == 0:
-        for v in range(0, width, 16):
-            add_lanes(16, target, at + v, source, places, v, first, last)
+    if width % LINE == 0:
+        for v in range(0, width, LINE):
+            add_lanes(LINE, target, at + v, source, places, v, first, last)
     elif width % 4 == 0:
         for v in range(0, width, 4):
             add_lanes(4, target, at + v, source, places, v, first, last)
