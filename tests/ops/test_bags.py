@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from methods.cases import CASES, TABLES
 from ops.test_gather import whole
 from tablefold import backend, parse
+from tablefold.ops import pooling
 
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.spec)
 
@@ -143,3 +144,11 @@ def test_lists_that_are_no_bags_are_refused(values, offsets, message):
 def test_no_bags_give_no_vectors():
     nothing = [torch.tensor([], dtype=torch.int64)] * 3
     assert parse("full").build(TABLES).pool(nothing, nothing).shape == (0, 3, TABLES[0].dim)
+
+
+def test_the_maximum_of_vectors_of_zero_has_the_whole_gradient():
+    vectors = torch.tensor([[[0.0, 2.0]], [[-1.0, 0.0]]], requires_grad=True)
+    pooled = pooling.pool(vectors, torch.tensor([0, 1, 2]), "max")
+    assert torch.equal(pooled, torch.tensor([[[0.0, 2.0]], [[-1.0, 0.0]], [[0.0, 0.0]]]))
+    pooled.sum().backward()
+    assert torch.equal(vectors.grad, torch.ones(2, 1, 2))

@@ -35,11 +35,13 @@ def pool(
     bag = torch.repeat_interleave(torch.arange(offsets.shape[0], device=offsets.device), sizes)
     if weights is not None:
         vectors = vectors * weights[:, None, None]
-    pooled = vectors.new_zeros(offsets.shape[0], *vectors.shape[1:])
+    shape = (offsets.shape[0], *vectors.shape[1:])
     if mode == "max":
-        place = bag[:, None, None].expand_as(vectors)
-        return pooled.scatter_reduce(0, place, vectors, "amax", include_self=False)
-    pooled = pooled.index_add(0, bag, vectors)
+        # A start of 0 would, left out of the maximum, still take half the gradient of vectors that are 0 themselves.
+        lowest = vectors.new_full(shape, -torch.inf)
+        most = lowest.scatter_reduce(0, bag[:, None, None].expand_as(vectors), vectors, "amax")
+        return torch.where((sizes == 0)[:, None, None], 0, most)
+    pooled = vectors.new_zeros(shape).index_add(0, bag, vectors)
     return pooled / sizes.clamp(min=1)[:, None, None] if mode == "mean" else pooled
 
 
