@@ -67,7 +67,7 @@ def gather_tiles(arguments, memory):
     tile = pointer_like(memory, arguments[a.SPACE] + 8 * TILE * step * fetch_add(arguments, a.SLOT, 1))
     batch, ids = arguments[a.BATCH], scratch_like(program)
     streams = arguments[a.SPACE] != 0
-    in_lines = streams and _is_in_lines(program)
+    copies = streams and not _is_in_lines(program)
     while True:
         begin = TILE * fetch_add(arguments, a.NEXT, 1)
         if begin >= batch:
@@ -76,26 +76,24 @@ def gather_tiles(arguments, memory):
         count = min(TILE, batch - begin)
         for table in range(program[p.TABLES]):
             if load_ids(arguments, program, table, begin, ids, count):
-                target = (vectors, begin * step, step)
-                if not streams:
-                    compose(arguments, program, table, ids, count, memory, target, target, False)
-                    continue
-                rows = (tile, -first_slot(program, table), table_floats(program, table, step))
-                if in_lines:
-                    compose(arguments, program, table, ids, count, memory, rows, target, True)
-                else:
-                    _copy_composed(arguments, program, table, ids, count, memory, rows, target)
+                vectors_of_tile = partial = target = (vectors, begin * step, step)
+                if streams:
+                    partial = (tile, -first_slot(program, table), table_floats(program, table, step))
+                if copies:
+                    target = partial
+                compose(arguments, program, table, ids, count, memory, partial, target, streams and not copies)
+                if copies:
+                    _copy(program, partial, vectors_of_tile, count)
 
 
-@inlined
-def _copy_composed(arguments, program, table, ids, count, memory, rows, target):
-    """Compose the vectors of a tile's ids of one table in `rows`, then write them past the caches."""
-    compose(arguments, program, table, ids, count, memory, rows, rows, False)
-    places, factors = scratch_like(program), scratch_like(memory)
+@compiled
+def _copy(program, composed, vectors, count):
+    """Write a tile's composed rows of one table past the caches."""
+    places, factors = scratch_like(program), scratch_like(composed[0])
     for i in range(count):
-        places[i] = i * rows[2]
-    whole = (target[0], target[1] - rows[1], target[2])
-    assign_rows(whole, whole, rows[0], places, factors, count, rows[2], True)
+        places[i] = i * composed[2]
+    target = (vectors[0], vectors[1] - composed[1], vectors[2])
+    assign_rows(target, target, composed[0], places, factors, count, composed[2], True)
 
 
 @inlined
