@@ -15,6 +15,7 @@ from tablefold.hashing import HASH_VERSION, derive_key
 from tablefold.ops import Gather, WildIdError
 from tablefold.ops.bags import can_pool, check_bags, pool_bags
 from tablefold.ops.pooling import PoolMode, pool
+from tablefold.ops.program import LINE
 from tablefold.partitions import Lookup, narrowest_integer
 from tablefold.slots import average_gradient, slot_counts
 from tablefold.storage import Rounding, Storage, check_storage, pack, stored_bytes, unpack
@@ -227,7 +228,7 @@ def start_memory(regions: Sequence[Region], seed: int, device: torch.device | st
     floats = sum(region.floats for region in regions)
     if device is not None and torch.device(device).type == "meta":
         return torch.empty(floats, device="meta")
-    memory = torch.empty(floats)
+    memory = _room(floats)
     base = 0
     for index, region in enumerate(regions):
         generator = torch.Generator().manual_seed(derive_key(seed, index))
@@ -242,6 +243,17 @@ def start_memory(regions: Sequence[Region], seed: int, device: torch.device | st
             values *= math.sqrt(region.start.square / float(values.square().mean()))
         base += region.floats
     return memory if device is None else memory.to(device)
+
+
+def _room(floats: int) -> Tensor:
+    """Room for so many float32, from the start of a cache line.
+
+    numpy asks the system for large pages, torch does not: where each of the rows that a batch reads from gigabytes lies
+    on a page of its own, finding the pages takes as long as the rows.
+    """
+    array = np.empty(floats + LINE, dtype=np.float32)
+    first = -(array.ctypes.data // FLOAT_BYTES) % LINE
+    return torch.from_numpy(array[first : first + floats])
 
 
 def lookup_array(lookups: Sequence[Lookup]) -> np.ndarray[Any, Any]:

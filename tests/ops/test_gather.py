@@ -250,3 +250,8 @@ def test_large_memories_of_wide_rows_have_sparse_gradients():
         for spec in ("hash:max_rows=200000", "full", "robe:block=16,floats=5000000")
     )
     assert [each.gather.gives_rows(each.memory) for each in (small, large, narrow)] == [False, True, False]
+
+
+@pytest.mark.parametrize("rows", [1, 7, 200_000])
+def test_memory_begins_with_a_cache_line(rows):
+    assert parse("full").build([TableSpec("a", rows, 16)]).memory.data_ptr() % 64 == 0
