@@ -55,6 +55,7 @@ def open_workplace(out: Path, job: dict[str, Any]) -> Iterator[tuple[Path, Path]
         try:
             _adopt(partial, job)
             yield partial / "out", partial / "work"
+            _clear_unfinished(partial / "out")
             publish(partial / "out", out)
         except ValueError:
             shutil.rmtree(partial)
@@ -67,6 +68,12 @@ def open_workplace(out: Path, job: dict[str, Any]) -> Iterator[tuple[Path, Path]
                 f"from what is done (in {partial})"
             ) from error
         shutil.rmtree(partial)
+
+
+def _clear_unfinished(folder: Path) -> None:
+    """Remove what killed processes were writing: files that were never renamed (see `new_file`)."""
+    for file in folder.rglob(".*"):
+        file.unlink(missing_ok=True)
 
 
 def _partial(out: Path) -> Path:
