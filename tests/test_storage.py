@@ -235,3 +235,12 @@ def test_what_cannot_be_is_refused():
     state["memory_exponents"] = state["memory_exponents"][:-1]
     with pytest.raises(ValueError, match="the file is damaged"):
         group.load_state_dict(state)
+
+
+def test_rows_that_lie_apart_are_rounded_too():
+    memory = torch.randn(1000, 16, generator=draws())
+    expected = memory.clone()
+    rows = torch.arange(0, 1000, 3)
+    round_memory(expected, rows, "int8", 5)
+    round_memory(memory, torch.stack([rows, rows], dim=1)[:, 0], "int8", 5)
+    assert torch.equal(memory, expected)

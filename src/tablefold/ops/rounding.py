@@ -112,8 +112,10 @@ def power_of_two(exponent: Tensor) -> Tensor:
 
 def _round_compiled(memory: Tensor, rows: Tensor | None, storage: str, key: int) -> bool:
     fraction, smallest = BITS.get(storage, (0, 0))
-    count = -(-memory.numel() // BLOCK) if rows is None else len(rows)
-    address = 0 if rows is None else rows.contiguous().data_ptr()
+    count, address = -(-memory.numel() // BLOCK), 0
+    if rows is not None:
+        rows = rows.contiguous()  # kept until the kernel has read it
+        count, address = rows.shape[0], rows.data_ptr()
     fixed = (0, count, _STRETCH, memory.shape[1], memory.numel(), memory.data_ptr(), address)
     words = _Words(*fixed, fraction, smallest, key, 0)
     compiled_kernel("rounding", memory.dtype)(words, -(-count // _STRETCH))
