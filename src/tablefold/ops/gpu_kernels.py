@@ -116,6 +116,20 @@ def _read(program, piece, memory, lookup, x, lane, mask):
 
 
 @triton.jit
+def _compose(program, pieces, first, last, memory, lookup, x, lane, mask):
+    """What the pieces of a chain from `first` up to `last` come to."""
+    rows = _read(program, pieces + first * PIECE_WORDS, memory, lookup, x, lane, mask)
+    for number in range(first + 1, last):
+        piece = pieces + number * PIECE_WORDS
+        more = _read(program, piece, memory, lookup, x, lane, mask)
+        if tl.load(program + piece + OP) == MULTIPLY:
+            rows = rows * more
+        else:
+            rows = rows + more
+    return rows
+
+
+@triton.jit
 def _ids(program, piece, ids, example, id_row, id_column, batch):
     """(ids of the block's examples, which of them may be read)."""
     table = tl.load(program + piece + TABLE)
@@ -151,14 +165,7 @@ def gather_kernel(
     x, mask, refused = _ids(program, head, ids, example, id_row, id_column, batch)
     position = example * tl.load(program + TABLES) + tl.load(program + head + TABLE)
     tl.atomic_min(wild + tl.zeros(example.shape, tl.int32), position, mask=refused)
-    rows = _read(program, head, memory, lookup, x, lane, mask)
-    for number in range(first + 1, last):
-        piece = pieces + number * PIECE_WORDS
-        more = _read(program, piece, memory, lookup, x, lane, mask)
-        if tl.load(program + piece + OP) == MULTIPLY:
-            rows = rows * more
-        else:
-            rows = rows + more
+    rows = _compose(program, pieces, first, last, memory, lookup, x, lane, mask)
     inside = mask[:, None] & (lane[None, :] < tl.load(program + head + WIDTH))
     slot = tl.load(program + head + SLOT)
     tl.store(vectors + example[:, None] * floats + slot + lane[None, :], rows, mask=inside)
@@ -212,15 +219,7 @@ def scatter_kernel(
         own = pieces + wanted * PIECE_WORDS
         gained = above
         if tl.load(program + own + OP) == MULTIPLY:
-            before = _read(program, head, memory, lookup, x, lane, mask)
-            for number in range(first + 1, wanted):
-                piece = pieces + number * PIECE_WORDS
-                more = _read(program, piece, memory, lookup, x, lane, mask)
-                if tl.load(program + piece + OP) == MULTIPLY:
-                    before = before * more
-                else:
-                    before = before + more
-            gained = gained * before
+            gained = gained * _compose(program, pieces, first, wanted, memory, lookup, x, lane, mask)
         for number in range(wanted + 1, last):
             piece = pieces + number * PIECE_WORDS
             if tl.load(program + piece + OP) == MULTIPLY:
