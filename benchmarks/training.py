@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from tablefold import TableSpec, optim
 from tablefold.models import build_model
-from tablefold.train.compiled import compiled
+from tablefold.train.compiled_network import compiled
 
 LR = 0.1
 

@@ -1,4 +1,4 @@
-"""The shape of the code: who may import whom, how long a file may be, where a method may be named."""
+"""The shape of the code: who may import whom, where a method may be named, no file name twice."""
 
 import ast
 from pathlib import Path
@@ -18,6 +18,8 @@ ALLOWED = {
     "starts": set(),
     "spec": set(),
     "files": set(),
+    "json_files": set(),
+    "compilation": set(),
     "partitions": {"hashing"},
     "terms": {"hashing", "partitions", "starts", "tables"},
     "ops": {"hashing", "partitions", "tables", "terms", "ops"},
@@ -31,9 +33,10 @@ ALLOWED = {
     "optim": {"ops"},
     "theory": CORE | {"group", "method", "theory"},
     "models": {"group", "method", "models", "spec"},
-    "data": {"data", "files", "hashing", "tables"},
+    "data": {"compilation", "data", "files", "hashing", "json_files", "tables"},
     "train": {
-        *("data", "files", "group", "hashing", "method", "models", "optim", "placement", "storage", "tables", "train"),
+        *("data", "files", "group", "hashing", "json_files", "method", "models", "optim", "placement", "storage"),
+        *("tables", "train"),
     },
     "click_model": {"data", "files", "train"},
 }
@@ -60,10 +63,14 @@ def imports(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_a_file_is_short_and_imports_only_what_lies_below_it(path):
-    assert path.read_text().count("\n") <= 400
+def test_a_file_imports_only_what_lies_below_it(path):
     if owner(path) in ALLOWED:
         assert imports(path) <= ALLOWED[owner(path)]
+
+
+def test_no_file_name_occurs_twice():
+    names = [path.name for path in FILES if not path.name.startswith("__")]
+    assert sorted(names) == sorted(set(names))
 
 
 def test_layers_are_named_as_they_are():

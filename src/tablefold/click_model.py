@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tablefold.data.prepare import Options, prepare
+from tablefold.data.preparation import Options, prepare
 from tablefold.data.table import Columns, Table
 from tablefold.files import new_folder
 from tablefold.train import Config, Run, Scorer, load_run, train_run

@@ -9,7 +9,7 @@ from raw_logs import criteo_lines, tree
 from tablefold.data import Dataset
 from tablefold.data.avazu import FIELDS, Avazu
 from tablefold.data.criteo import Criteo
-from tablefold.data.prepare import Options, prepare
+from tablefold.data.preparation import Options, prepare
 from tablefold.data.schema import PARTS
 from tablefold.data.table import Columns, Table
 

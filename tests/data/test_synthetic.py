@@ -13,7 +13,7 @@ from tablefold.data.best import BestReachable
 from tablefold.data.criteo import FIELDS, Criteo
 from tablefold.data.description import describe_tables, plot_frequencies
 from tablefold.data.lines import HEX, INTEGER, LABEL, MAX_DIGITS, MISSING, format_lines, hex_text, parse_lines
-from tablefold.data.prepare import Options, prepare
+from tablefold.data.preparation import Options, prepare
 from tablefold.data.schema import PARTS
 from tablefold.data.split import Split
 from tablefold.data.synthetic import PRESETS, Synthetic, generate

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tablefold import Hash, Placement, QuotientRemainder, TableSpec, parse
-from tablefold.methods.sizes import largest_first_modulus
+from tablefold.methods.sizing import largest_first_modulus
 from tablefold.partitions import ceil_div
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tablefold.data import Dataset
 from tablefold.data.criteo import Criteo
-from tablefold.data.prepare import Options, prepare
+from tablefold.data.preparation import Options, prepare
 
 LINES = 14_582
 TRAIN = 12_499

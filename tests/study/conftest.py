@@ -4,7 +4,7 @@ import pytest
 
 from prepared import data  # noqa: F401  (a fixture)
 from tablefold.study.definition import Study
-from tablefold.study.run import run_study
+from tablefold.study.grid import run_study
 
 SMALL = {
     "title": "Small & <new>",

@@ -6,7 +6,7 @@ import pytest
 from raw_logs import criteo_lines
 from tablefold.data import Dataset
 from tablefold.data.criteo import Criteo
-from tablefold.data.prepare import Options, prepare
+from tablefold.data.preparation import Options, prepare
 from tablefold.study.variant import Variant, make_variant
 from tablefold.train.config import Config
 from tablefold.train.run import train_run

@@ -11,7 +11,7 @@ from tablefold.theory.bounds import Blocks
 from tablefold.theory.expected import codes_of
 from tablefold.theory.occupancy import coincidence_bounds
 from tablefold.theory.overlap import guaranteed_overlap, log_failure
-from tablefold.theory.sizes import (
+from tablefold.theory.promises import (
     all_distinct,
     best_digits,
     computes_after_gather,

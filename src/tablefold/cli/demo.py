@@ -45,10 +45,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Make the data, train, report."""
+    from tablefold.study.grid import run_study
     from tablefold.study.pool import usable_cores
     from tablefold.study.report import write_report
     from tablefold.study.results import load_study
-    from tablefold.study.run import run_study
 
     began = time.perf_counter()
     out = Path(args.out)
@@ -98,7 +98,7 @@ def _clear(out: Path) -> None:
 
 def _make_data(out: Path, rows: int) -> None:
     from tablefold.data.criteo import Criteo
-    from tablefold.data.prepare import prepare
+    from tablefold.data.preparation import prepare
     from tablefold.data.synthetic import Synthetic, generate
 
     _say(f"generating {rows:,} rows")

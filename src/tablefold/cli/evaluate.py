@@ -22,7 +22,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Load, evaluate, print."""
-    from tablefold.train.records import show_json
+    from tablefold.json_files import show_json
     from tablefold.train.run import load_run
 
     metrics = load_run(args.run).evaluate(args.data, args.part, args.device)

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Generate, and print what came out."""
-    from tablefold.data.prepare import Options, prepare
+    from tablefold.data.preparation import Options, prepare
     from tablefold.data.synthetic import Synthetic, generate
 
     start = time.perf_counter()

@@ -48,7 +48,7 @@ def run(args: Namespace) -> None:
     """Look over, print."""
     from tablefold.theory.inspection import inspect
     from tablefold.theory.overlap import guaranteed_overlap
-    from tablefold.theory.sizes import computes_after_gather
+    from tablefold.theory.promises import computes_after_gather
 
     tables = _tables(args)
     placement = _placement(args, tables)

@@ -145,7 +145,7 @@ def _table(args: argparse.Namespace) -> Schema:
 
 
 def _prepare_log(source: Source, args: argparse.Namespace) -> Schema:
-    from tablefold.data.prepare import Options, prepare
+    from tablefold.data.preparation import Options, prepare
 
     options = Options(
         ids=args.ids,

@@ -64,8 +64,8 @@ def _run(args: Namespace) -> None:
     from tablefold.cli.compare import results_table
     from tablefold.data import Schema
     from tablefold.study.definition import Study
+    from tablefold.study.grid import run_study
     from tablefold.study.results import load_study
-    from tablefold.study.run import run_study
 
     schema = Schema.load(args.data)
     study = Study.load(args.study, str(schema.source.get("name", "")), quick=args.quick)

@@ -15,7 +15,7 @@ from tablefold.cli.values import positive, show_bytes
 if TYPE_CHECKING:
     from tablefold.method import Method
     from tablefold.tables import TableSpec
-    from tablefold.theory.sizes import Promise
+    from tablefold.theory.promises import Promise
 
 METHODS = ("hash:by=mix", "qr", "robe:block=1", "robe:block=2", "robe:block=4", "robe:block=8")
 GROWTH = (10**3, 10**6, 10**9, 10**12)
@@ -65,7 +65,7 @@ def _sizes(methods: list[Method], tables: list[TableSpec], eps: float, delta: fl
     """A line for each method: its smallest size for either promise."""
     from tablefold.cli.columns import text_table
     from tablefold.tables import full_bytes
-    from tablefold.theory.sizes import all_distinct, little_overlap
+    from tablefold.theory.promises import all_distinct, little_overlap
 
     full = full_bytes(tables)
     rows = []
@@ -83,7 +83,7 @@ def _growth(methods: list[Method], args: Namespace) -> str:
     from tablefold.cli.columns import text_table
     from tablefold.tables import TableSpec
     from tablefold.theory.bounds import logarithmic_size
-    from tablefold.theory.sizes import little_overlap
+    from tablefold.theory.promises import little_overlap
 
     promise = little_overlap(args.eps, args.delta)
     tables = [[TableSpec("table1", rows, args.dim)] for rows in GROWTH]
@@ -96,7 +96,7 @@ def _smallest(method: Method, tables: list[TableSpec], promise: Promise) -> tupl
     """(weights in words, bytes; None where only full tables would do)."""
     from tablefold.cli.columns import show_count
     from tablefold.tables import FLOAT_BYTES, full_bytes
-    from tablefold.theory.sizes import smallest
+    from tablefold.theory.promises import smallest
 
     fitted = smallest(method, tables, promise)
     if fitted is None or (size := fitted.num_bytes(tables)) >= full_bytes(tables):

@@ -1,4 +1,4 @@
-"""Click logs: prepare raw ones (`tablefold.data.prepare`), generate synthetic ones, load them in batches.
+"""Click logs: prepare raw ones (`tablefold.data.preparation`), generate synthetic ones, load them in batches.
 
 The names below are imported when first used, so that preparing data never waits for torch.
 """

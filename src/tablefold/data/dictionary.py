@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tablefold.data.compiled import compiled
+from tablefold.compilation import compiled
 from tablefold.data.lines import MISSING
 from tablefold.data.schema import MISSING_ID, RESERVED_IDS, UNSEEN_ID
 

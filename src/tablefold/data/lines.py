@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tablefold.data.compiled import compiled
+from tablefold.compilation import compiled
 
 MISSING = -(1 << 63)
 """Key of an empty field."""

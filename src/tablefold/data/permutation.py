@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tablefold.data.compiled import compiled
+from tablefold.compilation import compiled
 
 _ROUNDS = 6
 _MULTIPLIER = 0x9E3779B97F4A7C15 - (1 << 64)

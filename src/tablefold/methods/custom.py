@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tablefold import spec
 from tablefold.methods.compositional import Compositional
-from tablefold.methods.sizes import check_size, most_rows, remainder_rows
+from tablefold.methods.sizing import check_size, most_rows, remainder_rows
 from tablefold.partitions import Partition, ceil_div, identity, lookup, quotient, remainder
 from tablefold.spec import SHOWN
 from tablefold.starts import CombineOption, InitOption

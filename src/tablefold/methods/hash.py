@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from tablefold import partitions, spec
 from tablefold.hashing import derive_key
 from tablefold.method import Method
-from tablefold.methods.sizes import check_size, colliding_rows, most_rows
+from tablefold.methods.sizing import check_size, colliding_rows, most_rows
 from tablefold.partitions import Partition
 from tablefold.starts import FULL_START
 from tablefold.tables import TableSpec

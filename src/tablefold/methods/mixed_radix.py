@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from tablefold.methods.compositional import Compositional, check_parts
-from tablefold.methods.sizes import check_size, largest_first_modulus, most_rows
+from tablefold.methods.sizing import check_size, largest_first_modulus, most_rows
 from tablefold.partitions import Partition, ceil_div, identity, mixed_radix, mixed_radix_moduli
 from tablefold.spec import SHOWN
 from tablefold.starts import CombineOption, InitOption

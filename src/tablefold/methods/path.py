@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tablefold import spec
 from tablefold.hashing import derive_key
 from tablefold.method import Method
-from tablefold.methods.sizes import check_size, colliding_rows, largest_first_modulus, most_rows
+from tablefold.methods.sizing import check_size, colliding_rows, largest_first_modulus, most_rows
 from tablefold.ops.functions import BucketFunctions
 from tablefold.ops.reference import Buckets
 from tablefold.partitions import Partition, ceil_div, identity, mixed_radix, mixed_radix_moduli

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from tablefold.methods.compositional import Compositional
-from tablefold.methods.sizes import check_size, colliding_rows, most_rows, remainder_rows
+from tablefold.methods.sizing import check_size, colliding_rows, most_rows, remainder_rows
 from tablefold.partitions import Partition, identity, quotient, remainder
 from tablefold.spec import SHOWN
 from tablefold.starts import CombineOption, InitOption

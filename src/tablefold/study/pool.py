@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tablefold.json_files import read_json
 from tablefold.study.request import Request
 from tablefold.study.worker import FAILED, answer, write_answer
-from tablefold.train.records import read_json
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "POLARS_MAX_THREADS")
 

@@ -12,14 +12,14 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 from tablefold.files import new_file
+from tablefold.json_files import read_json, show_json
 from tablefold.storage import in_storage
+from tablefold.study.grid import INPUTS, OUTPUTS, STUDY
 from tablefold.study.quality import Quality
 from tablefold.study.request import Request
-from tablefold.study.run import INPUTS, OUTPUTS, STUDY
 from tablefold.study.variant import Variant
 from tablefold.study.worker import DONE
 from tablefold.train.config import Config
-from tablefold.train.records import read_json, show_json
 from tablefold.train.run import CONFIG, JOURNAL, RESULT
 
 FULL = "full"

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from tablefold.files import new_file
+from tablefold.json_files import read_json, show_json
 from tablefold.study.request import Request, fingerprint
 from tablefold.train.progress import Listener, Progress
-from tablefold.train.records import read_json, show_json
 from tablefold.train.run import JOURNAL, train_run
 
 DONE, FAILED, IMPOSSIBLE = "done", "failed", "impossible"

@@ -10,7 +10,7 @@
 from tablefold.train.config import Config
 from tablefold.train.loop import Trainer, TrainingDivergedError
 from tablefold.train.metrics import Meter, Metrics
-from tablefold.train.predict import Scorer, predict_file
+from tablefold.train.prediction import Scorer, predict_file
 from tablefold.train.progress import Listener, Progress, Schedule
 from tablefold.train.run import Run, load_run, train_run
 from tablefold.train.target import Target

@@ -22,9 +22,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from tablefold.train.journal import Journal
 from tablefold.train.loop import Trainer
 from tablefold.train.progress import Listener, Progress
-from tablefold.train.records import Journal
 from tablefold.train.tensors import save_tensors
 
 MODEL, BEST, OPTIMIZER = "model.", "best.", "optimizer."

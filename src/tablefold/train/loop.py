@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from tablefold.data import Batch, Part
 from tablefold.models import Network
-from tablefold.train.compiled import Forward, compiled
+from tablefold.train.compiled_network import Forward, compiled
 from tablefold.train.metrics import Meter, Metrics
-from tablefold.train.optim import build_optimizer
+from tablefold.train.optimizer import build_optimizer
 from tablefold.train.precision import check_precision, matrix_products
 from tablefold.train.progress import Listener, Progress, Schedule
 from tablefold.train.world import World

@@ -21,18 +21,19 @@ from typing import Any
 from tablefold.data import Dataset, Schema
 from tablefold.data.encoder import save_encoder
 from tablefold.files import check_free, new_folder
+from tablefold.json_files import read_json, write_json
 from tablefold.models import Network
 from tablefold.tables import full_bytes
 from tablefold.train.checkpoint import Checkpoints
 from tablefold.train.config import Config
+from tablefold.train.journal import Journal
 from tablefold.train.loop import Trainer, choose_device
 from tablefold.train.machine import describe_machine, peak_rss_bytes
 from tablefold.train.metrics import Metrics
-from tablefold.train.optim import state_bytes
+from tablefold.train.optimizer import state_bytes
 from tablefold.train.precision import nearest_precision
 from tablefold.train.progress import Listener
 from tablefold.train.recipe import Recipe
-from tablefold.train.records import Journal, read_json, write_json
 from tablefold.train.tensors import load_tensors, save_tensors
 from tablefold.train.world import World
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from raw_logs import criteo_lines, tree
 from tablefold.data import Dataset
 from tablefold.data.criteo import Criteo
-from tablefold.data.prepare import Options, prepare
+from tablefold.data.preparation import Options, prepare
 from tablefold.data.schema import PARTS
 from tablefold.data.shards import write_shard
 

@@ -17,10 +17,10 @@ from tablefold.cli import main
 from tablefold.data import Dataset, source
 from tablefold.data.avazu import FIELDS, Avazu
 from tablefold.data.criteo import Criteo
-from tablefold.data.prepare import Options, prepare
+from tablefold.data.preparation import Options, prepare
 from tablefold.data.table import Columns, Table
 from tablefold.train.config import Config
-from tablefold.train.predict import predict_file
+from tablefold.train.prediction import predict_file
 from tablefold.train.run import load_run, train_run
 
 ROWS = 420  # 360 train, 30 test, 30 validation

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tablefold.study.definition import Study
+from tablefold.study.grid import run_study
 from tablefold.study.results import load_study
-from tablefold.study.run import run_study
 
 ONE = {
     "settings": {"dim": 4, "batch_size": 500, "model_options": {"dlrm": {"bottom_mlp": [4], "top_mlp": [4]}}},

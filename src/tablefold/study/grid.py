@@ -25,12 +25,12 @@ from typing import Any, Protocol
 
 from tablefold.data import Dataset, Schema
 from tablefold.data.schema import SCHEMA_FILE
+from tablefold.json_files import read_json, show_json
 from tablefold.study.definition import Study
 from tablefold.study.pool import Job, run_jobs
 from tablefold.study.request import Request, fingerprint
 from tablefold.study.variant import make_variant
 from tablefold.study.worker import DONE, FAILED, IMPOSSIBLE, answer, write_answer
-from tablefold.train.records import read_json, show_json
 
 STUDY, INPUTS, OUTPUTS, MODELS, DATA, WORK = "study.json", "inputs", "outputs", "models", "data", "work"
 _LOCK = ".lock"

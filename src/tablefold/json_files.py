@@ -1,4 +1,4 @@
-"""JSON as runs write it: strict (NaN becomes null), one record a line where there are many."""
+"""JSON as tablefold writes it, and reads it back: strict, NaN becomes null."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import json
 import math
 from pathlib import Path
 from typing import Any
-
-from tablefold.train.progress import Listener
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -17,7 +15,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def show_json(content: dict[str, Any]) -> str:
     """Indented JSON."""
-    return json.dumps(_strict(content), indent=2, allow_nan=False)
+    return json.dumps(strict(content), indent=2, allow_nan=False)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -35,26 +33,12 @@ def read_json(path: Path) -> dict[str, Any]:
     raise ValueError(f"{path} is damaged: it holds no JSON object")
 
 
-class Journal(Listener):
-    """Keeps every record, to be written as JSON lines when the run is."""
-
-    def __init__(self) -> None:
-        self.records: list[dict[str, Any]] = []
-
-    def on_record(self, record: dict[str, Any]) -> None:
-        """Keep it."""
-        self.records.append(record)
-
-    def write(self, path: Path) -> None:
-        """One line per record."""
-        path.write_text("".join(json.dumps(_strict(record), allow_nan=False) + "\n" for record in self.records))
-
-
-def _strict(value: Any) -> Any:
+def strict(value: Any) -> Any:
+    """`value` as JSON can hold it: numbers that are not finite become null."""
     if isinstance(value, dict):
-        return {key: _strict(item) for key, item in value.items()}
+        return {key: strict(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_strict(item) for item in value]
+        return [strict(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import Parameter
 
-from tablefold.train.optim import build_optimizer, state_bytes
+from tablefold.train.optimizer import build_optimizer, state_bytes
 
 
 @pytest.mark.parametrize(

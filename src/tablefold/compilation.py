@@ -1,4 +1,4 @@
-"""Loops over bytes and keys that numpy cannot express, compiled by Numba.
+"""What Numba compiles, and where its machine code is kept: loops over bytes and keys that numpy cannot express.
 
 Compiled code is cached beside the module (or in the user's cache folder where that is read-only), so only the first
 call ever on a machine waits for the compiler. The loops are serial and release the GIL: parallelism is by shard.
