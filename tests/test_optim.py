@@ -32,7 +32,7 @@ def train(group, optimizer, steps=8, ids=ids_of):
 
 def build(form, spec="full", dtype=torch.float32):
     group = parse(spec).build(TABLES, seed=1).to(dtype)
-    group.gather.gradient = form
+    group.sparse = form == "rows"
     return group
 
 

@@ -148,7 +148,7 @@ def test_a_budget_is_met_in_stored_bytes(spec, storage):
 @pytest.mark.parametrize("storage", FORMATS)
 def test_memory_is_on_the_grid_whenever_it_is_read(storage, spec, optimizer, form):
     group = Placement(parse(spec), storage=storage).build(TABLES, seed=1)
-    group.gather.gradient = form if spec != "robe:block=4,floats=3002" or form == "dense" else "auto"
+    group.sparse = form == "rows"
     steps = optimizer(group.parameters(), lr=0.01)
     before = group.memory.detach().clone()
     for step in range(3):
@@ -166,7 +166,7 @@ def test_memory_is_on_the_grid_whenever_it_is_read(storage, spec, optimizer, for
 @pytest.mark.parametrize("storage", FORMATS)
 def test_only_touched_blocks_are_rounded_after_sparse_steps_and_as_the_whole_would_be(storage):
     group = Placement(parse("full"), storage=storage).build(TABLES, seed=1)
-    group.gather.gradient = "rows"
+    group.sparse = True
     steps = optim.SGD(group.parameters(), lr=0.3)
     group(torch.tensor([[3, 5, 2]])).square().sum().backward()
     steps.step()

@@ -42,6 +42,9 @@ class Method(ABC):
     size_options: ClassVar[tuple[str, ...]] = ()
     """The options that set the size, of which one is given; `for_budget` sets the first and clears the others."""
 
+    retired: ClassVar[Mapping[str, Any]] = {}
+    """Options that releases before had, and the value at which what they did is what is done now."""
+
     @abstractmethod
     def address_map(self, tables: Sequence[TableSpec], seed: int = 0) -> AddressMap:
         """The terms and memory of `tables`; `seed` moves hashed addresses.
@@ -59,10 +62,6 @@ class Method(ABC):
             seed: of its start values.
         """
         return None
-
-    def averages_gradients(self) -> bool:
-        """Whether the gradient of a float of memory is averaged over the weights that share it, rather than summed."""
-        return False
 
     def size_range(self, tables: Sequence[TableSpec]) -> tuple[int, int]:
         """The smallest and largest useful value of the first size option for `tables`; bytes grow with it."""
@@ -114,14 +113,20 @@ class Method(ABC):
         return replace(self, **{**cleared, self.size_options[0]: size})
 
     def build(
-        self, tables: Sequence[TableSpec], seed: int = 0, *, device: torch.device | str | None = None
+        self,
+        tables: Sequence[TableSpec],
+        seed: int = 0,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> EmbeddingGroup:
         """The module that stands for `tables`.
 
         Args:
             tables: all of one `dim`.
             seed: of hashed addresses and start values; equal seeds give equal groups on every device.
-            device: where the memory lives; "meta" allocates nothing.
+            device: where the memory lives; "meta" allocates nothing. Torch's default device unless given.
+            dtype: of the memory. Torch's default type unless given.
 
         Raises:
             ValueError: where an option does not fit the tables, or the fold would take more bytes than the full tables.
@@ -131,8 +136,9 @@ class Method(ABC):
             self.address_map(tables, seed),
             seed=seed,
             device=device,
+            dtype=dtype,
             transform=self.transform(tables, range(len(tables)), seed),
-            average_gradients=self.averages_gradients(),
+            spec=str(self),
         )
 
     def __str__(self) -> str:
@@ -148,6 +154,12 @@ class Method(ABC):
         """The method that `to_json` wrote."""
         options = dict(values)
         kind = _method_class(str(options.pop("method")))
+        for option, value in kind.retired.items():
+            if option in options and (given := options.pop(option)) != value:
+                raise ValueError(
+                    f"{kind.name}: option {option}={given} is gone since release 0.2: take release 0.1 for what was "
+                    f"trained with it, or train anew without it"
+                )
         spec.check_names(kind, kind.name, options)
         lists = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
         return kind(**lists)

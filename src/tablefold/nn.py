@@ -2,20 +2,72 @@
 
 from __future__ import annotations
 
-from typing import get_args
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from tablefold.group import scale_start
 from tablefold.method import EmbeddingGroup, Method, parse
-from tablefold.ops.pooling import PoolMode
+from tablefold.ops.backends import is_recorded
+from tablefold.ops.bags import PoolMode, check
+from tablefold.ops.gather import Outside
 from tablefold.placement import Placement
 from tablefold.spec import check_choice
+from tablefold.starts import FULL_START
 from tablefold.storage import Storage
 from tablefold.tables import TableSpec
 
 _TABLE = "embedding"
+
+
+@dataclass(frozen=True)
+class Folding:
+    """How a drop-in's table is folded: the arguments that torch's modules do not have."""
+
+    method: str | Method
+    compression: float | None
+    budget: int | None
+    storage: Storage
+    init: float | Literal["torch"]
+    outside: Outside
+    seed: int
+
+    def build(self, table: TableSpec, device: torch.device | str | None, dtype: torch.dtype | None) -> EmbeddingGroup:
+        """The group of one table.
+
+        Raises:
+            ValueError: where the arguments do not fit each other or the table.
+        """
+        check_choice("drop-in", "outside", self.outside, get_args(Outside))
+        method = parse(self.method) if isinstance(self.method, str) else self.method
+        placement = Placement(method, storage=self.storage)
+        if (num_bytes := self._budget(table)) is not None:
+            placement = placement.for_budget([table], num_bytes)
+        deviation = self._deviation()
+        group = placement.build([table], seed=self.seed, device=device, dtype=dtype)
+        group.outside = self.outside
+        if deviation != FULL_START.std:
+            scale_start(group, deviation / FULL_START.std)
+        return group
+
+    def _budget(self, table: TableSpec) -> int | None:
+        if self.compression is None:
+            return self.budget
+        if self.budget is not None:
+            raise ValueError(f"compression={self.compression} and budget={self.budget} both set the size: give one")
+        if not 1 <= self.compression < math.inf:
+            raise ValueError(f"compression={self.compression} must be 1 or more: how many times smaller than full")
+        return int(table.num_bytes / self.compression)
+
+    def _deviation(self) -> float:
+        deviation = {"torch": 1.0}.get(str(self.init), self.init)
+        if isinstance(deviation, str) or not 0 < deviation < math.inf:
+            raise ValueError(f"init={self.init!r} must be a deviation above 0, or 'torch' for 1, that of N(0, 1)")
+        return deviation
 
 
 class _Folded(nn.Module):
@@ -27,9 +79,8 @@ class _Folded(nn.Module):
         embedding_dim: int,
         padding_idx: int | None,
         unsupported: dict[str, tuple[object, object]],
-        method: str | Method,
-        storage: Storage,
-        seed: int,
+        folding: Folding,
+        sparse: bool,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
@@ -39,16 +90,13 @@ class _Folded(nn.Module):
                 raise ValueError(
                     f"{name}={value} changes single rows, which a folded table's ids share: leave {name} at {default}"
                 )
-        table = TableSpec(_TABLE, num_embeddings, embedding_dim)
-        spec = parse(method) if isinstance(method, str) else method
-        self.group: EmbeddingGroup = Placement(spec, storage=storage).build([table], seed=seed, device=device)
-        if dtype is not None:
-            self.group.to(dtype)
+        self.group = folding.build(TableSpec(_TABLE, num_embeddings, embedding_dim), device, dtype)
         if self.group.num_features > 1:
             raise ValueError(
-                f"{spec} gives {self.group.num_features} vectors for one id, a drop-in returns one: take another "
-                "combine, or build a group, which hands them to the model as features"
+                f"{self.group.spec} gives {self.group.num_features} vectors for one id, a drop-in returns one: take "
+                "another combine, or build a group, which hands them to the model as features"
             )
+        self.group.sparse = sparse
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.padding_idx = _padding(padding_idx, num_embeddings)
 
@@ -84,20 +132,29 @@ class Embedding(_Folded):
         num_embeddings: rows of the table it stands for.
         embedding_dim: floats of one vector.
         padding_idx: an id whose vector is zero and gets no gradient.
-        max_norm, norm_type, scale_grad_by_freq, sparse: torch's defaults only: they change single rows of a full table.
+        max_norm, norm_type, scale_grad_by_freq: torch's defaults only: they change single rows of a full table.
+        sparse: make the gradient a sparse tensor of the rows of memory that were read, which `tablefold.optim` and
+            `torch.optim.SparseAdam` take; dense otherwise, whatever the size.
         method: how the table is folded, as a spec string or a `Method`.
+        compression: the method's size, as how many times smaller than the full table it has to be.
+        budget: the method's size, as the bytes it may take, instead.
         storage: the format of its memory, see `tablefold.storage`.
+        init: the deviation that vectors start with, 0.02 unless given, at which click models train fastest (see
+            `tablefold.starts`); `torch` starts with 1, as `torch.nn.Embedding` does from N(0, 1).
+        outside: what an exported or traced program answers for an id outside the table: `nan`, a vector of NaN; `zero`;
+            or `unchecked`, whatever the id's address holds. Everywhere else such an id is refused.
         seed: of hashed addresses and start values.
-        device, dtype: of the memory.
+        device: of the memory.
+        dtype: of the memory.
 
     Raises:
         ValueError: for an argument that a folded table cannot honour, a method that gives several vectors per id, or
             ids outside 0 .. num_embeddings - 1.
 
     >>> import torch
-    >>> embedding = Embedding(1_000_000, 16, method="qr:collisions=100")
+    >>> embedding = Embedding(1_000_000, 16, method="qr", compression=100)
     >>> embedding(torch.tensor([[3, 999_999]])).shape, embedding.num_bytes
-    (torch.Size([1, 2, 16]), 646400)
+    (torch.Size([1, 2, 16]), 640000)
     """
 
     def __init__(
@@ -111,7 +168,11 @@ class Embedding(_Folded):
         sparse: bool = False,
         *,
         method: str | Method,
+        compression: float | None = None,
+        budget: int | None = None,
         storage: Storage = "fp32",
+        init: float | Literal["torch"] = FULL_START.std,
+        outside: Outside = "nan",
         seed: int = 0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -120,9 +181,9 @@ class Embedding(_Folded):
             "max_norm": (max_norm, None),
             "norm_type": (norm_type, 2.0),
             "scale_grad_by_freq": (scale_grad_by_freq, False),
-            "sparse": (sparse, False),
         }
-        super().__init__(num_embeddings, embedding_dim, padding_idx, unsupported, method, storage, seed, device, dtype)
+        folding = Folding(method, compression, budget, storage, init, outside, seed)
+        super().__init__(num_embeddings, embedding_dim, padding_idx, unsupported, folding, sparse, device, dtype)
 
     def forward(self, input: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape dim"]:  # noqa: A002  (torch's name)
         """The vectors of ids of any shape, `[*shape, embedding_dim]`."""
@@ -135,14 +196,23 @@ class EmbeddingBag(_Folded):
     Args:
         num_embeddings: rows of the table it stands for.
         embedding_dim: floats of one vector.
-        max_norm, norm_type, scale_grad_by_freq, sparse: torch's defaults only: they change single rows of a full table.
+        max_norm, norm_type, scale_grad_by_freq: torch's defaults only: they change single rows of a full table.
+        sparse: make the gradient a sparse tensor of the rows of memory that were read, which `tablefold.optim` and
+            `torch.optim.SparseAdam` take; dense otherwise, whatever the size.
         mode: `sum`, `mean` or `max` of each bag.
         include_last_offset: offsets end with the number of ids, as in the CSR format.
         padding_idx: an id that counts for nothing in its bag.
         method: how the table is folded, as a spec string or a `Method`.
+        compression: the method's size, as how many times smaller than the full table it has to be.
+        budget: the method's size, as the bytes it may take, instead.
         storage: the format of its memory, see `tablefold.storage`.
+        init: the deviation that vectors start with, 0.02 unless given, at which click models train fastest (see
+            `tablefold.starts`); `torch` starts with 1, as `torch.nn.Embedding` does from N(0, 1).
+        outside: what an exported or traced program answers for an id outside the table: `nan`, a vector of NaN; `zero`;
+            or `unchecked`, whatever the id's address holds. Everywhere else such an id is refused.
         seed: of hashed addresses and start values.
-        device, dtype: of the memory.
+        device: of the memory.
+        dtype: of the memory.
 
     Raises:
         ValueError: as `Embedding`, and for inputs, offsets or weights that do not fit each other.
@@ -166,7 +236,11 @@ class EmbeddingBag(_Folded):
         padding_idx: int | None = None,
         *,
         method: str | Method,
+        compression: float | None = None,
+        budget: int | None = None,
         storage: Storage = "fp32",
+        init: float | Literal["torch"] = FULL_START.std,
+        outside: Outside = "nan",
         seed: int = 0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -175,9 +249,9 @@ class EmbeddingBag(_Folded):
             "max_norm": (max_norm, None),
             "norm_type": (norm_type, 2.0),
             "scale_grad_by_freq": (scale_grad_by_freq, False),
-            "sparse": (sparse, False),
         }
-        super().__init__(num_embeddings, embedding_dim, padding_idx, unsupported, method, storage, seed, device, dtype)
+        folding = Folding(method, compression, budget, storage, init, outside, seed)
+        super().__init__(num_embeddings, embedding_dim, padding_idx, unsupported, folding, sparse, device, dtype)
         check_choice("EmbeddingBag", "mode", mode, get_args(PoolMode))
         self.mode = mode
         self.include_last_offset = include_last_offset
@@ -196,16 +270,23 @@ class EmbeddingBag(_Folded):
             per_sample_weights: a factor per id, shaped like `input`; for `sum` only.
         """
         ids, offsets = self._bags(input, offsets)
-        if per_sample_weights is not None:
-            if per_sample_weights.shape != input.shape:
+        weights = per_sample_weights
+        if weights is not None:
+            if weights.shape != input.shape:
                 raise ValueError(
-                    f"per_sample_weights {list(per_sample_weights.shape)} must be shaped like input {list(input.shape)}"
+                    f"per_sample_weights {list(weights.shape)} must be shaped like input {list(input.shape)}"
                 )
-            per_sample_weights = per_sample_weights.reshape(-1)
+            weights = weights.reshape(-1)
+        counted = None
         if self.padding_idx is not None:
-            ids, offsets, per_sample_weights = self._without_padding(ids, offsets, per_sample_weights)
-        weights = None if per_sample_weights is None else [per_sample_weights]
-        return self.group.pool([ids], [offsets], mode=self.mode, weights=weights)[:, 0]
+            check(ids.shape[0], offsets, self.mode, weights)  # as they were given, before any id is left out
+            if is_recorded():
+                counted = [ids.ne(self.padding_idx)]
+            else:
+                ids, offsets, weights = self._without_padding(ids, offsets, weights)
+        return self.group.pool(
+            [ids], [offsets], mode=self.mode, weights=None if weights is None else [weights], counted=counted
+        )[:, 0]
 
     def _bags(self, ids: Tensor, offsets: Tensor | None) -> tuple[Tensor, Tensor]:
         """Flat ids and where each bag begins."""
@@ -217,7 +298,7 @@ class EmbeddingBag(_Folded):
             raise ValueError(f"input must be [bags, ids per bag], or [ids] with offsets; got {list(ids.shape)} {given}")
         if not self.include_last_offset:
             return ids, offsets
-        if not offsets.shape[0] or int(offsets[-1]) != ids.shape[0]:
+        if not offsets.shape[0] or not (is_recorded() or int(offsets[-1]) == ids.shape[0]):
             raise ValueError(f"with include_last_offset the last offset must be the number of ids, {ids.shape[0]}")
         return ids, offsets[:-1]
 

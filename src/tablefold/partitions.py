@@ -17,6 +17,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,10 +30,24 @@ COUNTING_LIMIT = 1 << 27
 
 @dataclass(frozen=True, eq=False)
 class Lookup:
-    """An array of one bucket per id, compared by content."""
+    """An array of one bucket per id, compared by type and content."""
 
     buckets: NDArray[np.integer]
-    digest: str
+
+    def __post_init__(self) -> None:
+        array = self.buckets
+        if array.ndim != 1 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
+            raise ValueError(
+                f"a lookup partition needs a 1-D int array of one bucket per id; got {array.dtype} {array.shape}"
+            )
+        if (lowest := int(array.min())) < 0:
+            raise ValueError(f"id {int(array.argmin())} has bucket {lowest}; buckets must be 0 or more")
+
+    @cached_property
+    def digest(self) -> str:
+        """Names the content and its type, so that equal bytes of other types are other arrays."""
+        content = str(self.buckets.dtype).encode() + self.buckets.tobytes()
+        return hashlib.blake2b(content, digest_size=8).hexdigest()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Lookup) and self.digest == other.digest
@@ -63,7 +78,8 @@ class Partition:
     lookup: Lookup | None = None
 
     def __post_init__(self) -> None:
-        assert self.key is None or self.lookup is None, "a partition hashes or looks up, not both"
+        if self.key is not None and self.lookup is not None:
+            raise ValueError("a partition hashes or looks up, not both: leave out key or lookup")
         if self.num_buckets < 1:
             raise ValueError(f"a partition needs at least one bucket; got {self.num_buckets}")
         if self.div < 1:
@@ -118,21 +134,15 @@ def lookup(buckets: ArrayLike, num_buckets: int | None = None) -> Partition:
         ValueError: for an empty or non-integer array, a negative bucket, or one of `num_buckets` and more.
     """
     array = np.asarray(buckets)
-    if array.ndim != 1 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(
-            f"a lookup partition needs a 1-D int array of one bucket per id; got {array.dtype} {array.shape}"
-        )
-    lowest, highest = int(array.min()), int(array.max())
-    if lowest < 0:
-        raise ValueError(f"id {int(array.argmin())} has bucket {lowest}; buckets must be 0 or more")
+    Lookup(array)  # checks it
+    highest = int(array.max())
     if num_buckets is None:
         num_buckets = highest + 1
     if highest >= num_buckets:
         raise ValueError(f"id {int(array.argmax())} has bucket {highest}; num_buckets={num_buckets} allows less")
     narrow = array.astype(narrowest_integer(highest))
     narrow.setflags(write=False)
-    digest = hashlib.blake2b(narrow.tobytes(), digest_size=8).hexdigest()
-    return Partition(num_buckets, lookup=Lookup(narrow, digest))
+    return Partition(num_buckets, lookup=Lookup(narrow))
 
 
 def narrowest_integer(highest: int) -> np.dtype[np.integer]:

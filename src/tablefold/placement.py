@@ -104,7 +104,12 @@ class Placement:
         return join(tables, maps)
 
     def build(
-        self, tables: Sequence[TableSpec], seed: int = 0, *, device: torch.device | str | None = None
+        self,
+        tables: Sequence[TableSpec],
+        seed: int = 0,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> EmbeddingGroup:
         """The group for `tables`; arguments and errors as `Method.build`."""
         tables = check_tables(tables)
@@ -115,7 +120,8 @@ class Placement:
             self.address_map(tables, seed),
             seed=seed,
             device=device,
+            dtype=dtype,
             transform=transform,
-            average_gradients=self.method.averages_gradients(),
             storage=self.storage,
+            spec=str(self.method),
         )

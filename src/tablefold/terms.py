@@ -12,11 +12,12 @@ wherever it is built: kernels, proofs, byte counts and exports read it.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -50,6 +51,11 @@ class Weight:
     partition: Partition
     base: int
     stride: int = 1
+
+    @property
+    def end(self) -> int:
+        """One past the last float of memory that any id can read."""
+        return self.base + self.stride * (self.partition.num_buckets - 1) + 1
 
 
 @dataclass(frozen=True)
@@ -116,16 +122,12 @@ class AddressMap:
     regions: tuple[Region, ...]
 
     def __post_init__(self) -> None:
-        assert len(self.tables) == len(self.terms)
+        if len(self.tables) != len(self.terms):
+            raise ValueError(f"{len(self.tables)} tables need a list of terms each; got {len(self.terms)} lists")
         for table, terms in zip(self.tables, self.terms, strict=True):
-            covered = np.zeros(max(term.slot + term.width for term in terms), dtype=bool)
             for term in terms:
-                assert term.base >= 0, f"table {table.name!r}: term reads before the memory: {term}"
-                assert term.end <= self.floats, f"table {table.name!r}: term reads beyond the memory: {term}"
-                assert not term.signed or term.partition.key is not None, "only hashed partitions have signs"
-                covered[term.slot : term.slot + term.width] = True
-            assert covered.all(), f"table {table.name!r}: terms leave slots unwritten"
-            assert len(covered) % table.dim == 0, f"table {table.name!r}: {len(covered)} slots, dim {table.dim}"
+                _check_term(table, term, self.floats)
+            _check_slots(table, terms)
 
     @cached_property
     def floats(self) -> int:
@@ -163,9 +165,25 @@ class AddressMap:
 
     @cached_property
     def fingerprint(self) -> int:
-        """An int64 that changes whenever some id would read another address: hash version, terms, lookup arrays."""
-        text = repr((HASH_VERSION, self.floats, [(table.rows, table.dim) for table in self.tables], self.terms))
-        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
+        """An int64 that changes whenever some id would read another address.
+
+        Hash version, terms and lookup arrays, by the names of their fields; what is at its default is left out, so that
+        a field that is added later changes no fingerprint.
+        """
+        tables = [[table.rows, table.dim] for table in self.tables]
+        terms = [[_named(term) for term in terms] for terms in self.terms]
+        named = {"hash": HASH_VERSION, "floats": self.floats, "tables": tables, "terms": terms}
+        return _digest(json.dumps(named, sort_keys=True))
+
+    @cached_property
+    def fingerprint_0_1(self) -> int:
+        """What release 0.1 saved as the fingerprint: the terms as Python writes them."""
+        tables = [(table.rows, table.dim) for table in self.tables]
+        terms = _tuple_0_1([_tuple_0_1([_text_0_1(term) for term in terms]) for terms in self.terms])
+        return _digest(f"({HASH_VERSION!r}, {self.floats!r}, {tables!r}, {terms})")
+
+    def __deepcopy__(self, _: object) -> AddressMap:
+        return self  # plain data that nobody changes
 
     def codes(self, name: str, ids: ArrayLike) -> NDArray[np.int64]:
         """The float addresses at which each term of table `name` starts to read, `[ids, terms]`; weights come last.
@@ -184,6 +202,82 @@ class AddressMap:
         if name not in names:
             raise ValueError(f"no table {name!r} in this group; its tables: {', '.join(names)}")
         return names.index(name)
+
+
+def _check_term(table: TableSpec, term: Term, floats: int) -> None:
+    """`ValueError` where a term could read outside the memory, or an array of its lookups outside its ends."""
+    name = f"table {table.name!r}"
+    if min(term.base, term.stride, term.wrap, term.slot) < 0 or min(term.width, term.neighbours) < 1:
+        raise ValueError(f"{name}: a term's addresses must be 0 or more, its width and neighbours 1 or more: {term}")
+    if term.end > floats:
+        raise ValueError(f"{name}: a term reads up to float {term.end} of a memory of {floats}: {term}")
+    if term.wrap and term.width > term.wrap:
+        raise ValueError(f"{name}: a term reads {term.width} floats of a circular region of {term.wrap}: {term}")
+    if term.signed and term.partition.key is None:
+        raise ValueError(f"{name}: signs come from a hash; this term's partition has none: {term}")
+    weight = term.weight
+    if weight is not None and (min(weight.base, weight.stride) < 0 or weight.end > floats):
+        raise ValueError(
+            f"{name}: weights at {weight.base} .. {weight.end - 1} lie outside a memory of {floats} floats"
+        )
+    for part in term.partitions:
+        _check_lookup(table, part)
+
+
+def _check_lookup(table: TableSpec, part: Partition) -> None:
+    if part.lookup is None:
+        return
+    entries, needed = len(part.lookup.buckets), -(-table.vocabulary // part.div)
+    if entries < needed:
+        raise ValueError(f"table {table.name!r}: a lookup array of {entries} entries serves no {needed} ids")
+
+
+def _check_slots(table: TableSpec, terms: Sequence[Term]) -> None:
+    if not terms:
+        raise ValueError(f"table {table.name!r} has no terms: its ids would read nothing")
+    covered = np.zeros(max(term.slot + term.width for term in terms), dtype=bool)
+    for term in terms:
+        covered[term.slot : term.slot + term.width] = True
+    if not covered.all():
+        raise ValueError(f"table {table.name!r}: no term writes slot {int(np.flatnonzero(~covered)[0])}")
+    if len(covered) % table.dim:
+        raise ValueError(f"table {table.name!r}: {len(covered)} slots are no whole vectors of dim {table.dim}")
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def _named(value: Any) -> Any:
+    """A term, or a part of one, as the names and values of the fields that differ from their defaults."""
+    if isinstance(value, Lookup):
+        return {"entries": len(value.buckets), "digest": value.digest}
+    if not is_dataclass(value):
+        return value
+    held = {field.name: (getattr(value, field.name), field.default) for field in fields(value)}
+    return {name: _named(own) for name, (own, default) in held.items() if own != default}
+
+
+_FIELDS_0_1 = {
+    Term: ("partition", "base", "stride", "width", "neighbours", "wrap", "slot", "combine", "signed", "weight"),
+    Weight: ("partition", "base", "stride"),
+    Partition: ("num_buckets", "div", "key", "lookup"),
+}
+
+
+def _text_0_1(value: Any) -> str:
+    """How Python wrote a term, or a part of one, in release 0.1."""
+    if isinstance(value, Lookup):
+        digest = hashlib.blake2b(value.buckets.tobytes(), digest_size=8).hexdigest()
+        return f"Lookup({len(value.buckets)} ids, {digest})"
+    names = _FIELDS_0_1.get(type(value))
+    if names is None:
+        return repr(value)
+    return f"{type(value).__name__}({', '.join(f'{name}={_text_0_1(getattr(value, name))}' for name in names)})"
+
+
+def _tuple_0_1(texts: Sequence[str]) -> str:
+    return f"({texts[0]},)" if len(texts) == 1 else f"({', '.join(texts)})"
 
 
 def join(tables: Sequence[TableSpec], maps: Sequence[AddressMap]) -> AddressMap:

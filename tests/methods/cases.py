@@ -68,10 +68,7 @@ CASES = [
     Case("robe:block=3,sign=true,floats=1000", 1000, (454, 974, 625)),
     Case("robe:block=4,aligned=true,floats=1001", 1000, (824, 88)),
     Case("robe:block=32,wrap=true,floats=1001", 1001, (977,)),
-    Case("robe:block=3,wrap=true,share=table,floats=1000", 1000, (782, 800, 957)),
-    Case("robe:block=8,share=item/user,floats=1000", 1000, (162,)),
     Case("unified:lookups=2,rows=200", 200 * 4, (424, 688)),
     Case("hash_embeddings:k=2,floats=1001", 1001, (48, 576, 806, 807)),
-    Case("robe:block=8,gradient=mean,floats=1000", 1000, (818,)),
     Case("robe:block=1,floats=999", 999, (923, 688, 920, 103, 880, 85, 96, 987)),
 ]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tablefold import PathBased, Placement, TableSpec
-from tablefold.ops.functions import BLOCK, BucketFunctions
+from tablefold.methods.path import BLOCK, BucketFunctions
 
 
 @settings(max_examples=30, deadline=None)
@@ -16,7 +16,8 @@ def test_blocks_equal_one_by_one_with_their_gradients(batch, num_buckets, hidden
     functions = BucketFunctions(num_buckets, 6, hidden, seed=1).double()
     vectors = torch.randn(batch, len(num_buckets), 6, dtype=torch.float64, generator=generator)
     function = (
-        torch.cat([torch.randint(0, n, (batch, 1), generator=generator) for n in num_buckets], 1) + functions.first
+        torch.cat([torch.randint(0, n, (batch, 1), generator=generator) for n in num_buckets], 1)
+        + functions._constants.on(torch.device("cpu"))["first"]
     )
     results = []
     for compute in (functions.one_by_one, functions.in_blocks):

@@ -6,7 +6,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from tablefold.ops import gpu_kernels
+from tablefold.ops.kernels import cuda
 
 POINTERS = {
     "gather_kernel": {"memory": "*fp32", "lookup": "*i64", "vectors": "*fp32", "wild": "*i64"},
@@ -14,10 +14,10 @@ POINTERS = {
 }
 CASES = [("gather_kernel", {}), ("scatter_kernel", {"BY_ROW": False}), ("scatter_kernel", {"BY_ROW": True})]
 for name, options in CASES:
-    kernel, pointers = getattr(gpu_kernels, name), POINTERS[name]
+    kernel, pointers = getattr(cuda, name), POINTERS[name]
     types = {"ids": "*i64", "program": "*i64", **pointers}
     signature = {each: types.get(each, "i32") for each in kernel.arg_names}
-    constants = {"BLOCK": 128, "LANES": 16, **options}
+    constants = {"BLOCK": 128, "LANES": 16, "LAYOUT": 0, **options}
     source = ASTSource(kernel, {**signature, **dict.fromkeys(constants, "constexpr")}, constants)
     machine = triton.compile(source, target=GPUTarget("cuda", int(sys.argv[1]), 32))
     assert len(machine.asm["cubin"]) > 1000

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from methods.cases import CASES, TABLES
 from ops.test_gather import whole
 from tablefold import backend, parse
-from tablefold.ops import pooling
+from tablefold.ops import bags
 
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.spec)
 
@@ -59,7 +59,7 @@ def pooled(group, name, bags, mode):
 @each_case
 def test_bags_equal_composed_vectors_pooled(case, sizes, mode, form, threads, dtype):
     group = case.method.build(TABLES, seed=3).double()
-    group.gather.gradient = form
+    group.sparse = form == "rows"
     bags = bags_of(sizes, [table.rows for table in TABLES], dtype=dtype)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -77,7 +77,7 @@ def test_bags_equal_composed_vectors_pooled(case, sizes, mode, form, threads, dt
 @pytest.mark.parametrize("spec", ["full", "qr:combine=mul", "qr:combine=features", "hash_embeddings:k=2,floats=1001"])
 def test_many_bags_of_uneven_tables(spec, form, mode):
     group = parse(spec).build(TABLES, seed=3).double()
-    group.gather.gradient = form
+    group.sparse = form == "rows"
     bags = bags_of(uneven(300, 7), [table.rows for table in TABLES])
     vectors, gradient = pooled(group, "cpu", bags, mode)
     expected, expected_gradient = pooled(group, "reference", bags, mode)
@@ -87,7 +87,7 @@ def test_many_bags_of_uneven_tables(spec, form, mode):
 
 def test_only_rows_that_a_bag_reads_are_in_its_gradient():
     group = parse("full").build(TABLES, seed=3)
-    group.gather.gradient = "rows"
+    group.sparse = True
     values = [torch.tensor([5, 5]), torch.tensor([], dtype=torch.int64), torch.tensor([1, 2, 3])]
     offsets = [torch.tensor([0, 1]), torch.tensor([0, 0]), torch.tensor([0, 0])]
     group.pool(values, offsets).sum().backward()
@@ -100,7 +100,7 @@ def test_only_rows_that_a_bag_reads_are_in_its_gradient():
 @pytest.mark.parametrize("form", ["dense", "rows"])
 def test_bags_are_the_same_bits_whatever_the_threads(case, form):
     group = case.method.build(TABLES, seed=3)
-    group.gather.gradient = form
+    group.sparse = form == "rows"
     bags = bags_of(uneven(200, 5), [table.rows for table in TABLES])
     before, found = torch.get_num_threads(), []
     try:
@@ -148,7 +148,7 @@ def test_no_bags_give_no_vectors():
 
 def test_the_maximum_of_vectors_of_zero_has_the_whole_gradient():
     vectors = torch.tensor([[[0.0, 2.0]], [[-1.0, 0.0]]], requires_grad=True)
-    pooled = pooling.pool(vectors, torch.tensor([0, 1, 2]), "max")
+    pooled = bags.pool(vectors, torch.tensor([0, 1, 2]), "max")
     assert torch.equal(pooled, torch.tensor([[[0.0, 2.0]], [[-1.0, 0.0]], [[0.0, 0.0]]]))
     pooled.sum().backward()
     assert torch.equal(vectors.grad, torch.ones(2, 1, 2))

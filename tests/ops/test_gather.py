@@ -15,7 +15,8 @@ from ops.test_reference import ROWS, address_maps
 from tablefold import TableSpec, parse
 from tablefold.group import lookup_array
 from tablefold.hashing import derive_key
-from tablefold.ops import Gather, WildIdError, backend, cpu
+from tablefold.ops import WildIdError, backend, cpu, look_up
+from tablefold.ops.program import program_of
 from tablefold.partitions import Partition, hashed
 from tablefold.starts import Start
 from tablefold.terms import AddressMap, Region, Term
@@ -37,7 +38,10 @@ class Reader:
         self.memory.requires_grad_()
         array = lookup_array(address_map.lookups)
         self.lookup = torch.from_numpy(array) if array.size else None
-        self.gather = Gather(address_map)
+        self.program, self.sparse = program_of(address_map), False
+
+    def gather(self, memory, lookup, ids):
+        return look_up(self.program, memory, lookup, ids, sparse=self.sparse)
 
     def __call__(self, ids):
         return self.gather(self.memory, self.lookup, ids)
@@ -68,7 +72,7 @@ def whole(gradient):
 @given(address_maps(), st.integers(1, 200), st.sampled_from([1, 2, 3]), st.sampled_from(["dense", "rows"]))
 def test_any_terms_give_the_same_vectors_and_gradients(address_map, batch, threads, form):
     group = Reader(address_map, torch.float64)
-    group.gather.gradient = form
+    group.sparse = form == "rows"
     ids = some_ids(batch, [ROWS] * len(address_map.tables))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -101,7 +105,7 @@ def test_vectors_written_past_the_caches_are_the_same(address_map, batch, thread
 @pytest.mark.parametrize("batch", [0, 1, 65, 300])
 def test_every_method_gives_the_same_vectors_and_gradients(case, batch, form):
     group = case.method.build(TABLES, seed=3)
-    group.gather.gradient = form
+    group.sparse = form == "rows"
     ids = some_ids(batch, [table.rows for table in TABLES])
     (vectors, gradient), (fast_vectors, fast_gradient) = both(group, ids)
     torch.testing.assert_close(fast_vectors, vectors, rtol=1e-6, atol=0)
@@ -173,7 +177,7 @@ def test_ids_of_any_layout_are_read_in_place():
 @pytest.mark.parametrize("form", ["dense", "rows"])
 def test_gradients_are_the_same_bits_whatever_the_threads(case, form):
     group = case.method.build(TABLES, seed=3)
-    group.gather.gradient = form
+    group.sparse = form == "rows"
     ids = some_ids(500, [table.rows for table in TABLES])
     before = torch.get_num_threads()
     found = []
@@ -249,7 +253,7 @@ def test_large_memories_of_wide_rows_have_sparse_gradients():
         parse(spec).build([TableSpec("a", 1_000_000, 16)], device="meta")
         for spec in ("hash:max_rows=200000", "full", "robe:block=16,floats=5000000")
     )
-    assert [each.gather.gives_rows(each.memory) for each in (small, large, narrow)] == [False, True, False]
+    assert [each.sparse_pays for each in (small, large, narrow)] == [False, True, False]
 
 
 @pytest.mark.parametrize("rows", [1, 7, 200_000])

@@ -52,7 +52,7 @@ def test_the_kernels_compile_to_machine_code(capability):
 @pytest.mark.parametrize("form", ["dense", "rows"])
 def test_a_device_gives_the_same_vectors_and_gradients(case, form):
     group, ids = case.method.build(TABLES, seed=3).cuda(), some_ids(300, ROWS).cuda()
-    group.gather.gradient = form
+    group.sparse = form == "rows"
     (vectors, gradient), (fast_vectors, fast_gradient) = both(group, ids, "triton")
     torch.testing.assert_close(fast_vectors, vectors, rtol=1e-6, atol=0)
     torch.testing.assert_close(fast_gradient, gradient, rtol=1e-4, atol=1e-4)
@@ -62,7 +62,7 @@ def test_a_device_gives_the_same_vectors_and_gradients(case, form):
 @pytest.mark.parametrize("form", ["dense", "rows"])
 def test_a_devices_gradients_are_the_same_bits_where_that_is_asked_for(form):
     group, ids = parse("robe:block=4,floats=1000").build(TABLES).cuda(), some_ids(4000, ROWS).cuda()
-    group.gather.gradient = form
+    group.sparse = form == "rows"
     torch.use_deterministic_algorithms(True)
     try:
         (_, gradient), (_, again) = both(group, ids, "triton")[1], both(group, ids, "triton")[1]

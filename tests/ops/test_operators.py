@@ -16,24 +16,23 @@ each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.spec)
 
 def arguments(spec, batch=70):
     group = parse(spec).build(TABLES, seed=3)
-    gather = group.gather
-    return group.memory, group.lookup, some_ids(batch, ROWS), gather.program, gather.features, gather.dim
+    return group, group.memory, group.lookup, some_ids(batch, ROWS), group.program.fingerprint
 
 
 @each_spec
 def test_the_operators_are_registered_as_torch_wants_them(spec):
-    memory, lookup, ids, program, features, dim = arguments(spec)
-    torch.library.opcheck(OPERATORS.gather.default, (memory, lookup, ids, program, features, dim, False))
-    vectors = torch.randn(len(ids), features, dim)
+    group, memory, lookup, ids, program = arguments(spec)
+    torch.library.opcheck(OPERATORS.gather.default, (memory, lookup, ids, program, False))
+    vectors = torch.randn(len(ids), group.num_features, group.dim)
     for operator in (OPERATORS.scatter.default, OPERATORS.scatter_rows.default):
         torch.library.opcheck(operator, (vectors, memory.detach(), lookup, ids, program))
 
 
 @each_spec
 def test_gradients_are_exact_in_float64(spec):
-    memory, lookup, ids, program, features, dim = arguments(spec, batch=6)
+    _group, memory, lookup, ids, program = arguments(spec, batch=6)
     assert torch.autograd.gradcheck(
-        lambda values: OPERATORS.gather(values, lookup, ids, program, features, dim, False),
+        lambda values: OPERATORS.gather(values, lookup, ids, program, False),
         (memory.detach().double().requires_grad_(),),
         fast_mode=True,
     )
@@ -44,7 +43,7 @@ def test_gradients_are_exact_in_float64(spec):
 @each_spec
 def test_a_group_compiles_into_one_graph(spec, form):
     group, ids = parse(spec).build(TABLES, seed=3), some_ids(70, ROWS)
-    group.gather.gradient = form
+    group.sparse = form == "rows"
     compiled = torch.compile(group, fullgraph=True, backend="aot_eager")
     vectors = compiled(ids)
     assert torch.equal(vectors, group(ids))
@@ -70,10 +69,10 @@ def test_fake_and_meta_tensors_have_shapes():
     group = parse("qr:combine=mul").build(TABLES, device="meta")
     assert group(torch.zeros(5, 3, dtype=torch.int64, device="meta")).shape == (5, 3, 8)
     mode = torch._subclasses.FakeTensorMode()
-    memory, _, ids, program, features, dim = arguments("qr:combine=mul", batch=5)
-    memory, ids, program = (mode.from_tensor(tensor) for tensor in (memory.detach(), ids, program))
+    _group, memory, _, ids, program = arguments("qr:combine=mul", batch=5)
+    memory, ids = (mode.from_tensor(tensor) for tensor in (memory.detach(), ids))
     with mode:
-        assert OPERATORS.gather(memory, None, ids, program, features, dim, False).shape == (5, 3, 8)
+        assert OPERATORS.gather(memory, None, ids, program, False).shape == (5, 3, 8)
 
 
 def test_a_backend_lasts_as_long_as_its_context():

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's
 def model_of(data, form):
     schema = Dataset(data).schema
     group = Hash(collisions=2).build(schema.table_specs(8), seed=0)
-    group.gather.gradient = form
+    group.sparse = form == "rows"
     return build_model("dlrm", group, len(schema.dense), bottom_mlp=(16,), top_mlp=(16,), seed=0)
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar
 
 from tablefold.hashing import derive_key
 from tablefold.method import Method
-from tablefold.methods.sharing import check_share, divide, sharing_groups
 from tablefold.partitions import hashed
-from tablefold.spec import SHOWN, check_choice
+from tablefold.spec import SHOWN
 from tablefold.starts import FULL_START
 from tablefold.tables import TableSpec
 from tablefold.terms import AddressMap, MapBuilder, Term
@@ -32,17 +31,12 @@ class Robe(Method):
             to fit. It matters only to arrays of few blocks.
         aligned: let blocks begin at multiples of Z alone: memory is then read in whole rows of Z floats, at most one
             cache line for Z = 16, and weights are shared by whole blocks.
-        share: `all` tables share one array, each `table` has its own, or groups of tables do, written as names joined
-            by `+` within a group and `/` between groups (tables that are not named share one more).
-        gradient: `sum` what all weights that share a float tell it, as published, or take the `mean`: divided by how
-            many weights of the full tables share it, counted once at build.
-        floats: size of memory, for all tables together; several arrays divide it as their full tables' sizes.
-            Set by a budget.
+        floats: size of memory, for all tables together. Set by a budget.
 
     Learning rate: a shared weight hears from many ids, which pull apart. Take an optimiser that scales each weight's
     step by itself, and try larger rates first: AMSGrad learned faster at 8e-3 than at 2e-3, and far slower at 5e-4, at
-    4x and at 60x; Adagrad at 0.05 was the best of all at 60x. SGD stayed far behind, with gradients summed or averaged;
-    for the others averaging makes next to no difference (`studies/LOG.md`, "Training shared weights").
+    4x and at 60x; Adagrad at 0.05 was the best of all at 60x; SGD stayed far behind (`studies/LOG.md`, "Training shared
+    weights").
 
     When to use it: for high compression (100x to 10,000x), many tables, or ids without a vocabulary (`rows=None`).
 
@@ -54,13 +48,12 @@ class Robe(Method):
     name: ClassVar[str] = "robe"
     summary: ClassVar[str] = "blocks of one array shared by all tables; for 100x to 10,000x or open vocabularies"
     size_options: ClassVar[tuple[str, ...]] = ("floats",)
+    retired: ClassVar[Mapping[str, Any]] = {"share": "all", "gradient": "sum"}
 
     block: int = field(default=16, metadata=SHOWN)
     sign: bool = False
     wrap: bool = False
     aligned: bool = False
-    share: str = "all"
-    gradient: Literal["sum", "mean"] = "sum"
     floats: int | None = None
 
     def __post_init__(self) -> None:
@@ -68,23 +61,19 @@ class Robe(Method):
             raise ValueError(f"robe: block={self.block} must be at least 1")
         if self.floats is not None and self.floats < self.block:
             raise ValueError(f"robe: floats={self.floats} must hold at least one block of {self.block}")
-        check_share(self.name, self.share)
-        check_choice(self.name, "gradient", self.gradient, ("sum", "mean"))
-
-    def averages_gradients(self) -> bool:
-        """Whether `gradient` is `mean`."""
-        return self.gradient == "mean"
 
     def size_range(self, tables: Sequence[TableSpec]) -> tuple[int, int]:
-        """From one block per array to as many floats as the full tables have."""
-        smallest = self.block * len(sharing_groups(self.share, tables))
+        """From one block to as many floats as the full tables have."""
         closed = [table.rows * table.dim for table in tables if table.rows is not None]
         full = sum(closed) if len(closed) == len(tables) else 1 << 40
-        return smallest, max(smallest, full)
+        return self.block, max(self.block, full)
 
     def num_parameters(self, tables: Sequence[TableSpec]) -> int:
-        """`floats`, whatever the tables; in whole blocks per array if `aligned`."""
-        return sum(self._arrays(tables, sharing_groups(self.share, tables)))
+        """`floats`, whatever the tables; in whole blocks if `aligned`."""
+        if self.floats is None:
+            raise ValueError("robe needs a size: floats=540000, or a budget")
+        unit = self.block if self.aligned else 1
+        return self.floats // unit * unit
 
     def address_map(self, tables: Sequence[TableSpec], seed: int = 0) -> AddressMap:
         """A term per block of a row."""
@@ -93,14 +82,12 @@ class Robe(Method):
                 f"robe: block={self.block} must divide into whole rows: at most dim={dim}, or a multiple of it"
             )
         builder = MapBuilder(tables)
-        groups = sharing_groups(self.share, tables)
-        for columns, floats in zip(groups, self._arrays(tables, groups), strict=True):
-            unit = self.block if self.aligned else 1
-            base = builder.add_region(floats // unit, unit, FULL_START)
-            for column in columns:
-                for number, slot in enumerate(range(0, dim, self.block)):
-                    key = derive_key(seed, column, number)
-                    builder.add_term(column, self._block(base, floats, dim, slot, key))
+        floats, unit = self.num_parameters(tables), self.block if self.aligned else 1
+        base = builder.add_region(floats // unit, unit, FULL_START)
+        for column in range(len(tables)):
+            for number, slot in enumerate(range(0, dim, self.block)):
+                key = derive_key(seed, column, number)
+                builder.add_term(column, self._block(base, floats, dim, slot, key))
         return builder.finish()
 
     def _block(self, base: int, floats: int, dim: int, slot: int, key: int) -> Term:
@@ -118,16 +105,3 @@ class Robe(Method):
             slot=slot,
             signed=self.sign,
         )
-
-    def _arrays(self, tables: Sequence[TableSpec], groups: Sequence[Sequence[int]]) -> list[int]:
-        """Floats of each array."""
-        if self.floats is None:
-            raise ValueError("robe needs a size: floats=540000, or a budget")
-        unit = self.block if self.aligned else 1
-        if self.floats < self.block * len(groups):
-            raise ValueError(
-                f"robe: floats={self.floats} must hold a block of {self.block} in each of {len(groups)} arrays: raise "
-                "floats, or share one among more tables"
-            )
-        parts = [[tables[column] for column in columns] for columns in groups]
-        return divide(self.floats, parts, least=self.block, unit=unit)

@@ -2,6 +2,6 @@
 
 from tablefold.ops.backends import backend, is_fused
 from tablefold.ops.cpu import WildIdError
-from tablefold.ops.gather import Gather
+from tablefold.ops.gather import look_up
 
-__all__ = ["Gather", "WildIdError", "backend", "is_fused"]
+__all__ = ["WildIdError", "backend", "is_fused", "look_up"]

@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 Backend = Literal["reference", "cpu", "triton"]
 """`reference`: plain torch, on every device; it defines what the others compute. `cpu`: compiled by Numba.
@@ -20,6 +21,7 @@ Backend = Literal["reference", "cpu", "triton"]
 _PACKAGES = {"cpu": "numba", "triton": "triton"}
 _DEVICES = {"cpu": "cpu", "triton": "cuda"}
 _INSTALLED = {name: importlib.util.find_spec(package) is not None for name, package in _PACKAGES.items()}
+_COMPUTED = (torch.float32, torch.float64)
 _PLAIN = (Tensor, torch.nn.Parameter)
 _chosen: ContextVar[Backend | None] = ContextVar("tablefold backend", default=None)
 
@@ -29,12 +31,13 @@ def backend(name: Backend) -> Iterator[None]:
     """Compute with the named implementation inside this context.
 
     Without it the fastest one for the memory's device computes: `cpu` or `triton` for float32 and float64 memory where
-    it is available, else `reference`. Exported and traced programs always consist of the reference's plain torch
-    operations; what `torch.compile` makes always calls the fastest (compile `group.gather.reference` for the other).
+    it is available, else `reference`. Exported and traced programs and the transforms of `torch.func` always consist of
+    the reference's plain torch operations; what `torch.compile` makes calls the fastest.
 
     Raises:
         ValueError: for an unknown name, or an implementation that is not available here, with the reason. Inside the
-            context, a group whose memory is on another device than the implementation's raises it too.
+            context, a group whose memory is on another device, or of another type, than the implementation's raises it
+            too.
 
     >>> from tablefold import TableSpec, backend, parse
     >>> group = parse("qr:combine=mul").build([TableSpec("user", rows=1000, dim=16)])
@@ -67,9 +70,21 @@ def missing(name: Backend) -> str | None:
     return None
 
 
+def is_recorded() -> bool:
+    """Whether somebody writes down what is computed, to compute it again on other data: no look at the data then."""
+    return bool(
+        torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
+    )
+
+
+def is_transformed() -> bool:
+    """Whether `torch.func`'s transforms or forward-mode differentiation are at work, which know plain torch alone."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
 def is_plain(*tensors: Tensor) -> bool:
     """Whether a kernel may be called without torch's dispatcher, whose way through Python costs more than the lookups
-    of a small batch: tensors on a CPU, and nobody who traces, transforms or profiles what is computed.
+    of a small batch: tensors on a CPU, and nobody who traces or profiles what is computed.
     """
     for tensor in tensors:
         if type(tensor) not in _PLAIN or not tensor.is_cpu:
@@ -77,24 +92,32 @@ def is_plain(*tensors: Tensor) -> bool:
     return (
         not torch.compiler.is_compiling()
         and not torch._C._len_torch_dispatch_stack()
-        and not torch._C._are_functorch_transforms_active()
         and not torch._C._autograd._profiler_enabled()
     )
 
 
 def is_fused(memory: Tensor) -> bool:
     """Whether a compiled kernel reads `memory` rather than the reference."""
-    if torch.compiler.is_exporting() or torch._C._get_tracing_state():
+    if torch.compiler.is_exporting() or torch._C._get_tracing_state() or is_transformed():
         return False
     name = None if torch.compiler.is_compiling() else _chosen.get()
     if name == "reference":
         return False
     if name is not None:
-        if memory.device.type != _DEVICES[name]:
-            raise ValueError(f"backend {name!r} reads memory on {_DEVICES[name]}; this memory is on {memory.device}")
+        _check_chosen(name, memory)
         return True
-    if memory.dtype not in (torch.float32, torch.float64) or not memory.is_contiguous():
+    if memory.dtype not in _COMPUTED or not memory.is_contiguous():
         return False
     if memory.is_cpu:
         return _INSTALLED["cpu"]
     return memory.device.type == "cuda" and _INSTALLED["triton"]
+
+
+def _check_chosen(name: Backend, memory: Tensor) -> None:
+    if memory.device.type != _DEVICES[name]:
+        raise ValueError(f"backend {name!r} reads memory on {_DEVICES[name]}; this memory is on {memory.device}")
+    if memory.dtype not in _COMPUTED or not memory.is_contiguous():
+        raise ValueError(
+            f"backend {name!r} reads contiguous float32 and float64 memory; this one is {memory.dtype}: convert it, or "
+            "take the reference"
+        )

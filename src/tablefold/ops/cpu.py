@@ -1,14 +1,22 @@
-"""The gather and its gradient on a CPU: arguments packed for the compiled kernels.
+"""The gather and its gradient on a CPU: arguments packed for the compiled kernels, which run on torch's own threads.
 
-Kernels are compiled by Numba at first use (some seconds, once: the machine code is kept on disk) and serve every
-method: what a group reads is data, its program.
+Kernels are compiled by Numba at first use (once: the machine code is kept on disk, see `tablefold.compilation`) and
+serve every method: what a group reads is data, its program.
+
+Torch keeps a pool of OpenMP threads. A second pool beside it (Numba's) would fight over the cores, and each of Numba's
+has a trap of its own: `omp` aborts in forked children, `workqueue` aborts when two threads call at once. So a kernel
+here is plain machine code with one argument, the address of its arguments, and every thread of torch's pool runs it;
+the kernel takes tasks from a counter in the arguments until none is left. One thread alone does all of them: that is
+the serial variant, used for tiny batches, in forked children (as in the workers of a data loader), wherever
+`torch.get_num_threads()` is 1, and where torch was built without GNU's OpenMP entry point.
 """
 
 from __future__ import annotations
 
 import ctypes
 import importlib
-import zlib
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -16,14 +24,122 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tablefold.ops import arguments as a
-from tablefold.ops import program as p
-from tablefold.ops.threads import Kernel
+from tablefold.ops.program import LINE, QUANTILES, Program
+
+TILE = 64
+"""Examples worked on together: their ids, places and one slot of their vectors fit the first-level cache."""
+
+DIGITS = 256
+"""Values of a digit that reads are sorted by."""
 
 STREAMED_FLOATS = 1 << 19
 """Vectors of so many floats (2 MB in float32), more than a core keeps to itself, are written past the caches."""
 
-_Words = ctypes.c_int64 * a.WORDS
+NO_WILD = (1 << 63) - 1
+
+_PROCESS = os.getpid()
+
+
+class Arguments(ctypes.Structure):
+    """What the kernels of the gather, the bags and their gradients are given; what is an address is so called.
+
+    next: the next task; kernels take it atomically. slot: the next free scratch of `space`, likewise.
+    wild: place in the ids `[batch, tables]` of the first one outside its table (of bags: among the ids of all tables).
+    batch: examples, of the table with the most. lookup_size: bytes of one entry of the addressed `lookups`.
+    ids: address, bytes of one, ids from one example to the next, ids from one table to the next.
+    vectors: address of the vectors (or of their gradient), `floats` per example.
+    gradient, ranges: address of memory's gradient; into how many ranges memory is cut.
+    space: address of scratch, `space_words` per range or thread (of a gather, a tile of examples per thread, and 0
+    where it writes its vectors plainly).
+    reads, sorted, counts, computed: addresses of the reads of each segment, of as much room to sort them, of how many
+    rows each segment reads (for the sums: of its first row among all), of gradients computed before they are summed.
+    rows, values: addresses of the sorted row numbers and of their gradients.
+    read_starts: address of where the examples of each read begin among all reads. example_bits: of its number.
+    starts, table_ids, offsets: of bags, whose tables have examples of their own number each, else 0. Addresses: of
+    where each table's examples begin among those of all, one more at the end; of the address of each table's ids; of
+    each table's first example of each bag.
+    bags, num_bags, weights: address of each example's bag; how many bags; address of each example's weight, 0 where
+    all are 1.
+    """
+
+    _fields_ = [
+        (name, ctypes.c_int64)
+        for name in (
+            *("next", "slot", "wild", "batch", "program", "memory", "lookups", "lookup_size"),
+            *("vectors", "floats", "ids", "id_size", "id_row", "id_column"),
+            *("gradient", "ranges", "space", "reads", "sorted", "counts", "computed", "rows", "values"),
+            *("read_starts", "example_bits", "starts", "table_ids", "offsets", "bags", "num_bags", "weights"),
+        )
+    ]
+
+
+class Kernel:
+    """Machine code `void kernel(Arguments *)`, compiled or loaded for a type of memory when that is first met.
+
+    Args:
+        name: of the kernel, for errors.
+        dtypes: types of memory that there is machine code for.
+        compile_for: gives the address of the code for one of them.
+    """
+
+    def __init__(self, name: str, dtypes: Sequence[str], compile_for: Callable[[str], int]) -> None:
+        self._name, self._dtypes = name, dtypes
+        self._code = cache(compile_for)
+
+    def address(self, dtype: str) -> int:
+        """Where the machine code for memory of a type is.
+
+        Raises:
+            ValueError: for a type that the kernel was not made for.
+        """
+        if dtype not in self._dtypes:
+            raise ValueError(f"{self._name} computes {' and '.join(self._dtypes)}; this memory is {dtype}")
+        return self._code(dtype)
+
+    def __call__(self, arguments: ctypes.Structure, dtype: torch.dtype | str, tasks: int) -> None:
+        """Run with `arguments`, on as many threads as there are tasks for. The GIL is released meanwhile."""
+        address = self.address(_NAMES[dtype] if isinstance(dtype, torch.dtype) else dtype)
+        threads = min(tasks, torch.get_num_threads())
+        parallel = _parallel_entry() if threads > 1 and os.getpid() == _PROCESS else None
+        if parallel is None:
+            _serial(address)(ctypes.byref(arguments))
+        else:
+            parallel(address, ctypes.byref(arguments), threads, 0)
+
+
+_NAMES = {kind: str(kind).removeprefix("torch.") for kind in vars(torch).values() if isinstance(kind, torch.dtype)}
+
+
+@cache
+def _serial(address: int) -> Callable[..., None]:
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
+
+
+@cache
+def _parallel_entry() -> Callable[..., None] | None:
+    """`GOMP_parallel` of the OpenMP library that torch has loaded; None where there is none."""
+    for path in sorted(Path(torch.__file__).parent.glob("lib/lib*omp*")):
+        try:
+            entry = ctypes.CDLL(str(path)).GOMP_parallel
+        except (OSError, AttributeError):
+            continue
+        entry.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        entry.restype = None
+        return entry
+    return None
+
+
+@cache
+def kernel(module: str, name: str) -> Kernel:
+    """A kernel of `tablefold.ops.kernels`, whose modules import Numba: at first use."""
+    found: Kernel = getattr(importlib.import_module(f"tablefold.ops.kernels.{module}"), f"{name}_kernel")
+    return found
+
+
+def space_words(program: Program) -> int:
+    """8-byte words of scratch per thread: four tiles per piece of the longest chain, three tiles of rows, digits."""
+    words: int = TILE * (4 * program.header.longest + 3 * program.header.widest) + DIGITS
+    return words
 
 
 class WildIdError(ValueError):
@@ -57,12 +173,12 @@ class Bags:
     @cached_property
     def starts(self) -> Tensor:
         """Where each table's examples begin among those of all, one more at the end."""
-        return torch.tensor([0, *(ids.shape[0] for ids in self.ids)]).cumsum(0)
+        return torch.tensor([0, *(ids.shape[0] for ids in self.ids)], device="cpu").cumsum(0)
 
     @cached_property
     def addresses(self) -> Tensor:
         """Where each table's ids lie."""
-        return torch.tensor([ids.data_ptr() for ids in self.ids])
+        return torch.tensor([ids.data_ptr() for ids in self.ids], device="cpu")
 
     @cached_property
     def sizes(self) -> Tensor:
@@ -74,147 +190,151 @@ class Bags:
     def bag_of(self) -> Tensor:
         """The bag of each example."""
         tables, bags = self.offsets.shape
-        return torch.arange(bags).repeat(tables).repeat_interleave(self.sizes.flatten())
+        return torch.arange(bags, device="cpu").repeat(tables).repeat_interleave(self.sizes.flatten())
 
 
-def gather(memory: Tensor, lookup: Tensor | None, ids: Tensor, program: Tensor, features: int, dim: int) -> Tensor:
+def gather(memory: Tensor, lookup: Tensor | None, ids: Tensor, program: Program) -> Tensor:
     """The vectors `[batch, features, dim]` of ids `[batch, tables]` (int64 or int32, any strides).
 
     Raises:
         WildIdError: for an id outside its table; nothing was read there.
     """
-    vectors = memory.new_empty(ids.shape[0], features, dim)
-    words = _words(memory, lookup, ids, program, vectors)
-    if vectors.numel() >= STREAMED_FLOATS and dim % p.LINE == 0 and vectors.data_ptr() % (4 * p.LINE) == 0:
-        space = memory.new_empty(2 * max(1, torch.get_num_threads()) * a.TILE * features * dim)
-        words[a.SPACE] = space.data_ptr()
-    compiled_kernel("gather", memory.dtype)(words, -(-ids.shape[0] // a.TILE))
-    _refuse_wild(words, ids)
+    vectors = memory.new_empty(ids.shape[0], program.features, program.dim)
+    arguments = _arguments(memory, lookup, ids, program, vectors)
+    if vectors.numel() >= STREAMED_FLOATS and program.dim % LINE == 0 and vectors.data_ptr() % (4 * LINE) == 0:
+        tiles = _tiles(memory, program)
+        arguments.space = tiles.data_ptr()
+    kernel("vectors", "gather")(arguments, memory.dtype, -(-ids.shape[0] // TILE))
+    _refuse_wild(arguments, ids)
     return vectors
 
 
-def pool(memory: Tensor, lookup: Tensor | None, bags: Bags, program: Tensor, features: int, dim: int) -> Tensor:
+def pool(memory: Tensor, lookup: Tensor | None, bags: Bags, program: Program) -> Tensor:
     """The weighted sums `[bags, features, dim]` of the vectors of each bag.
 
     Raises:
         WildIdError: for an id outside its table; nothing was read there.
     """
-    sums = memory.new_empty(bags.offsets.shape[1], features, dim)
-    words = _words(memory, lookup, bags, program, sums)
-    space = memory.new_empty(2 * max(1, torch.get_num_threads()) * a.TILE * features * dim)
-    words[a.SPACE] = space.data_ptr()
-    compiled_kernel("bags", memory.dtype)(words, -(-sums.shape[0] // a.TILE))
-    _refuse_wild(words, bags)
+    sums = memory.new_empty(bags.offsets.shape[1], program.features, program.dim)
+    arguments = _arguments(memory, lookup, bags, program, sums)
+    tiles = _tiles(memory, program)
+    arguments.space = tiles.data_ptr()
+    kernel("vectors", "bags")(arguments, memory.dtype, -(-sums.shape[0] // TILE))
+    _refuse_wild(arguments, bags)
     return sums
 
 
-def scatter(vectors: Tensor, memory: Tensor, lookup: Tensor | None, ids: Tensor | Bags, program: Tensor) -> Tensor:
+def _tiles(memory: Tensor, program: Program) -> Tensor:
+    """Scratch for a tile of vectors per thread."""
+    return memory.new_empty(2 * max(1, torch.get_num_threads()) * TILE * program.features * program.dim)
+
+
+def scatter(vectors: Tensor, memory: Tensor, lookup: Tensor | None, ids: Tensor | Bags, program: Program) -> Tensor:
     """The dense gradient of memory, given that of the vectors (of the sums of bags)."""
     gradient = torch.empty_like(memory)
-    words = _words(memory, lookup, ids, program, vectors := vectors.contiguous())
-    _add_bags(words, ids)
-    ranges = max(1, min(torch.get_num_threads(), p.QUANTILES))
-    longest, widest = program[p.LONGEST : p.UNIT].tolist()
-    space = torch.empty(ranges * a.space_words(longest, widest), dtype=torch.int64)
-    words[a.GRADIENT], words[a.RANGES], words[a.SPACE] = gradient.data_ptr(), ranges, space.data_ptr()
-    compiled_kernel("scatter", memory.dtype)(words, ranges)
-    _refuse_wild(words, ids)
+    arguments = _arguments(memory, lookup, ids, program, vectors := vectors.contiguous())
+    _add_bags(arguments, ids)
+    ranges = max(1, min(torch.get_num_threads(), QUANTILES))
+    space = torch.empty(ranges * space_words(program), dtype=torch.int64, device="cpu")
+    arguments.gradient, arguments.ranges, arguments.space = gradient.data_ptr(), ranges, space.data_ptr()
+    kernel("gradients", "scatter")(arguments, memory.dtype, ranges)
+    _refuse_wild(arguments, ids)
     return gradient
 
 
 def scatter_rows(
-    vectors: Tensor, memory: Tensor, lookup: Tensor | None, ids: Tensor | Bags, program: Tensor
+    vectors: Tensor, memory: Tensor, lookup: Tensor | None, ids: Tensor | Bags, program: Program
 ) -> tuple[Tensor, Tensor]:
     """The gradient of the rows of memory that were read: their numbers `[1, n]`, ascending, and values `[n, unit]`.
 
     Raises:
         ValueError: for a memory of 2^31 rows or a batch of 2^32 reads, which one word per read cannot hold.
     """
-    _, segments, reads, computed, most_reads, longest, widest, unit = program[: p.UNIT + 1].tolist()
-    words = _words(memory, lookup, ids, program, vectors := vectors.contiguous())
-    _add_bags(words, ids)
-    batch = words[a.BATCH]
-    starts = _read_starts(ids, program, reads)
-    words[a.EXAMPLE_BITS], words[a.READ_STARTS] = max(batch - 1, 0).bit_length(), starts.data_ptr()
-    if memory.shape[0] >= 1 << 31 or most_reads << words[a.EXAMPLE_BITS] > 1 << 32:
+    header = program.header
+    arguments = _arguments(memory, lookup, ids, program, vectors := vectors.contiguous())
+    _add_bags(arguments, ids)
+    batch = arguments.batch
+    starts = _read_starts(ids, program)
+    arguments.example_bits, arguments.read_starts = max(batch - 1, 0).bit_length(), starts.data_ptr()
+    if memory.shape[0] >= 1 << 31 or header.most_reads << arguments.example_bits > 1 << 32:
         raise ValueError(
-            f"gradients of rows need less than 2^31 rows and 2^32 reads; got {memory.shape[0]} rows, and {most_reads} "
-            f"reads of up to {batch} ids each"
+            f"gradients of rows need less than 2^31 rows and 2^32 reads; got {memory.shape[0]} rows, and "
+            f"{header.most_reads} reads of up to {batch} ids each"
         )
     threads, entries = max(1, torch.get_num_threads()), int(starts[-1])
-    work = torch.empty(2 * entries + threads * a.space_words(longest, widest), dtype=torch.int64)
-    counts = torch.empty(segments, dtype=torch.int64)
-    gradients = memory.new_empty(batch * computed * unit)
-    words[a.READS] = work.data_ptr()
-    words[a.SORTED] = words[a.READS] + 8 * entries
-    words[a.SPACE] = words[a.SORTED] + 8 * entries
-    words[a.COUNTS], words[a.COMPUTED] = counts.data_ptr(), gradients.data_ptr()
-    compiled_kernel("reads", memory.dtype)(words, -(-batch // a.TILE))
-    _refuse_wild(words, ids)
-    words[a.NEXT] = words[a.SLOT] = 0
-    compiled_kernel("sorts", torch.int64)(words, segments)
+    work = torch.empty(2 * entries + threads * space_words(program), dtype=torch.int64, device="cpu")
+    counts = torch.empty(header.segments, dtype=torch.int64, device="cpu")
+    gradients = memory.new_empty(batch * header.computed * header.unit)
+    arguments.reads = work.data_ptr()
+    arguments.sorted = arguments.reads + 8 * entries
+    arguments.space = arguments.sorted + 8 * entries
+    arguments.counts, arguments.computed = counts.data_ptr(), gradients.data_ptr()
+    kernel("gradients", "collect")(arguments, memory.dtype, -(-batch // TILE))
+    _refuse_wild(arguments, ids)
+    arguments.next = arguments.slot = 0
+    kernel("gradients", "sort")(arguments, "int64", header.segments)
     ends = counts.cumsum(0)
     first = ends - counts
-    rows = torch.empty(1, int(ends[-1]), dtype=torch.int64)
-    values = memory.new_empty(rows.shape[1], unit)
-    words[a.NEXT], words[a.COUNTS] = 0, first.data_ptr()
-    words[a.ROWS], words[a.VALUES] = rows.data_ptr(), values.data_ptr()
-    compiled_kernel("sums", memory.dtype)(words, segments)
+    rows = torch.empty(1, int(ends[-1]), dtype=torch.int64, device="cpu")
+    values = memory.new_empty(rows.shape[1], header.unit)
+    arguments.next, arguments.counts = 0, first.data_ptr()
+    arguments.rows, arguments.values = rows.data_ptr(), values.data_ptr()
+    kernel("gradients", "sum")(arguments, memory.dtype, header.segments)
     return rows, values
 
 
-def _read_starts(ids: Tensor | Bags, program: Tensor, reads: int) -> Tensor:
+def _read_starts(ids: Tensor | Bags, program: Program) -> Tensor:
     """Where each read of the program begins among the reads of the batch, one more at the end."""
     if isinstance(ids, Tensor):
-        return torch.arange(reads + 1) * ids.shape[0]
-    table = program[int(program[p.READS_AT]) :].view(-1, p.READ_WORDS)[:, 2]
-    counts = ids.starts.diff()[table]
+        return torch.arange(program.header.reads + 1, device="cpu") * ids.shape[0]
+    counts = ids.starts.diff()[program.table_of_read]
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
 
-def _words(
-    memory: Tensor, lookup: Tensor | None, ids: Tensor | Bags, program: Tensor, vectors: Tensor
-) -> ctypes.Array[ctypes.c_int64]:
-    array, size = (0, 0) if lookup is None else (lookup.data_ptr(), lookup.element_size())
+def _arguments(
+    memory: Tensor, lookup: Tensor | None, ids: Tensor | Bags, program: Program, vectors: Tensor
+) -> Arguments:
+    """What every kernel is given. Kernels check nothing, so all that they rely on is checked here."""
+    entries = 0 if lookup is None else lookup.numel()
+    if memory.shape != program.shape or not memory.is_contiguous() or entries != program.lookup_size:
+        raise ValueError(
+            f"memory must be {list(program.shape)}, contiguous, with {program.lookup_size} entries of lookup arrays; "
+            f"got {list(memory.shape)} with {entries}"
+        )
+    if vectors.dtype != memory.dtype or vectors.shape[1:] != (program.features, program.dim):
+        raise ValueError(
+            f"vectors must be {memory.dtype} [batch, {program.features}, {program.dim}]; got {vectors.dtype} "
+            f"{list(vectors.shape)}"
+        )
     batch = vectors.shape[0]
-    floats = vectors.numel() // max(batch, 1)
-    fixed = (0, a.NO_WILD, batch, program.data_ptr(), memory.data_ptr(), array, size)
+    arguments = Arguments(0, 0, NO_WILD, batch, program.address, memory.data_ptr())
+    if lookup is not None:
+        arguments.lookups, arguments.lookup_size = lookup.data_ptr(), lookup.element_size()
+    arguments.vectors, arguments.floats = vectors.data_ptr(), program.features * program.dim
     if isinstance(ids, Tensor):
-        return _Words(*fixed, ids.data_ptr(), ids.element_size(), *ids.stride(), vectors.data_ptr(), floats)
-    words = _Words(*fixed, 0, ids.ids[0].element_size(), 1, 0, vectors.data_ptr(), floats)
-    words[a.BATCH] = max(table_ids.shape[0] for table_ids in ids.ids)
-    words[a.STARTS], words[a.TABLE_IDS] = ids.starts.data_ptr(), ids.addresses.data_ptr()
-    words[a.OFFSETS], words[a.NUM_BAGS] = ids.offsets.data_ptr(), batch
-    words[a.WEIGHTS] = 0 if ids.weights is None else ids.weights.data_ptr()
-    return words
+        arguments.ids, arguments.id_size = ids.data_ptr(), ids.element_size()
+        arguments.id_row, arguments.id_column = ids.stride()
+        return arguments
+    arguments.id_size, arguments.id_row = ids.ids[0].element_size(), 1
+    arguments.batch = max(table_ids.shape[0] for table_ids in ids.ids)
+    arguments.starts, arguments.table_ids = ids.starts.data_ptr(), ids.addresses.data_ptr()
+    arguments.offsets, arguments.num_bags = ids.offsets.data_ptr(), batch
+    arguments.weights = 0 if ids.weights is None else ids.weights.data_ptr()
+    return arguments
 
 
-def _add_bags(words: ctypes.Array[ctypes.c_int64], ids: Tensor | Bags) -> None:
+def _add_bags(arguments: Arguments, ids: Tensor | Bags) -> None:
     """Say which bag each example is in, as gradients need to know."""
     if isinstance(ids, Bags):
-        words[a.BAGS] = ids.bag_of.data_ptr()
+        arguments.bags = ids.bag_of.data_ptr()
 
 
-def _refuse_wild(words: ctypes.Array[ctypes.c_int64], ids: Tensor | Bags) -> None:
-    place = words[a.WILD]
-    if place == a.NO_WILD:
+def _refuse_wild(arguments: Arguments, ids: Tensor | Bags) -> None:
+    place = arguments.wild
+    if place == NO_WILD:
         return
     if isinstance(ids, Tensor):
         raise WildIdError.at(ids, place)
     column = int((ids.starts <= place).sum()) - 1
     example = place - int(ids.starts[column])
     raise WildIdError(int(ids.ids[column][example]), example, column)
-
-
-@cache
-def compiled_kernel(name: str, dtype: torch.dtype) -> Kernel:
-    """The kernel of module `numba_<name>` for a float type, compiled or loaded at its first use."""
-    module = importlib.import_module(f"tablefold.ops.numba_{name}")
-    return Kernel(module.kernel(str(dtype).removeprefix("torch."), _version()))
-
-
-@cache
-def _version() -> int:
-    """A number that changes with any source that machine code is made of: Numba itself looks at one file's date."""
-    sources = sorted(Path(__file__).parent.glob("*.py"))
-    return zlib.crc32(b"".join(source.read_bytes() for source in sources)) | 1

@@ -1,60 +1,39 @@
-"""Terms as a kernel reads them: one int64 array that says all, the same for every device.
+"""Terms as a kernel reads them: the records of a program, which Numba's kernels and Triton's read alike.
 
 A term is cut into *pieces* such that any two pieces write the same output slots or none in common. The pieces of one
-slot interval form a *chain*: the first is assigned, each later one is added or multiplied onto it. An array program
-holds, as int64 words:
+slot interval form a *chain*: the first is assigned, each later one is added or multiplied onto it. A program is one
+array of int64 words, the same for every device:
 
-    header     the counts and places of what follows (`HEADER`)
+    Header     the counts of what follows, and where each section begins
     rows       per table: its rows, 0 for an open vocabulary
     columns    per table: its first chain, one more at the end
     chains     per chain: its first piece, one more at the end
-    pieces     `PIECE_WORDS` words per piece (`PIECE`), each with two partitions of `PART_WORDS` words (`PART`)
+    pieces     a `Piece` each
     quantiles  `QUANTILES` + 1 places in memory between which equally many reads are expected
-    segments   stretches of memory, in its order, that no read crosses (`SEGMENT`): sorted apart, they are sorted
-    reads      per segment, for each row of memory that an example reads in it (`READ_WORDS`): the slot whose gradient
-               is the row's (-1 where it must be computed first), its number among those computed, its table
+    segments   a `Segment` each: stretches of memory, in its order, that no read crosses: sorted apart, they are sorted
+    reads      a `Read` for each row of memory that an example reads, segment by segment
 """
 
 from __future__ import annotations
 
+import ctypes
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
+from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from tablefold.ops.reference import ReferenceGather
 from tablefold.partitions import Lookup, Partition
 from tablefold.tables import TableSpec
 from tablefold.terms import AddressMap, Term, Weight
-
-# Words of the header.
-TABLES, SEGMENTS, READS, COMPUTED, MOST_READS, LONGEST, WIDEST, UNIT = range(8)
-ROWS_AT, COLUMNS_AT, CHAINS_AT, PIECES_AT, QUANTILES_AT, SEGMENTS_AT, READS_AT = range(8, 15)
-HEADER_WORDS = 15
-
-# Words of a partition; `BUCKETS` is 0 where no number ever reaches num_buckets, `EXACT` asks for true 64-bit division.
-DIV, DIV_EXACT, BUCKETS, BUCKETS_EXACT, HASHED, KEY, LOOKUP = range(7)
-PART_WORDS = 7
-
-# Words of a piece; `STEP` is the term's width, `OFFSET` the first float of the term that the piece reads.
-BASE, STRIDE, NEIGHBOURS, STEP, WRAP, OFFSET, WIDTH, SLOT, OP, SIGNED, LOW, HIGH = range(12)
-WEIGHTED, WEIGHT_BASE, WEIGHT_STRIDE, WEIGHT_LOW, WEIGHT_HIGH, PART = range(12, 18)
-WEIGHT_PART = PART + PART_WORDS
-ROW_READS = WEIGHT_PART + PART_WORDS
-WEIGHT_READS = ROW_READS + 3
-TABLE = WEIGHT_READS + 3
-PIECE_WORDS = TABLE + 1
-
-# Words of `ROW_READS` and `WEIGHT_READS`: the segment that is read in, the first read there, and the number of the
-# first computed read, -1 where the gradient of the slots is that of the rows.
-SEGMENT, READ, FIRST_COMPUTED = range(3)
-
-# Words of a segment: its rows of memory, and its reads per example, each as first and count.
-FIRST_ROW, SEGMENT_ROWS, FIRST_READ, SEGMENT_READS = range(4)
-SEGMENT_WORDS = 4
-
-READ_WORDS = 3
 
 ASSIGN, ADD, MULTIPLY = range(3)
 """How a piece joins its chain."""
@@ -68,9 +47,99 @@ LINE = 16
 _EXACT_IN_FLOAT64 = 1 << 53
 
 
+def _words(*names: str) -> list[tuple[str, type[ctypes.c_int64]]]:
+    return [(name, ctypes.c_int64) for name in names]
+
+
+class Header(ctypes.Structure):
+    """What a program holds.
+
+    tables, segments, reads: how many. computed: reads whose gradient must be computed before it is summed.
+    most_reads: of one segment. longest: pieces of the longest chain. widest: floats of the widest piece.
+    unit: floats of a row of memory. *_at: the word at which a section begins.
+    """
+
+    _fields_ = _words("tables", "segments", "reads", "computed", "most_reads", "longest", "widest", "unit") + _words(
+        *("rows_at", "columns_at", "chains_at", "pieces_at", "quantiles_at", "segments_at", "reads_at")
+    )
+
+
+class Part(ctypes.Structure):
+    """A partition. div_exact, buckets_exact: divide as integers, where float64 would not do. buckets: 0 where no number
+    reaches num_buckets. lookup: where its array begins among all, -1 without. highest: the largest bucket in the array.
+    """
+
+    _fields_ = _words("div", "div_exact", "buckets", "buckets_exact", "hashed", "key", "lookup", "highest")
+
+
+class Place(ctypes.Structure):
+    """Where a piece's reads are listed: the segment, the first read there, and the number of the first computed one, -1
+    where the gradient of the slots is that of the rows."""
+
+    _fields_ = _words("segment", "read", "first_computed")
+
+
+class Piece(ctypes.Structure):
+    """The part of a term that writes one slot interval.
+
+    step: the term's width. offset: the first float of the term that the piece reads. low, high: the floats of memory
+    that it may read, from the first, up to the second. The weight's likewise.
+    """
+
+    _fields_ = [
+        *_words("base", "stride", "neighbours", "step", "wrap", "offset", "width", "slot", "op", "signed"),
+        *_words("low", "high", "weighted", "weight_base", "weight_stride", "weight_low", "weight_high"),
+        *[("part", Part), ("weight_part", Part), ("row_reads", Place), ("weight_reads", Place)],
+        *_words("table"),
+    ]
+
+
+class Segment(ctypes.Structure):
+    """A stretch of memory: its first row, how many, and its reads per example."""
+
+    _fields_ = _words("first_row", "rows", "first_read", "reads")
+
+
+class Read(ctypes.Structure):
+    """A row that an example reads: the slot whose gradient is the row's (-1 where it must be computed first), its
+    number among those computed, its table."""
+
+    _fields_ = _words("slot", "computed", "table")
+
+
+RECORDS: tuple[type[ctypes.Structure], ...] = (Header, Part, Place, Piece, Segment, Read)
+
+
+def word(path: str) -> int:
+    """The word of a field within its record.
+
+    >>> word("part.div"), word("piece.part"), word("piece.weight_part.div") - word("piece.weight_part")
+    (0, 17, 0)
+    """
+    record, *names = path.split(".")
+    kind: Any = {kind.__name__.lower(): kind for kind in RECORDS}[record]
+    place = 0
+    for name in names:
+        place += getattr(kind, name).offset // 8
+        kind = dict(field[:2] for field in kind._fields_)[name]
+    return place
+
+
+def words(record: type[ctypes.Structure]) -> int:
+    """How many words a record has."""
+    return ctypes.sizeof(record) // 8
+
+
+@cache
+def layout() -> int:
+    """A number that changes with the records: code compiled for others must not be taken."""
+    fields = [[(name, kind.__name__) for name, kind in record._fields_] for record in RECORDS]  # type: ignore[misc]
+    return zlib.crc32(repr(fields).encode())
+
+
 @dataclass(frozen=True)
-class Piece:
-    """The part of a term that writes one slot interval."""
+class Chunk:
+    """The part of a term that writes one slot interval, before it is a record."""
 
     term: Term
     offset: int
@@ -79,42 +148,101 @@ class Piece:
     op: int
 
 
+class Program:
+    """The program of an address map, for any device.
+
+    One address map has one program in a process, found again by the map's fingerprint (`program_of`, `find_program`).
+    It holds no state: kernels read it, nothing writes it, copies of a group share it.
+    """
+
+    def __init__(self, address_map: AddressMap) -> None:
+        self.address_map = address_map
+        self.fingerprint = address_map.fingerprint
+        self.array = array_program(address_map)
+        self.header = Header.from_buffer(self.array.data)
+        self.address: int = self.array.ctypes.data
+        self.reference = ReferenceGather(address_map)
+        self.features, self.dim = sum(address_map.features), address_map.tables[0].dim
+        self.num_tables = len(address_map.tables)
+        self.lookup_size = sum(len(lookup.buckets) for lookup in address_map.lookups)
+        self.shape = (address_map.floats // address_map.unit, address_map.unit)
+        reads = self.array[self.header.reads_at :].reshape(-1, words(Read))
+        self.table_of_read = torch.from_numpy(reads[:, 2].copy())
+        self._on_device: dict[torch.device, Tensor] = {}
+
+    def on(self, device: torch.device) -> Tensor:
+        """The words on a device, copied there once."""
+        if device not in self._on_device:
+            with torch.inference_mode(False):
+                self._on_device[device] = torch.from_numpy(self.array).to(device)
+        return self._on_device[device]
+
+    def __deepcopy__(self, _: object) -> Program:
+        return self
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return program_of, (self.address_map,)
+
+
+_programs: WeakValueDictionary[int, Program] = WeakValueDictionary()  # by fingerprint: equal maps have equal programs
+
+
+def program_of(address_map: AddressMap) -> Program:
+    """The program of an address map; made once for all groups whose maps are equal."""
+    program = _programs.get(address_map.fingerprint)
+    if program is None:
+        program = _programs[address_map.fingerprint] = Program(address_map)
+    return program
+
+
+def find_program(fingerprint: int) -> Program:
+    """The program with that fingerprint, of a group that lives in this process.
+
+    Raises:
+        ValueError: where there is none: a compiled program outlived the group it was made of.
+    """
+    program = _programs.get(fingerprint)
+    if program is None:
+        raise ValueError("this compiled program reads a group that is gone: build the group before it is called")
+    return program
+
+
 def array_program(address_map: AddressMap) -> NDArray[np.int64]:
-    """The array program of an address map."""
+    """The words of an address map's program."""
     sizes = [len(lookup.buckets) for lookup in address_map.lookups]
     starts = dict(zip(address_map.lookups, _starts(sizes), strict=True))
     rows: list[int] = []
-    columns, chains, pieces = [0], [0], []
+    columns, chains = [0], [0]
+    pieces: list[Piece] = []
     chain_of: list[int] = []
     first_slot = longest = widest = 0
     for number, (table, terms) in enumerate(zip(address_map.tables, address_map.terms, strict=True)):
         for chain in table_chains(terms):
-            for piece in chain:
+            for chunk in chain:
                 chain_of.append(len(chains) - 1)
-                pieces.append(_piece_words(piece, first_slot, number, table, starts))
+                pieces.append(_piece(chunk, first_slot, number, table, starts))
             chains.append(len(pieces))
             longest, widest = max(longest, len(chain)), max(widest, chain[0].width)
         columns.append(len(chains) - 1)
         rows.append(table.rows or 0)
         first_slot += address_map.features[number] * table.dim
     segments, reads, computed = _segments(pieces, chain_of, address_map.unit)
-    flat_pieces = [word for piece in pieces for word in piece]
-    sections = [rows, columns, chains, flat_pieces, _quantiles(pieces, address_map), segments, reads]
-    counts = [
+    sections = [rows, columns, chains, _flat(pieces), _quantiles(pieces, address_map), _flat(segments), _flat(reads)]
+    header = Header(
         len(rows),
-        len(segments) // SEGMENT_WORDS,
-        len(reads) // READ_WORDS,
+        len(segments),
+        len(reads),
         computed,
-        max(segments[SEGMENT_READS::SEGMENT_WORDS]),
+        max(segment.reads for segment in segments),
         longest,
         widest,
         address_map.unit,
-    ]
-    section_starts = _starts([len(section) for section in sections], HEADER_WORDS)
-    return np.array(counts + section_starts + [word for section in sections for word in section], dtype=np.int64)
+        *_starts([len(section) for section in sections], words(Header)),
+    )
+    return np.array(_flat([header]) + [each for section in sections for each in section], dtype=np.int64)
 
 
-def table_chains(terms: Sequence[Term]) -> list[list[Piece]]:
+def table_chains(terms: Sequence[Term]) -> list[list[Chunk]]:
     """The chains of one table, in slot order."""
     edges = sorted({edge for term in terms for edge in (term.slot, term.slot + term.width)})
     chains = []
@@ -123,7 +251,7 @@ def table_chains(terms: Sequence[Term]) -> list[list[Piece]]:
         chain = []
         for number, term in enumerate(writers):
             op = ASSIGN if number == 0 else MULTIPLY if term.combine == "mul" else ADD
-            chain.append(Piece(term, begin - term.slot, end - begin, begin, op))
+            chain.append(Chunk(term, begin - term.slot, end - begin, begin, op))
         chains.append(chain)
     return chains
 
@@ -132,67 +260,76 @@ def _starts(sizes: Sequence[int], first: int = 0) -> list[int]:
     return [first + sum(sizes[:index]) for index in range(len(sizes))]
 
 
-def _piece_words(
-    piece: Piece, first_slot: int, table_number: int, table: TableSpec, starts: dict[Lookup, int]
-) -> list[int]:
-    term = piece.term
+def _flat(records: Sequence[ctypes.Structure]) -> list[int]:
+    return [each for record in records for each in memoryview(record).cast("B").cast("q")]
+
+
+def _piece(chunk: Chunk, first_slot: int, table_number: int, table: TableSpec, starts: dict[Lookup, int]) -> Piece:
+    term = chunk.term
     weight = term.weight or Weight(Partition(1), 0, 0)
-    return [
-        term.base,
-        term.stride,
-        term.neighbours,
-        term.width,
-        term.wrap,
-        piece.offset,
-        piece.width,
-        first_slot + piece.slot,
-        piece.op,
-        int(term.signed),
-        *_interval(piece),
-        int(term.weight is not None),
-        weight.base,
-        weight.stride,
-        weight.base,
-        weight.base + weight.stride * (weight.partition.num_buckets - 1) + 1,
-        *_part_words(term.partition, table.rows, starts),
-        *_part_words(weight.partition, table.rows, starts),
-        *[-1] * 6,  # `_segments` fills them in
-        table_number,
-    ]
+    low, high = _interval(chunk)
+    return Piece(
+        base=term.base,
+        stride=term.stride,
+        neighbours=term.neighbours,
+        step=term.width,
+        wrap=term.wrap,
+        offset=chunk.offset,
+        width=chunk.width,
+        slot=first_slot + chunk.slot,
+        op=chunk.op,
+        signed=int(term.signed),
+        low=low,
+        high=high,
+        weighted=int(term.weight is not None),
+        weight_base=weight.base,
+        weight_stride=weight.stride,
+        weight_low=weight.base,
+        weight_high=weight.end,
+        part=_part(term.partition, table.rows, starts),
+        weight_part=_part(weight.partition, table.rows, starts),
+        row_reads=Place(-1, -1, -1),  # `_segments` fills them in
+        weight_reads=Place(-1, -1, -1),
+        table=table_number,
+    )
 
 
-def _interval(piece: Piece) -> tuple[int, int]:
-    """The floats of memory that the piece may read: from the first, up to the second."""
-    term = piece.term
+def _interval(chunk: Chunk) -> tuple[int, int]:
+    """The floats of memory that the chunk may read: from the first, up to the second."""
+    term = chunk.term
     if term.wrap:
         return term.base, term.end
-    last = term.end - term.width + piece.offset + piece.width
-    return term.base + piece.offset, last
+    last = term.end - term.width + chunk.offset + chunk.width
+    return term.base + chunk.offset, last
 
 
-def _part_words(part: Partition, rows: int | None, starts: dict[Lookup, int]) -> list[int]:
+def _part(part: Partition, rows: int | None, starts: dict[Lookup, int]) -> Part:
     most = _EXACT_IN_FLOAT64 + 1 if rows is None else rows
     number = -(-most // part.div)  # numbers before the last step are less than this
+    highest = 0
     if part.lookup is not None:
-        number = int(part.lookup.buckets.max()) + 1
+        highest = int(part.lookup.buckets.max())
+        number = highest + 1
     if part.key is not None:
         number = _EXACT_IN_FLOAT64
-    return [
-        part.div,
-        int(most > _EXACT_IN_FLOAT64),
-        0 if number <= part.num_buckets else part.num_buckets,
-        int(number > _EXACT_IN_FLOAT64),
-        int(part.key is not None),
-        part.key or 0,
-        -1 if part.lookup is None else starts[part.lookup],
-    ]
+    return Part(
+        div=part.div,
+        div_exact=int(most > _EXACT_IN_FLOAT64),
+        buckets=0 if number <= part.num_buckets else part.num_buckets,
+        buckets_exact=int(number > _EXACT_IN_FLOAT64),
+        hashed=int(part.key is not None),
+        key=part.key or 0,
+        lookup=-1 if part.lookup is None else starts[part.lookup],
+        highest=highest,
+    )
 
 
-def _quantiles(pieces: list[list[int]], address_map: AddressMap) -> list[int]:
+def _quantiles(pieces: Sequence[Piece], address_map: AddressMap) -> list[int]:
     """Places in memory, whole rows of `unit` and lines, between which equally many reads are expected."""
-    words = np.array(pieces)
-    low, high, width = (words[:, word].astype(np.float64) for word in (LOW, HIGH, WIDTH))
-    edges = np.unique(words[:, [LOW, HIGH]])
+    spans = np.array([(piece.low, piece.high) for piece in pieces])
+    low, high = spans.T.astype(np.float64)
+    width = np.array([piece.width for piece in pieces], dtype=np.float64)
+    edges = np.unique(spans)
     reads = (np.clip((edges[:, None] - low) / (high - low), 0, 1) * width).sum(axis=1)
     wanted = np.linspace(0, reads[-1], QUANTILES + 1)
     step = address_map.unit * max(1, LINE // address_map.unit)
@@ -200,31 +337,33 @@ def _quantiles(pieces: list[list[int]], address_map: AddressMap) -> list[int]:
     return [0, *inner.tolist(), address_map.floats]
 
 
-def _segments(pieces: list[list[int]], chain_of: list[int], unit: int) -> tuple[list[int], list[int], int]:
+def _segments(pieces: list[Piece], chain_of: list[int], unit: int) -> tuple[list[Segment], list[Read], int]:
     """(segments, reads, how many reads per example need their gradient computed); pieces are told their reads."""
-    spans = [(piece[LOW], piece[HIGH], number, ROW_READS) for number, piece in enumerate(pieces)]
+    spans = [(piece.low, piece.high, number, False) for number, piece in enumerate(pieces)]
     spans += [
-        (piece[WEIGHT_LOW], piece[WEIGHT_HIGH], number, WEIGHT_READS)
-        for number, piece in enumerate(pieces)
-        if piece[WEIGHTED]
+        (piece.weight_low, piece.weight_high, number, True) for number, piece in enumerate(pieces) if piece.weighted
     ]
-    multiplied = {chain for piece, chain in zip(pieces, chain_of, strict=True) if piece[OP] == MULTIPLY}
-    segments: list[list[int]] = []
-    reads: list[int] = []
+    multiplied = {chain for piece, chain in zip(pieces, chain_of, strict=True) if piece.op == MULTIPLY}
+    segments: list[Segment] = []
+    reads: list[Read] = []
     computed = last = 0
-    for low, high, number, place in sorted(spans):
+    for low, high, number, of_weight in sorted(spans):
         piece = pieces[number]
         first_row, end_row = low // unit, -(-high // unit)
         if not segments or first_row >= last:
-            segments.append([first_row, 0, len(reads) // READ_WORDS, 0])
+            segments.append(Segment(first_row, 0, len(reads), 0))
         segment, last = segments[-1], max(last, end_row)
-        count = 1 if place == WEIGHT_READS else piece[WIDTH] // unit
-        direct = not (place == WEIGHT_READS or chain_of[number] in multiplied or piece[SIGNED] or piece[WEIGHTED])
-        piece[place : place + 3] = [len(segments) - 1, segment[SEGMENT_READS], -1 if direct else computed]
+        count = 1 if of_weight else piece.width // unit
+        direct = not (of_weight or chain_of[number] in multiplied or piece.signed or piece.weighted)
+        place = Place(len(segments) - 1, segment.reads, -1 if direct else computed)
+        if of_weight:
+            piece.weight_reads = place
+        else:
+            piece.row_reads = place
         for chunk in range(count):
-            reads += [piece[SLOT] + chunk * unit, -1] if direct else [-1, computed + chunk]
-            reads.append(piece[TABLE])
+            slot, order = (piece.slot + chunk * unit, -1) if direct else (-1, computed + chunk)
+            reads.append(Read(slot, order, piece.table))
         computed += 0 if direct else count
-        segment[SEGMENT_ROWS] = last - segment[FIRST_ROW]
-        segment[SEGMENT_READS] += count
-    return [word for segment in segments for word in segment], reads, computed
+        segment.rows = last - segment.first_row
+        segment.reads += count
+    return segments, reads, computed

@@ -5,73 +5,95 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from tablefold.hashing import bucket_bits, hash_id, sign_bit
+from tablefold.ops.backends import is_recorded, is_transformed
 from tablefold.partitions import Lookup, Partition
 from tablefold.terms import AddressMap, Combine, Term
 
 _NO_WRAP = 1 << 62
 
 
-class Constants(nn.Module):
-    """Named int64 or bool vectors that follow their module to any device.
+class Constants:
+    """Named int64 or bool vectors that a static object computes with, on whatever device its inputs are.
 
-    They are rebuilt from the spec wherever a group is built, hence no part of its state dict.
+    They are made once per device; where a program is recorded, within it.
     """
 
-    def constant(self, name: str, values: Sequence[int] | Sequence[bool]) -> None:
-        """Keep `values` as the attribute `name`."""
-        dtype = torch.bool if values and isinstance(values[0], bool) else torch.int64
-        self.register_buffer(name, torch.tensor(values, dtype=dtype, device="cpu"), persistent=False)
+    def __init__(self) -> None:
+        self._values: dict[str, list[int] | list[bool]] = {}
+        self._made: dict[torch.device, dict[str, Tensor]] = {}
+
+    def add(self, name: str, values: list[int] | list[bool]) -> None:
+        """Keep `values` under a name."""
+        self._values[name] = values
+
+    def on(self, device: torch.device) -> dict[str, Tensor]:
+        """All vectors by name."""
+        if is_recorded() or is_transformed() or torch._C._len_torch_dispatch_stack():
+            return self._make(device)
+        if device not in self._made:
+            with torch.inference_mode(False):
+                self._made[device] = self._make(device)
+        return self._made[device]
+
+    def _make(self, device: torch.device) -> dict[str, Tensor]:
+        return {
+            name: torch.tensor(
+                values, dtype=torch.bool if values and isinstance(values[0], bool) else torch.int64, device=device
+            )
+            for name, values in self._values.items()
+        }
+
+    def __deepcopy__(self, _: object) -> Constants:
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_values": self._values, "_made": {}}
 
 
-class Buckets(Constants):
+class Buckets:
     """The buckets of many partitions at once, each of one column of ids."""
 
-    column: Tensor
-    div: Tensor
-    num_buckets: Tensor
-    key: Tensor
-    hashed: Tensor
-    lookup_start: Tensor
-
     def __init__(self, columns: Sequence[int], partitions: Sequence[Partition], lookups: Sequence[Lookup]) -> None:
-        super().__init__()
         sizes = [len(lookup.buckets) for lookup in lookups]
         starts = dict(zip(lookups, [0, *np.cumsum(sizes).tolist()], strict=False))
         self.any_hashed = any(part.key is not None for part in partitions)
         self.any_lookup = any(part.lookup is not None for part in partitions)
-        self.constant("column", columns)
-        self.constant("div", [part.div for part in partitions])
-        self.constant("num_buckets", [part.num_buckets for part in partitions])
-        self.constant("key", [part.key or 0 for part in partitions])
-        self.constant("hashed", [part.key is not None for part in partitions])
-        self.constant("lookup_start", [-1 if part.lookup is None else starts[part.lookup] for part in partitions])
+        self.constants = Constants()
+        self.constants.add("column", list(columns))
+        self.constants.add("div", [part.div for part in partitions])
+        self.constants.add("num_buckets", [part.num_buckets for part in partitions])
+        self.constants.add("key", [part.key or 0 for part in partitions])
+        self.constants.add("hashed", [part.key is not None for part in partitions])
+        self.constants.add("lookup_start", [-1 if part.lookup is None else starts[part.lookup] for part in partitions])
 
-    def forward(
+    def __call__(
         self, ids: Int64[Tensor, "batch tables"], lookup: Tensor | None
     ) -> tuple[Int64[Tensor, "batch parts"], Int64[Tensor, "batch parts"]]:
         """(buckets, hashed words; the words are of use where the partition hashes)."""
-        number = ids[:, self.column] // self.div
+        c = self.constants.on(ids.device)
+        number = ids[:, c["column"]] // c["div"]
         word = number
         if self.any_hashed:
-            word = hash_id(number, self.key)
-            number = torch.where(self.hashed, bucket_bits(word), number)
+            word = hash_id(number, c["key"])
+            number = torch.where(c["hashed"], bucket_bits(word), number)
         if self.any_lookup:
             assert lookup is not None
-            looks_up = self.lookup_start >= 0
-            place = torch.where(looks_up, number + self.lookup_start, 0)
+            looks_up = c["lookup_start"] >= 0
+            place = torch.where(looks_up, number + c["lookup_start"], 0)
             number = torch.where(looks_up, lookup[place].to(torch.int64), number)
-        return number % self.num_buckets, word
+        return number % c["num_buckets"], word
 
 
-class ReferenceGather(Constants):
+class ReferenceGather:
     """Reads the vectors of a batch of ids from memory, as an address map says.
 
     Every term contributes `width / unit` rows of `unit` floats. They are fetched by one embedding lookup, ordered in
@@ -81,99 +103,98 @@ class ReferenceGather(Constants):
         address_map: tables, terms and memory layout.
 
     Calling it with memory `[floats / unit, unit]`, the concatenated lookup arrays (or None) and int64 ids
-    `[batch, tables]` returns `[batch, features, dim]`.
+    `[batch, tables]` returns `[batch, features, dim]`. It holds no state.
     """
 
-    base: Tensor
-    stride: Tensor
-    wrap: Tensor
-    neighbours: Tensor
-    width: Tensor
-    signed: Tensor
-    weight_base: Tensor
-    weight_stride: Tensor
-    weight_term: Tensor
-    chunk_term: Tensor
-    chunk_offset: Tensor
-
     def __init__(self, address_map: AddressMap) -> None:
-        super().__init__()
         self.unit = address_map.unit
         self.dim = address_map.tables[0].dim
         self.num_features = sum(address_map.features)
+        self._constants = Constants()
+        self._constants.add("rows", [table.rows or 0 for table in address_map.tables])
+        table_of = [table for table, features in enumerate(address_map.features) for _ in range(features)]
+        self._constants.add("table_of", table_of)
         columns = [column for column, terms in enumerate(address_map.terms) for _ in terms]
         terms = [term for table_terms in address_map.terms for term in table_terms]
-        self.buckets = Buckets(columns, [term.partition for term in terms], address_map.lookups)
+        self._buckets = Buckets(columns, [term.partition for term in terms], address_map.lookups)
         self._add_terms(terms)
         self._add_weights(columns, terms, address_map.lookups)
         chunks = _chunks(address_map)
-        self.constant("chunk_term", [chunk.term for chunk in chunks])
-        self.constant("chunk_offset", [chunk.offset * self.unit for chunk in chunks])
+        self._constants.add("chunk_term", [chunk.term for chunk in chunks])
+        self._constants.add("chunk_offset", [chunk.offset * self.unit for chunk in chunks])
         self._layers = _layers(chunks)
         for index, layer in enumerate(self._layers):
-            self.constant(f"slots_{index}", layer.slots)
+            self._constants.add(f"slots_{index}", layer.slots)
+
+    def rows(self, device: torch.device) -> Int64[Tensor, " tables"]:
+        """The rows of each table, 0 for an open vocabulary."""
+        return self._constants.on(device)["rows"]
+
+    def table_of(self, device: torch.device) -> Int64[Tensor, " features"]:
+        """The table that each feature belongs to."""
+        return self._constants.on(device)["table_of"]
 
     def _add_terms(self, terms: Sequence[Term]) -> None:
         self.any_wrap = any(term.wrap for term in terms)
         self.any_neighbours = any(term.neighbours > 1 for term in terms)
         self.any_signed = any(term.signed for term in terms)
-        self.constant("base", [term.base for term in terms])
-        self.constant("stride", [term.stride for term in terms])
-        self.constant("wrap", [term.wrap or _NO_WRAP for term in terms])
-        self.constant("neighbours", [term.neighbours for term in terms])
-        self.constant("width", [term.width for term in terms])
-        self.constant("signed", [term.signed for term in terms])
+        for name in ("base", "stride", "neighbours", "width", "signed"):
+            self._constants.add(name, [getattr(term, name) for term in terms])
+        self._constants.add("wrap", [term.wrap or _NO_WRAP for term in terms])
 
     def _add_weights(self, columns: Sequence[int], terms: Sequence[Term], lookups: Sequence[Lookup]) -> None:
         weighted = [(index, term.weight) for index, term in enumerate(terms) if term.weight is not None]
-        self.weight_buckets = None
+        self._weight_buckets = None
         if weighted:
-            self.weight_buckets = Buckets(
+            self._weight_buckets = Buckets(
                 [columns[index] for index, _ in weighted], [weight.partition for _, weight in weighted], lookups
             )
-        self.constant("weight_base", [weight.base for _, weight in weighted])
-        self.constant("weight_stride", [weight.stride for _, weight in weighted])
-        self.constant("weight_term", [index for index, _ in weighted])
+        self._constants.add("weight_base", [weight.base for _, weight in weighted])
+        self._constants.add("weight_stride", [weight.stride for _, weight in weighted])
+        self._constants.add("weight_term", [index for index, _ in weighted])
 
-    def forward(
+    def __call__(
         self,
         memory: Float[Tensor, "rows unit"],
         lookup: Tensor | None,
         ids: Int64[Tensor, "batch tables"],
     ) -> Float[Tensor, "batch features dim"]:
         """The composed vectors of every table, `[batch, features, dim]`."""
-        bucket, word = self.buckets(ids, lookup)
-        place = self.stride * bucket
+        c = self._constants.on(ids.device)
+        bucket, word = self._buckets(ids, lookup)
+        place = c["stride"] * bucket
         if self.any_neighbours:
-            place = place + self.width * (ids[:, self.buckets.column] % self.neighbours)
-        place = place[:, self.chunk_term] + self.chunk_offset
+            place = place + c["width"] * (ids[:, self._buckets.constants.on(ids.device)["column"]] % c["neighbours"])
+        place = place[:, c["chunk_term"]] + c["chunk_offset"]
         if self.any_wrap:
-            place = place % self.wrap[self.chunk_term]
-        chunks = F.embedding((self.base[self.chunk_term] + place) // self.unit, memory)
-        factor = self._factor(memory, lookup, ids, word)
+            place = place % c["wrap"][c["chunk_term"]]
+        chunks = F.embedding((c["base"][c["chunk_term"]] + place) // self.unit, memory)
+        factor = self._factor(memory, lookup, ids, word, c)
         if factor is not None:
-            chunks = chunks * factor[:, self.chunk_term, None]
-        return self._compose(chunks).reshape(ids.shape[0], self.num_features, self.dim)
+            chunks = chunks * factor[:, c["chunk_term"], None]
+        return self._compose(chunks, c).reshape(ids.shape[0], self.num_features, self.dim)
 
-    def _factor(self, memory: Tensor, lookup: Tensor | None, ids: Tensor, word: Tensor) -> Tensor | None:
+    def _factor(
+        self, memory: Tensor, lookup: Tensor | None, ids: Tensor, word: Tensor, c: dict[str, Tensor]
+    ) -> Tensor | None:
         """What each term is multiplied by, `[batch, terms]`: signs, learned weights, both; None where all are 1."""
         factor: Tensor | None = None
         if self.any_signed:
-            factor = torch.where(self.signed, sign_bit(word), 1).to(memory.dtype)
-        if self.weight_buckets is not None:
-            bucket, _ = self.weight_buckets(ids, lookup)
-            place = self.weight_base + self.weight_stride * bucket
+            factor = torch.where(c["signed"], sign_bit(word), 1).to(memory.dtype)
+        if self._weight_buckets is not None:
+            bucket, _ = self._weight_buckets(ids, lookup)
+            place = c["weight_base"] + c["weight_stride"] * bucket
             weight = F.embedding(place, memory.view(-1, 1)).squeeze(-1)
             ones = memory.new_ones(word.shape) if factor is None else factor
-            factor = ones.index_copy(1, self.weight_term, ones[:, self.weight_term] * weight)
+            factor = ones.index_copy(1, c["weight_term"], ones[:, c["weight_term"]] * weight)
         return factor
 
-    def _compose(self, chunks: Float[Tensor, "batch chunks unit"]) -> Float[Tensor, "batch slots unit"]:
+    def _compose(self, chunks: Float[Tensor, "batch chunks unit"], c: dict[str, Tensor]) -> Tensor:
         first, *later = torch.split(chunks, [len(layer.slots) for layer in self._layers], dim=1)
         composed: Tensor = first
         for index, values in enumerate(later, start=1):
             layer = self._layers[index]
-            slots = self.get_buffer(f"slots_{index}")
+            slots = c[f"slots_{index}"]
             whole = len(layer.slots) == composed.shape[1]
             old = composed if whole else composed[:, slots]
             new = old * values if layer.combine == "mul" else old + values

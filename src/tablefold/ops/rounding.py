@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from tablefold.hashing import hash_id
 from tablefold.ops.backends import is_fused
-from tablefold.ops.cpu import compiled_kernel
+from tablefold.ops.cpu import kernel
 
 BLOCK = 32
 """Consecutive floats of int8 memory that share a power of two."""
@@ -30,15 +30,36 @@ BITS = {"bf16": (7, -126), "fp16": (10, -14)}
 CHANCE_BITS = 12
 """A sum of an integer of 11 bits and a chance of 12 is exact in float32."""
 
-NEXT, COUNT, STRETCH, WIDTH, FLOATS, MEMORY, ROWS, FRACTION, SMALLEST, KEY, CHANGED = range(11)
-"""Words of the kernel's argument. `COUNT` rows, in tasks of `STRETCH`: those at the address `ROWS`, or without it all
-the blocks of memory; `FRACTION` 0 means int8; `CHANGED` counts the floats that were not on the grid."""
-
 AHEAD = 8
 """So many rows ahead of the one in work, memory is asked for."""
 
 _STRETCH = 256
-_Words = ctypes.c_int64 * 11
+
+
+class RoundArguments(ctypes.Structure):
+    """What the kernel of rounding is given: the next task, `count` rows of `width` floats in tasks of `stretch`, those
+    at the address `rows`, or without it all the blocks of the `floats` of memory; `fraction` 0 means int8; `changed`
+    counts the floats that were not on the grid.
+    """
+
+    _fields_ = [
+        (name, ctypes.c_int64)
+        for name in (
+            *(
+                "next",
+                "count",
+                "stretch",
+                "width",
+                "floats",
+                "memory",
+                "rows",
+                "fraction",
+                "smallest",
+                "key",
+                "changed",
+            ),
+        )
+    ]
 
 
 def round_memory(memory: Tensor, rows: Tensor | None, storage: str, key: int) -> bool:
@@ -117,8 +138,8 @@ def _round_compiled(memory: Tensor, rows: Tensor | None, storage: str, key: int)
         rows = rows.contiguous()  # kept until the kernel has read it
         count, address = rows.shape[0], rows.data_ptr()
     fixed = (0, count, _STRETCH, memory.shape[1], memory.numel(), memory.data_ptr(), address)
-    words = _Words(*fixed, fraction, smallest, key, 0)
-    compiled_kernel("rounding", memory.dtype)(words, -(-count // _STRETCH))
-    if words[CHANGED]:
+    arguments = RoundArguments(*fixed, fraction, smallest, key, 0)
+    kernel("grids", "round")(arguments, memory.dtype, -(-count // _STRETCH))
+    if arguments.changed:
         torch.autograd.graph.increment_version(memory)
-    return words[CHANGED] > 0
+    return bool(arguments.changed)

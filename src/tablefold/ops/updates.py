@@ -19,20 +19,30 @@ import torch
 from torch import Tensor
 
 from tablefold.ops.backends import is_fused
-from tablefold.ops.cpu import compiled_kernel
+from tablefold.ops.cpu import kernel
 
 SGD, ADAGRAD, ROWWISE, AMSGRAD = range(4)
 """The rules."""
-
-NEXT, RULE, COUNT, STRETCH, WIDTH, MEMORY, GRADIENT, ROWS, NUMBERS, STATES = range(10)
-"""Words of the kernel's argument; the addresses of up to three states follow `STATES`."""
 
 AHEAD = 12
 """So many rows ahead of the one in work, memory is asked for: it lies where no hardware guesses."""
 
 _STRETCH_FLOATS = 1 << 13
-_Words = ctypes.c_int64 * (STATES + 3)
 _Numbers = ctypes.c_double * 6
+
+
+class StepArguments(ctypes.Structure):
+    """What the kernel of a step is given: the next task, the rule, `count` rows of `width` floats in tasks of `stretch`
+    rows; addresses of memory, its gradient, the numbers of the rows (0 for all), six numbers, and up to three states.
+    """
+
+    _fields_ = [
+        (name, ctypes.c_int64)
+        for name in (
+            *("next", "rule", "count", "stretch", "width", "memory", "gradient", "rows", "numbers"),
+            *("first", "second", "third"),
+        )
+    ]
 
 
 def update(
@@ -85,8 +95,8 @@ def _update_compiled(
     array = _Numbers(*numbers)
     row_address = 0 if rows is None else rows.data_ptr()
     addresses = [memory.data_ptr(), values.data_ptr(), row_address, ctypes.addressof(array)]
-    words = _Words(0, rule, count, stretch, width, *addresses, *(state.data_ptr() for state in states))
-    compiled_kernel("updates", memory.dtype)(words, -(-count // stretch))
+    arguments = StepArguments(0, rule, count, stretch, width, *addresses, *(state.data_ptr() for state in states))
+    kernel("steps", "step")(arguments, memory.dtype, -(-count // stretch))
     torch.autograd.graph.increment_version([memory, *states])
 
 

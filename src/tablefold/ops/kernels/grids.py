@@ -7,34 +7,22 @@
 from __future__ import annotations
 
 from llvmlite import ir
-from numba import cfunc, types
+from numba import types
 from numba.extending import intrinsic
 
-from tablefold.ops import rounding as r
-from tablefold.ops.numba_gather import SIGNATURE
-from tablefold.ops.numba_places import mix
-from tablefold.ops.numba_rows import (
+from tablefold.ops.kernels.lanes import (
     compiled,
     fetch_add,
     inlined,
-    pointer_float32,
+    make_kernel,
     pointer_int32,
     pointer_int64,
     prefetch_write,
 )
+from tablefold.ops.kernels.places import mix
+from tablefold.ops.rounding import AHEAD, BLOCK, CHANCE_BITS, LARGEST_HALF, LARGEST_INTEGER, RoundArguments
 
-CHANCES = 1 << r.CHANCE_BITS
-
-
-def kernel(_dtype, version):
-    """The address of the compiled kernel; `version` keeps the disk cache from serving code of older sources."""
-
-    @cfunc(SIGNATURE, cache=True)
-    def float32(arguments):
-        if version:
-            round_stretches(arguments)
-
-    return float32.address
+CHANCES = 1 << CHANCE_BITS
 
 
 @intrinsic
@@ -58,34 +46,34 @@ def bits_of(_context, number):
 
 
 @inlined
-def round_stretches(arguments):
+def round_stretches(arguments, memory):
     """Take stretches of rows, or of blocks, until none is left. A block belongs to the first of the rows it holds."""
-    count, width, rows = arguments[r.COUNT], arguments[r.WIDTH], pointer_int64(arguments[r.ROWS])
-    memory, changed = pointer_float32(arguments[r.MEMORY]), 0
+    count, width, rows = arguments.count, arguments.width, pointer_int64(arguments.rows)
+    changed = 0
     while True:
-        begin = arguments[r.STRETCH] * fetch_add(arguments, r.NEXT, 1)
+        begin = arguments.stretch * fetch_add(arguments, "next", 1)
         if begin >= count:
-            fetch_add(arguments, r.CHANGED, changed)
+            fetch_add(arguments, "changed", changed)
             return
-        for i in range(begin, min(begin + arguments[r.STRETCH], count)):
+        for i in range(begin, min(begin + arguments.stretch, count)):
             first = last = i
-            if arguments[r.ROWS]:
-                if i + r.AHEAD < count:
-                    prefetch_write(memory, rows[i + r.AHEAD] * width)
-                first, last = rows[i] * width // r.BLOCK, (rows[i] * width + width - 1) // r.BLOCK
+            if arguments.rows:
+                if i + AHEAD < count:
+                    prefetch_write(memory, rows[i + AHEAD] * width)
+                first, last = rows[i] * width // BLOCK, (rows[i] * width + width - 1) // BLOCK
                 if i:
-                    first = max(first, (rows[i - 1] * width + width - 1) // r.BLOCK + 1)
+                    first = max(first, (rows[i - 1] * width + width - 1) // BLOCK + 1)
             for block in range(first, last + 1):
-                changed += _round_block(arguments, memory, block * r.BLOCK)
+                changed += _round_block(arguments, memory, block * BLOCK)
 
 
 @compiled
 def _round_block(arguments, memory, begin):
     """Round the block that begins at a float; how many of its floats moved."""
-    end = min(begin + r.BLOCK, arguments[r.FLOATS])
-    if arguments[r.FRACTION]:
-        return _round_halves(memory, begin, end, arguments[r.FRACTION], arguments[r.SMALLEST], arguments[r.KEY])
-    return _round_integers(memory, pointer_int32(arguments[r.MEMORY]), begin, end, arguments[r.KEY])
+    end = min(begin + BLOCK, arguments.floats)
+    if arguments.fraction:
+        return _round_halves(memory, begin, end, arguments.fraction, arguments.smallest, arguments.key)
+    return _round_integers(memory, pointer_int32(arguments.memory), begin, end, arguments.key)
 
 
 @inlined
@@ -105,13 +93,13 @@ def _round_integers(memory, bits, begin, end, key):
     most = types.int32(0)
     for i in range(begin, end):
         most = max(most, bits[i] & types.int32(0x7FFFFFFF))
-    share = bits_of(float_of(most) / types.float32(r.LARGEST_INTEGER))
+    share = bits_of(float_of(most) / types.float32(LARGEST_INTEGER))
     exponent = (share >> 23) - 126 - (1 if share & 0x7FFFFF == 0 else 0)
     exponent = min(max(exponent, -126), 120)
     step, inverse = float_of(types.int32((127 + exponent) << 23)), float_of(types.int32((127 - exponent) << 23))
     changed = 0
     for i in range(begin, end):
-        rounded = _rounded(memory[i], inverse, step, types.float32(r.LARGEST_INTEGER), i, key)
+        rounded = _rounded(memory[i], inverse, step, types.float32(LARGEST_INTEGER), i, key)
         changed += rounded != memory[i]
         if memory[i] == memory[i]:  # what is not a number stays so
             memory[i] = rounded
@@ -127,8 +115,11 @@ def _round_halves(memory, begin, end, fraction, smallest, key):
         step, inverse = float_of(types.int32((127 + exponent) << 23)), float_of(types.int32((127 - exponent) << 23))
         rounded = _rounded(memory[i], inverse, step, types.float32(1 << 12), i, key)
         if fraction == 10:
-            rounded = min(max(rounded, types.float32(-r.LARGEST_HALF)), types.float32(r.LARGEST_HALF))
+            rounded = min(max(rounded, types.float32(-LARGEST_HALF)), types.float32(LARGEST_HALF))
         changed += rounded != memory[i]
         if memory[i] == memory[i]:
             memory[i] = rounded
     return changed
+
+
+round_kernel = make_kernel(round_stretches, RoundArguments, ("float32",))

@@ -16,25 +16,13 @@ from __future__ import annotations
 from numba import types
 
 from tablefold.hashing import _BUCKET_SHIFT, _MULTIPLY_1, _MULTIPLY_2
-from tablefold.ops.numba_rows import compiled, inlined, pointer_int16, pointer_int32, pointer_int64, pointer_uint8
-from tablefold.ops.program import (
-    BASE,
-    BUCKETS,
-    BUCKETS_EXACT,
-    DIV,
-    DIV_EXACT,
-    HASHED,
-    KEY,
-    LOOKUP,
-    NEIGHBOURS,
-    OFFSET,
-    PART,
-    STEP,
-    STRIDE,
-    WEIGHT_BASE,
-    WEIGHT_PART,
-    WEIGHT_STRIDE,
-    WRAP,
+from tablefold.ops.kernels.lanes import (
+    compiled,
+    inlined,
+    pointer_int16,
+    pointer_int32,
+    pointer_int64,
+    pointer_uint8,
 )
 
 
@@ -101,68 +89,70 @@ def _add_scaled(target, source, count, factor):
 
 
 @compiled
-def _looked_up(numbers, count, array, size, first):
+def _looked_up(numbers, count, array, size, part):
+    """Buckets read from an array; none beyond the highest that the terms allow for, whatever it holds."""
+    first, highest = part.lookup, types.uint64(part.highest)
     if size == 1:
         bytes_1 = pointer_uint8(array)
         for i in range(count):
-            numbers[i] = types.int64(bytes_1[first + numbers[i]])
+            numbers[i] = types.int64(min(types.uint64(bytes_1[first + numbers[i]]), highest))
     elif size == 2:
         bytes_2 = pointer_int16(array)
         for i in range(count):
-            numbers[i] = types.int64(bytes_2[first + numbers[i]])
+            numbers[i] = types.int64(min(types.uint64(bytes_2[first + numbers[i]]), highest))
     elif size == 4:
         bytes_4 = pointer_int32(array)
         for i in range(count):
-            numbers[i] = types.int64(bytes_4[first + numbers[i]])
+            numbers[i] = types.int64(min(types.uint64(bytes_4[first + numbers[i]]), highest))
     else:
         bytes_8 = pointer_int64(array)
         for i in range(count):
-            numbers[i] = bytes_8[first + numbers[i]]
+            numbers[i] = types.int64(min(types.uint64(bytes_8[first + numbers[i]]), highest))
 
 
 @inlined
-def buckets(program, part, lookup, lookup_size, numbers, words, count):
+def buckets(part, lookup, lookup_size, numbers, words, count):
     """Turn `numbers` from ids into buckets; `words` get the hashed words where the partition hashes."""
-    divisor = program[part + DIV]
+    divisor = part.div
     if divisor != 1:
-        quotients(numbers, count, divisor, program[part + DIV_EXACT] != 0)
-    if program[part + HASHED]:
-        _hashed(numbers, words, count, program[part + KEY])
-    elif program[part + LOOKUP] >= 0:
-        _looked_up(numbers, count, lookup, lookup_size, program[part + LOOKUP])
-    if program[part + BUCKETS]:
-        remainders(numbers, count, program[part + BUCKETS], program[part + BUCKETS_EXACT] != 0)
+        quotients(numbers, count, divisor, part.div_exact != 0)
+    if part.hashed:
+        _hashed(numbers, words, count, part.key)
+    elif part.lookup >= 0:
+        _looked_up(numbers, count, lookup, lookup_size, part)
+    if part.buckets:
+        remainders(numbers, count, part.buckets, part.buckets_exact != 0)
 
 
 @compiled
-def places_of(program, piece, lookup, lookup_size, ids, places, words, spare, count):
+def places_of(piece, lookup, lookup_size, ids, places, words, spare, count):
     """Fill `places` with the first float that `piece` reads for each id.
 
     Where the piece wraps, that is the place within its region, not yet wrapped, without `BASE`. `spare` is scratch.
     """
     _copied(places, ids, count)
-    buckets(program, piece + PART, lookup, lookup_size, places, words, count)
-    stride = program[piece + STRIDE]
-    first = program[piece + OFFSET]
-    if program[piece + WRAP] == 0:
-        first += program[piece + BASE]
+    buckets(piece.part, lookup, lookup_size, places, words, count)
+    stride = piece.stride
+    first = piece.offset
+    if piece.wrap == 0:
+        first += piece.base
     _scaled(places, count, stride, first)
-    neighbours = program[piece + NEIGHBOURS]
+    neighbours = piece.neighbours
     if neighbours > 1:
         _copied(spare, ids, count)
-        remainders(spare, count, neighbours, program[piece + PART + DIV_EXACT] != 0)
-        _add_scaled(places, spare, count, program[piece + STEP])
-    wrap = program[piece + WRAP]
+        remainders(spare, count, neighbours, piece.part.div_exact != 0)
+        _add_scaled(places, spare, count, piece.step)
+    wrap = piece.wrap
     if wrap:
         remainders(places, count, wrap, True)
 
 
 @inlined
-def weights_of(program, piece, lookup, lookup_size, ids, places, words, count):
+def weights_of(piece, lookup, lookup_size, ids, places, words, count):
     """Fill `places` with the float that is the learned weight of each id."""
     _copied(places, ids, count)
-    buckets(program, piece + WEIGHT_PART, lookup, lookup_size, places, words, count)
-    _scaled(places, count, program[piece + WEIGHT_STRIDE], program[piece + WEIGHT_BASE])
+    buckets(piece.weight_part, lookup, lookup_size, places, words, count)
+    _scaled(places, count, piece.weight_stride, piece.weight_base)
 
 
 @compiled

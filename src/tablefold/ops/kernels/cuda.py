@@ -19,19 +19,17 @@ MULTIPLY_1 = tl.constexpr(hashing.signed64(hashing._MULTIPLY_1))
 MULTIPLY_2 = tl.constexpr(hashing.signed64(hashing._MULTIPLY_2))
 MASK_34, MASK_37, MASK_33, MASK_53 = (tl.constexpr((1 << bits) - 1) for bits in (34, 37, 33, 53))
 
-TABLES, ROWS_AT, CHAINS_AT, PIECES_AT, PIECE_WORDS = (
-    tl.constexpr(word) for word in (p.TABLES, p.ROWS_AT, p.CHAINS_AT, p.PIECES_AT, p.PIECE_WORDS)
-)
-BASE, STRIDE, NEIGHBOURS, STEP, WRAP, OFFSET, WIDTH, SLOT, OP, SIGNED = (tl.constexpr(word) for word in range(10))
-WEIGHTED, WEIGHT_BASE, WEIGHT_STRIDE, PART, WEIGHT_PART, TABLE = (
-    tl.constexpr(word) for word in (p.WEIGHTED, p.WEIGHT_BASE, p.WEIGHT_STRIDE, p.PART, p.WEIGHT_PART, p.TABLE)
-)
-DIV, DIV_EXACT, BUCKETS, BUCKETS_EXACT, HASHED, KEY, LOOKUP = (tl.constexpr(word) for word in range(7))
-UNIT, SEGMENTS_AT, SEGMENT_WORDS, FIRST_READ = (
-    tl.constexpr(word) for word in (p.UNIT, p.SEGMENTS_AT, p.SEGMENT_WORDS, p.FIRST_READ)
-)
-ROW_READS, WEIGHT_READS, READ = (tl.constexpr(word) for word in (p.ROW_READS, p.WEIGHT_READS, p.READ))
 ADD, MULTIPLY = tl.constexpr(p.ADD), tl.constexpr(p.MULTIPLY)
+PIECE_WORDS, SEGMENT_WORDS = tl.constexpr(p.words(p.Piece)), tl.constexpr(p.words(p.Segment))
+
+field = triton.constexpr_function(p.word)
+"""The word of a field within its record. Every kernel is compiled for a `LAYOUT` of the records."""
+
+
+@triton.jit
+def _get(program, record, name: tl.constexpr):
+    """A field of the record that begins at a word of the program."""
+    return tl.load(program + record + field(name))
 
 
 @triton.jit
@@ -59,36 +57,38 @@ def _mix(x, key):
 def _bucket(program, part, lookup, x, mask):
     """(buckets, hashed words) of a partition."""
     number = x
-    divisor = tl.load(program + part + DIV)
+    divisor = _get(program, part, "part.div")
     if divisor != 1:
-        number = _quotient(number, divisor, tl.load(program + part + DIV_EXACT))
+        number = _quotient(number, divisor, _get(program, part, "part.div_exact"))
     word = number
-    first = tl.load(program + part + LOOKUP)
-    if tl.load(program + part + HASHED) != 0:
-        word = _mix(number, tl.load(program + part + KEY))
+    first = _get(program, part, "part.lookup")
+    if _get(program, part, "part.hashed") != 0:
+        word = _mix(number, _get(program, part, "part.key"))
         number = (word >> 11) & MASK_53
     elif first >= 0:
         number = tl.load(lookup + first + number, mask=mask, other=0).to(tl.int64)
-    buckets = tl.load(program + part + BUCKETS)
+        highest = _get(program, part, "part.highest")  # whatever the array holds, no read leaves memory
+        number = tl.where((number < 0) | (number > highest), highest, number)
+    buckets = _get(program, part, "part.buckets")
     if buckets != 0:
-        number -= _quotient(number, buckets, tl.load(program + part + BUCKETS_EXACT)) * buckets
+        number -= _quotient(number, buckets, _get(program, part, "part.buckets_exact")) * buckets
     return number, word
 
 
 @triton.jit
 def _locate(program, piece, lookup, x, lane, mask):
     """(places `[block, lanes]`, hashed words `[block]`) of what a piece reads."""
-    number, word = _bucket(program, piece + PART, lookup, x, mask)
-    place = tl.load(program + piece + STRIDE) * number + tl.load(program + piece + OFFSET)
-    neighbours = tl.load(program + piece + NEIGHBOURS)
+    number, word = _bucket(program, piece + field("piece.part"), lookup, x, mask)
+    place = _get(program, piece, "piece.stride") * number + _get(program, piece, "piece.offset")
+    neighbours = _get(program, piece, "piece.neighbours")
     if neighbours > 1:
-        side = x - _quotient(x, neighbours, tl.load(program + piece + PART + DIV_EXACT)) * neighbours
-        place += tl.load(program + piece + STEP) * side
+        side = x - _quotient(x, neighbours, _get(program, piece, "piece.part.div_exact")) * neighbours
+        place += _get(program, piece, "piece.step") * side
     places = place[:, None] + lane[None, :]
-    wrap = tl.load(program + piece + WRAP)
+    wrap = _get(program, piece, "piece.wrap")
     if wrap != 0:
         places = places % wrap
-    return tl.load(program + piece + BASE) + places, word
+    return _get(program, piece, "piece.base") + places, word
 
 
 @triton.jit
@@ -97,11 +97,11 @@ def _factor(program, piece, memory, lookup, x, word, mask):
     sign = tl.full(x.shape, 1, memory.dtype.element_ty)
     weight = tl.full(x.shape, 1, memory.dtype.element_ty)
     place = tl.zeros(x.shape, tl.int64)
-    if tl.load(program + piece + SIGNED) != 0:
+    if _get(program, piece, "piece.signed") != 0:
         sign = (1 - 2 * (word & 1)).to(memory.dtype.element_ty)
-    if tl.load(program + piece + WEIGHTED) != 0:
-        bucket, _ = _bucket(program, piece + WEIGHT_PART, lookup, x, mask)
-        place = tl.load(program + piece + WEIGHT_BASE) + tl.load(program + piece + WEIGHT_STRIDE) * bucket
+    if _get(program, piece, "piece.weighted") != 0:
+        bucket, _ = _bucket(program, piece + field("piece.weight_part"), lookup, x, mask)
+        place = _get(program, piece, "piece.weight_base") + _get(program, piece, "piece.weight_stride") * bucket
         weight = tl.load(memory + place, mask=mask, other=0)
     return sign, place, weight
 
@@ -111,7 +111,7 @@ def _read(program, piece, memory, lookup, x, lane, mask):
     """The rows that a piece contributes, signs and weights included."""
     places, word = _locate(program, piece, lookup, x, lane, mask)
     sign, _, weight = _factor(program, piece, memory, lookup, x, word, mask)
-    inside = mask[:, None] & (lane[None, :] < tl.load(program + piece + WIDTH))
+    inside = mask[:, None] & (lane[None, :] < _get(program, piece, "piece.width"))
     return tl.load(memory + places, mask=inside, other=0) * (sign * weight)[:, None]
 
 
@@ -122,7 +122,7 @@ def _compose(program, pieces, first, last, memory, lookup, x, lane, mask):
     for number in range(first + 1, last):
         piece = pieces + number * PIECE_WORDS
         more = _read(program, piece, memory, lookup, x, lane, mask)
-        if tl.load(program + piece + OP) == MULTIPLY:
+        if _get(program, piece, "piece.op") == MULTIPLY:
             rows = rows * more
         else:
             rows = rows + more
@@ -132,10 +132,10 @@ def _compose(program, pieces, first, last, memory, lookup, x, lane, mask):
 @triton.jit
 def _ids(program, piece, ids, example, id_row, id_column, batch):
     """(ids of the block's examples, which of them may be read)."""
-    table = tl.load(program + piece + TABLE)
+    table = _get(program, piece, "piece.table")
     mask = example < batch
     x = tl.load(ids + example * id_row + table * id_column, mask=mask, other=0).to(tl.int64)
-    rows = tl.load(program + tl.load(program + ROWS_AT) + table)
+    rows = tl.load(program + _get(program, 0, "header.rows_at") + table)
     tame = ((x >= 0) & (x < rows)).to(tl.int32) + (rows == 0).to(tl.int32) > 0
     return x, mask & tame, mask & (tame == 0)
 
@@ -154,20 +154,21 @@ def gather_kernel(
     id_column,
     BLOCK: tl.constexpr,
     LANES: tl.constexpr,
+    LAYOUT: tl.constexpr,
 ):
     """Compose one slot interval of a block of examples; `wild` gets the place of the first id outside its table."""
     example = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    chains = tl.load(program + CHAINS_AT) + tl.program_id(1)
-    pieces = tl.load(program + PIECES_AT)
+    chains = _get(program, 0, "header.chains_at") + tl.program_id(1)
+    pieces = _get(program, 0, "header.pieces_at")
     first, last = tl.load(program + chains), tl.load(program + chains + 1)
     head = pieces + first * PIECE_WORDS
     lane = tl.arange(0, LANES)
     x, mask, refused = _ids(program, head, ids, example, id_row, id_column, batch)
-    position = example * tl.load(program + TABLES) + tl.load(program + head + TABLE)
+    position = example * _get(program, 0, "header.tables") + _get(program, head, "piece.table")
     tl.atomic_min(wild + tl.zeros(example.shape, tl.int32), position, mask=refused)
     rows = _compose(program, pieces, first, last, memory, lookup, x, lane, mask)
-    inside = mask[:, None] & (lane[None, :] < tl.load(program + head + WIDTH))
-    slot = tl.load(program + head + SLOT)
+    inside = mask[:, None] & (lane[None, :] < _get(program, head, "piece.width"))
+    slot = _get(program, head, "piece.slot")
     tl.store(vectors + example[:, None] * floats + slot + lane[None, :], rows, mask=inside)
 
 
@@ -175,9 +176,9 @@ def gather_kernel(
 def _give(gradient, rows, program, reads, places, values, example, lane, mask, batch, BY_ROW: tl.constexpr):
     """Add `values [block, lanes]` at `places` of the gradient, or list them under the reads that `reads` names."""
     if BY_ROW:
-        unit = tl.load(program + UNIT)
-        segment = tl.load(program + SEGMENTS_AT) + tl.load(program + reads) * SEGMENT_WORDS
-        read = tl.load(program + segment + FIRST_READ) + tl.load(program + reads + READ)
+        unit = _get(program, 0, "header.unit")
+        segment = _get(program, 0, "header.segments_at") + tl.load(program + reads) * SEGMENT_WORDS
+        read = _get(program, segment, "segment.first_read") + _get(program, reads, "place.read")
         entry = (read + lane // unit)[None, :] * batch + example[:, None]
         tl.store(rows + entry, places // unit, mask=mask)
         tl.store(gradient + entry * unit + places % unit, values, mask=mask)
@@ -200,29 +201,30 @@ def scatter_kernel(
     id_column,
     BLOCK: tl.constexpr,
     LANES: tl.constexpr,
+    LAYOUT: tl.constexpr,
     BY_ROW: tl.constexpr,
 ):
     """Add what a block's slot interval gives to memory's gradient, atomically; or, `BY_ROW`, list for each read of an
     example the row of memory (`rows [reads, batch]`) and what it gains (`gradient [reads, batch, unit]`).
     """
     example = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    chains = tl.load(program + CHAINS_AT) + tl.program_id(1)
-    pieces = tl.load(program + PIECES_AT)
+    chains = _get(program, 0, "header.chains_at") + tl.program_id(1)
+    pieces = _get(program, 0, "header.pieces_at")
     first, last = tl.load(program + chains), tl.load(program + chains + 1)
     head = pieces + first * PIECE_WORDS
     lane = tl.arange(0, LANES)
     x, mask, _ = _ids(program, head, ids, example, id_row, id_column, batch)
-    inside = mask[:, None] & (lane[None, :] < tl.load(program + head + WIDTH))
-    slot = tl.load(program + head + SLOT)
+    inside = mask[:, None] & (lane[None, :] < _get(program, head, "piece.width"))
+    slot = _get(program, head, "piece.slot")
     above = tl.load(vectors + example[:, None] * floats + slot + lane[None, :], mask=inside, other=0)
     for wanted in range(first, last):
         own = pieces + wanted * PIECE_WORDS
         gained = above
-        if tl.load(program + own + OP) == MULTIPLY:
+        if _get(program, own, "piece.op") == MULTIPLY:
             gained = gained * _compose(program, pieces, first, wanted, memory, lookup, x, lane, mask)
         for number in range(wanted + 1, last):
             piece = pieces + number * PIECE_WORDS
-            if tl.load(program + piece + OP) == MULTIPLY:
+            if _get(program, piece, "piece.op") == MULTIPLY:
                 gained = gained * _read(program, piece, memory, lookup, x, lane, mask)
         places, word = _locate(program, own, lookup, x, lane, mask)
         sign, weight_place, weight = _factor(program, own, memory, lookup, x, word, mask)
@@ -230,7 +232,7 @@ def scatter_kernel(
             gradient,
             rows,
             program,
-            own + ROW_READS,
+            own + field("piece.row_reads"),
             places,
             gained * (sign * weight)[:, None],
             example,
@@ -239,7 +241,7 @@ def scatter_kernel(
             batch,
             BY_ROW,
         )
-        if tl.load(program + own + WEIGHTED) != 0:
+        if _get(program, own, "piece.weighted") != 0:
             read = tl.load(memory + places, mask=inside, other=0)
             one = mask[:, None] & (lane[None, :] == 0)
             of_weight = tl.where(one, (tl.sum(gained * read, axis=1) * sign)[:, None], 0)
@@ -247,7 +249,7 @@ def scatter_kernel(
                 gradient,
                 rows,
                 program,
-                own + WEIGHT_READS,
+                own + field("piece.weight_reads"),
                 tl.where(one, weight_place[:, None], 0),
                 of_weight,
                 example,

@@ -7,42 +7,22 @@
 from __future__ import annotations
 
 from llvmlite import ir
-from numba import cfunc, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from tablefold.ops import updates as u
-from tablefold.ops.numba_gather import SIGNATURE
-from tablefold.ops.numba_rows import (
+from tablefold.ops.kernels.lanes import (
     compiled,
     fetch_add,
     inlined,
-    pointer_float32,
+    make_kernel,
     pointer_float64,
     pointer_int64,
     pointer_like,
     prefetch_write,
     splat,
 )
-
-
-def kernel(dtype, version):
-    """The address of the compiled kernel; `version` keeps the disk cache from serving code of older sources."""
-    if dtype == "float32":
-
-        @cfunc(SIGNATURE, cache=True)
-        def float32(arguments):
-            if version:
-                update_rows(arguments, pointer_float32(arguments[u.MEMORY]))
-
-        return float32.address
-
-    @cfunc(SIGNATURE, cache=True)
-    def float64(arguments):
-        if version:
-            update_rows(arguments, pointer_float64(arguments[u.MEMORY]))
-
-    return float64.address
+from tablefold.ops.updates import ADAGRAD, AHEAD, AMSGRAD, SGD, StepArguments
 
 
 def _square(builder, x):
@@ -120,20 +100,20 @@ def _rule(formula):
 def _over_rows(rule, states):
     @compiled
     def update(arguments, begin, end, memory):
-        width, gradient = arguments[u.WIDTH], pointer_like(memory, arguments[u.GRADIENT])
-        rows, sparse = pointer_int64(arguments[u.ROWS]), arguments[u.ROWS] != 0
-        s1 = pointer_like(memory, arguments[u.STATES])
-        s2 = pointer_like(memory, arguments[u.STATES + 1])
-        s3 = pointer_like(memory, arguments[u.STATES + 2])
-        numbers = pointer_float64(arguments[u.NUMBERS])
+        width, gradient = arguments.width, pointer_like(memory, arguments.gradient)
+        rows, sparse = pointer_int64(arguments.rows), arguments.rows != 0
+        s1 = pointer_like(memory, arguments.first)
+        s2 = pointer_like(memory, arguments.second)
+        s3 = pointer_like(memory, arguments.third)
+        numbers = pointer_float64(arguments.numbers)
         rate, eps, new1 = numbers[0], numbers[1], numbers[2]
         beta2, new2, correction = numbers[3], numbers[4], numbers[5]
         for i in range(begin, end):
             row = rows[i] if sparse else i
-            if sparse and i + u.AHEAD < end:
-                prefetch_write(memory, rows[i + u.AHEAD] * width)
+            if sparse and i + AHEAD < end:
+                prefetch_write(memory, rows[i + AHEAD] * width)
                 if states:
-                    prefetch_write(s1, rows[i + u.AHEAD] * width)
+                    prefetch_write(s1, rows[i + AHEAD] * width)
             place, at = row * width, i * width
             wide = width // 16 * 16
             for v in range(0, wide, 16):
@@ -151,10 +131,10 @@ _amsgrad_rows = _over_rows(_rule(_amsgrad), 3)
 
 @compiled
 def _rowwise_rows(arguments, begin, end, memory):
-    width, gradient = arguments[u.WIDTH], pointer_like(memory, arguments[u.GRADIENT])
-    rows, sparse = pointer_int64(arguments[u.ROWS]), arguments[u.ROWS] != 0
-    sums = pointer_like(memory, arguments[u.STATES])
-    numbers = pointer_float64(arguments[u.NUMBERS])
+    width, gradient = arguments.width, pointer_like(memory, arguments.gradient)
+    rows, sparse = pointer_int64(arguments.rows), arguments.rows != 0
+    sums = pointer_like(memory, arguments.first)
+    numbers = pointer_float64(arguments.numbers)
     for i in range(begin, end):
         row = rows[i] if sparse else i
         total = 0.0
@@ -169,17 +149,20 @@ def _rowwise_rows(arguments, begin, end, memory):
 @inlined
 def update_rows(arguments, memory):
     """Take stretches of rows until none is left."""
-    count, stretch, rule = arguments[u.COUNT], arguments[u.STRETCH], arguments[u.RULE]
+    count, stretch, rule = arguments.count, arguments.stretch, arguments.rule
     while True:
-        begin = stretch * fetch_add(arguments, u.NEXT, 1)
+        begin = stretch * fetch_add(arguments, "next", 1)
         if begin >= count:
             return
         end = min(count, begin + stretch)
-        if rule == u.SGD:
+        if rule == SGD:
             _sgd_rows(arguments, begin, end, memory)
-        elif rule == u.ADAGRAD:
+        elif rule == ADAGRAD:
             _adagrad_rows(arguments, begin, end, memory)
-        elif rule == u.AMSGRAD:
+        elif rule == AMSGRAD:
             _amsgrad_rows(arguments, begin, end, memory)
         else:
             _rowwise_rows(arguments, begin, end, memory)
+
+
+step_kernel = make_kernel(update_rows, StepArguments)

@@ -1,4 +1,4 @@
-"""Rows of floats for Numba kernels: typed pointers, scratch on the stack, and vector instructions on whole rows.
+"""What Numba's kernels are made of: records, typed pointers, scratch on the stack, vector instructions on whole rows.
 
 Numba's own arrays carry bounds, strides and reference counts, and its loops over a row of 16 floats are checked for
 aliasing at run time. These few LLVM instructions are all a gather needs.
@@ -10,19 +10,32 @@ aliasing at run time. These few LLVM instructions are all a gather needs.
 
 from __future__ import annotations
 
+import zlib
+from functools import cache
+from pathlib import Path
+from types import FunctionType
+
+import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import from_dtype, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from tablefold.ops.arguments import TILE
-from tablefold.ops.program import LINE
+from tablefold import hashing
+from tablefold.compilation import machine_code
+from tablefold.ops import program
+from tablefold.ops.cpu import TILE, Kernel
+from tablefold.ops.program import LINE, Header, Piece, Read, Segment
 
 compiled = njit(error_model="numpy", boundscheck=False)
 """Compiles a function that kernels call: no bounds are checked, nothing raises."""
 inlined = njit(error_model="numpy", boundscheck=False, inline="always")
 """Copies a function into its callers, where that keeps the calls flat: Numba optimises what a compiled function calls
 anew at every level of calls: ten levels take a minute to compile, three take seconds."""
+
+FLOATS = ("float32", "float64")
+
+PIECE_BYTES, SEGMENT_BYTES, READ_BYTES = (np.dtype(each).itemsize for each in (Piece, Segment, Read))
 
 # Rows that lie at equal distances are told as one tuple: a pointer, the first float, floats from one row to the next.
 
@@ -46,6 +59,96 @@ pointer_float32 = _pointer(types.float32)
 pointer_float64 = _pointer(types.float64)
 
 
+def record(structure):
+    """An intrinsic that gives the record of a `ctypes` structure at an address: its fields are read by their names."""
+    kind = from_dtype(np.dtype(structure))
+
+    @intrinsic
+    def at(_context, address):
+        def generate(context, builder, signature, arguments):
+            return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+        return kind(types.int64), generate
+
+    return at
+
+
+header, piece_record, segment_record, read_record = (record(each) for each in (Header, Piece, Segment, Read))
+
+
+@intrinsic
+def address_of(_context, something):
+    """The address of a record or of what a pointer points to."""
+
+    def generate(_target, builder, _signature, arguments):
+        return builder.ptrtoint(arguments[0], ir.IntType(64))
+
+    return types.int64(something), generate
+
+
+def make_kernel(body, structure, dtypes=FLOATS):
+    """The kernel of `body(arguments, memory)`: arguments are a record of `structure`, memory is a pointer.
+
+    It runs for memory of the types it is made for, and refuses every other.
+    """
+
+    def compile_for(dtype):
+        name = f"{body.py_func.__name__}_{dtype}_{_version():08x}"
+        names = {"__name__": __name__, "at": record(structure), "body": body, "pointer": globals()[f"pointer_{dtype}"]}
+        entry = FunctionType(_entry.__code__, names, name)
+        entry.__qualname__ = name  # under which Numba keeps the machine code
+        return machine_code(entry, types.void(types.int64))
+
+    return Kernel(body.py_func.__name__, dtypes, compile_for)
+
+
+def _entry(address):
+    arguments = at(address)  # noqa: F821  (`make_kernel` says what these names are)
+    body(arguments, pointer(arguments.memory))  # noqa: F821
+
+
+@cache
+def _version():
+    """A number that changes with any source that machine code is made of: Numba itself looks at one file's date."""
+    sources = [*sorted(Path(__file__).parent.glob("*.py")), Path(program.__file__), Path(hashing.__file__)]
+    return zlib.crc32(b"".join(source.read_bytes() for source in sources))
+
+
+@inlined
+def word_at(program, index):
+    """A word of a program."""
+    return pointer_int64(address_of(program))[index]
+
+
+@inlined
+def piece_at(program, number):
+    """The record of a piece."""
+    return piece_record(address_of(program) + 8 * program.pieces_at + number * PIECE_BYTES)
+
+
+@inlined
+def segment_at(program, number):
+    """The record of a segment."""
+    return segment_record(address_of(program) + 8 * program.segments_at + number * SEGMENT_BYTES)
+
+
+@inlined
+def read_at(program, number):
+    """The record of a read."""
+    return read_record(address_of(program) + 8 * program.reads_at + number * READ_BYTES)
+
+
+@intrinsic
+def scratch_words(_context):
+    """Room for `TILE` int64, on the stack."""
+
+    def generate(context, builder, signature, _arguments):
+        block = cgutils.alloca_once(builder, ir.ArrayType(ir.IntType(64), TILE))
+        return builder.bitcast(block, context.get_value_type(signature.return_type))
+
+    return types.CPointer(types.int64)(), generate
+
+
 @intrinsic
 def scratch_like(_context, pointer):
     """Room for `TILE` values of the pointer's type, on the stack."""
@@ -59,14 +162,19 @@ def scratch_like(_context, pointer):
 
 
 def _fetch(operation):
-    """An intrinsic that gives `pointer[index]` and updates it with `value`, atomically."""
+    """An intrinsic that gives a field of a record and updates it with `value`, atomically."""
 
-    @intrinsic
-    def fetch(_context, pointer, index, value):
+    @intrinsic(prefer_literal=True)
+    def fetch(_context, kept, field, value):
+        offset = kept.offset(field.literal_value)
+
         def generate(_target, builder, _signature, arguments):
-            return builder.atomic_rmw(operation, builder.gep(arguments[0], [arguments[1]]), arguments[2], "monotonic")
+            word = ir.IntType(64)
+            address = builder.add(builder.ptrtoint(arguments[0], word), ir.Constant(word, offset))
+            place = builder.inttoptr(address, word.as_pointer())
+            return builder.atomic_rmw(operation, place, arguments[2], "monotonic")
 
-        return types.int64(types.CPointer(types.int64), types.int64, types.int64), generate
+        return types.int64(kept, field, types.int64), generate
 
     return fetch
 

@@ -1,0 +1,469 @@
+"""The gradient of memory on a CPU: dense, or of the rows that a batch has read.
+
+Dense: each thread owns a range of memory and adds up all that is read there. No two threads write one float, and every
+float sums its reads in the order of the batch: the same bits whatever the number of threads. Each thread computes the
+places of all ids of the tables it has a share in, which costs a nanosecond or two each; ranges are cut where equally
+many reads are expected, so that most tables fall into one range whole.
+
+Of rows, in three steps: the reads of a batch are collected, sorted by row segment by segment (a radix sort that keeps
+the order of equal rows: sums are taken in the order of the batch), and summed. A read is one word: its row within the
+segment in the upper 32 bits; in the lower 32 which of the segment's reads it is, and the example, which takes the last
+`example_bits`.
+"""
+
+# Numba infers the types of these functions itself, by rules that mypy does not know.
+# mypy: ignore-errors
+# ruff: noqa: ANN001, ANN201, ANN202
+
+from __future__ import annotations
+
+from numba import types
+
+from tablefold.ops.cpu import DIGITS, TILE, Arguments
+from tablefold.ops.kernels.lanes import (
+    compiled,
+    fetch_add,
+    header,
+    inlined,
+    make_kernel,
+    piece_at,
+    pointer_int64,
+    pointer_like,
+    read_at,
+    scratch_like,
+    scratch_words,
+    segment_at,
+    set_scaled,
+    spill_row,
+    spill_rows,
+    word_at,
+    zero,
+)
+from tablefold.ops.kernels.places import places_of, quotients, signs_of, weights_of
+from tablefold.ops.kernels.vectors import examples_of, load_ids, read_rows
+from tablefold.ops.program import MULTIPLY, QUANTILES
+
+
+@inlined
+def scatter_ranges(arguments, memory):
+    """Take ranges of memory until none is left; write their gradient."""
+    program = header(arguments.program)
+    gradient = pointer_like(memory, arguments.gradient)
+    ranges, quantiles = arguments.ranges, program.quantiles_at
+    while True:
+        part = fetch_add(arguments, "next", 1)
+        if part >= ranges:
+            return
+        low = word_at(program, quantiles + part * QUANTILES // ranges)
+        high = word_at(program, quantiles + (part + 1) * QUANTILES // ranges)
+        zero(gradient, low, high)
+        space = arguments.space + 8 * part * space_words(program)
+        for table in range(program.tables):
+            columns = program.columns_at + table
+            for chain in range(word_at(program, columns), word_at(program, columns + 1)):
+                chains = program.chains_at + chain
+                first, last = word_at(program, chains), word_at(program, chains + 1)
+                if _touches_any(program, first, last, low, high):
+                    _scatter_chain(arguments, program, table, first, last, low, high, memory, gradient, space)
+
+
+@inlined
+def space_words(program):
+    """`arguments.space_words`, from a program."""
+    return TILE * (4 * program.longest + 3 * program.widest) + DIGITS
+
+
+@inlined
+def _touches_any(program, first, last, low, high):
+    for number in range(first, last):  # noqa: SIM110  (Numba has no generators here)
+        if _touches(piece_at(program, number), low, high):
+            return True
+    return False
+
+
+@inlined
+def _touches(piece, low, high):
+    """Whether a piece may read rows, or a weight, in [low, high)."""
+    if piece.low < high and piece.high > low:
+        return True
+    return _weight_touches(piece, low, high)
+
+
+@inlined
+def _weight_touches(piece, low, high):
+    if piece.weighted == 0:
+        return False
+    return piece.weight_low < high and piece.weight_high > low
+
+
+@inlined
+def _scatter_chain(arguments, program, table, first, last, low, high, memory, gradient, space):
+    """Add the gradient of all reads of one chain that lie in a range."""
+    vectors = pointer_like(memory, arguments.vectors)
+    step = arguments.floats
+    slot, width = piece_at(program, first).slot, piece_at(program, first).width
+    examples = examples_of(arguments, table)
+    ids = scratch_words()
+    multiplies = False
+    for number in range(first + 1, last):
+        multiplies |= piece_at(program, number).op == MULTIPLY
+    rows = pointer_like(memory, part_of(space, 4 * (last - first)))
+    for begin in range(0, examples, TILE):
+        count = min(TILE, examples - begin)
+        if not load_ids(arguments, program, table, begin, ids, count):
+            continue
+        source, start = vectors, begin * step + slot
+        if arguments.starts:
+            source, start, step = pointer_like(memory, part_of(space, 4 * (last - first) + 2 * width)), 0, width
+            unpool(arguments, table, begin, count, vectors, slot, source, width)
+        for number in range(first, last):
+            piece = piece_at(program, number)
+            if multiplies or _touches(piece, low, high):
+                locate(arguments, piece, ids, count, memory, part_of(space, 4 * (number - first)))
+        for number in range(first, last):
+            piece = piece_at(program, number)
+            if not _touches(piece, low, high):
+                continue
+            own = part_of(space, 4 * (number - first))
+            if multiplies:
+                chain_rule(program, first, last, number, space, source, start, step, memory, rows, count)
+                _scatter_piece(piece, low, high, own, memory, gradient, rows, 0, width, count)
+            else:
+                _scatter_piece(piece, low, high, own, memory, gradient, source, start, step, count)
+
+
+@inlined
+def part_of(space, number):
+    """The address of the scratch's `number`-th tile of words."""
+    return space + 8 * TILE * number
+
+
+@compiled
+def unpool(arguments, table, begin, count, vectors, slot, rows, width):
+    """Fill `rows` with the gradients of a tile's vectors: those of their bags, times their weights."""
+    first = pointer_int64(arguments.starts)[table] + begin
+    bags, step = pointer_int64(arguments.bags), arguments.floats
+    weights = pointer_like(vectors, arguments.weights)
+    for i in range(count):
+        weight = weights[first + i] if arguments.weights else 1
+        set_scaled(rows, i * width, vectors, bags[first + i] * step + slot, weight, width)
+
+
+@compiled
+def locate(arguments, piece, ids, count, memory, space):
+    """Fill a piece's four tiles of scratch: places, places of weights, signs, and factors (signs times weights)."""
+    lookup, size = arguments.lookups, arguments.lookup_size
+    words, spare = scratch_words(), scratch_words()
+    places, weights = pointer_int64(space), pointer_int64(part_of(space, 1))
+    signs, factors = pointer_like(memory, part_of(space, 2)), pointer_like(memory, part_of(space, 3))
+    places_of(piece, lookup, size, ids, places, words, spare, count)
+    if piece.signed:
+        signs_of(words, signs, count)
+    else:
+        for i in range(count):
+            signs[i] = 1
+    for i in range(count):
+        factors[i] = signs[i]
+    if piece.weighted:
+        weights_of(piece, lookup, size, ids, weights, spare, count)
+        for i in range(count):
+            factors[i] *= memory[weights[i]]
+
+
+@compiled
+def chain_rule(program, first, last, wanted, space, vectors, start, step, memory, rows, count):
+    """Fill `rows` with the gradient of what the `wanted` piece contributes: that of the vectors times all that
+    multiplies it, which is every later factor and, where the piece is a factor itself, all that came before it.
+    """
+    piece = piece_at(program, wanted)
+    width = piece.width
+    for i in range(count):
+        for j in range(width):
+            rows[i * width + j] = vectors[start + i * step + j]
+    if piece.op == MULTIPLY and wanted > first:
+        before = pointer_like(memory, part_of(space, 4 * (last - first) + width))
+        for number in range(first, wanted):
+            op = piece_at(program, number).op
+            _read_piece(program, number, op, part_of(space, 4 * (number - first)), memory, before, count)
+        for i in range(count * width):
+            rows[i] *= before[i]
+    for number in range(wanted + 1, last):
+        if piece_at(program, number).op == MULTIPLY:
+            _read_piece(program, number, MULTIPLY, part_of(space, 4 * (number - first)), memory, rows, count)
+
+
+@inlined
+def _read_piece(program, number, op, space, memory, rows, count):
+    piece = piece_at(program, number)
+    scaled = piece.signed or piece.weighted
+    places, factors = pointer_int64(space), pointer_like(memory, part_of(space, 3))
+    target = (rows, 0, piece.width)
+    read_rows(piece, op, scaled, target, target, memory, places, factors, count, False)
+
+
+@compiled
+def _scatter_piece(piece, low, high, space, memory, gradient, source, start, stride, count):
+    """Add rows of `source` to the gradient at a piece's places, as far as they lie in [low, high)."""
+    places, weights = pointer_int64(space), pointer_int64(part_of(space, 1))
+    signs, factors = pointer_like(memory, part_of(space, 2)), pointer_like(memory, part_of(space, 3))
+    width = piece.width
+    whole = piece.low >= low and piece.high <= high and piece.wrap == 0
+    if whole:
+        spill_rows(gradient, places, source, start, stride, factors, count, width)
+    else:
+        _spill_clipped(piece, low, high, places, factors, gradient, source, start, stride, count)
+    if not _weight_touches(piece, low, high):
+        return
+    for i in range(count):
+        if low <= weights[i] < high:
+            total = signs[i] * inner_product(piece, memory, places[i], source, start + i * stride)
+            gradient[weights[i]] += total
+
+
+@compiled
+def inner_product(piece, memory, place, source, begin):
+    """The inner product of the row that a piece reads and a row of `source`."""
+    wrap = piece.wrap
+    if wrap:
+        place += piece.base
+    total = source[begin] * memory[place]
+    for j in range(1, piece.width):
+        place += 1
+        if wrap and place == piece.base + wrap:
+            place = piece.base
+        total += source[begin + j] * memory[place]
+    return total
+
+
+@compiled
+def _spill_clipped(piece, low, high, places, factors, gradient, source, start, stride, count):
+    """`_scatter_piece` where rows may cross the edges of the range, or the end of a circular region."""
+    width, wrap = piece.width, piece.wrap
+    if wrap:
+        end = piece.base + wrap
+        for i in range(count):
+            place = piece.base + places[i]
+            for j in range(width):
+                if low <= place < high:
+                    gradient[place] += factors[i] * source[start + i * stride + j]
+                place += 1
+                if place == end:
+                    place = piece.base
+        return
+    chosen = scratch_like(places)
+    found = 0
+    for i in range(count):  # no branch: which of the ids fall into this range is a coin toss
+        chosen[found] = i
+        found += (places[i] < high) & (places[i] + width > low)
+    for n in range(found):
+        i = chosen[n]
+        place, begin = places[i], start + i * stride
+        if low <= place and place + width <= high:
+            spill_row(gradient, place, source, begin, factors[i], width)
+        else:
+            for j in range(max(0, low - place), min(width, high - place)):
+                gradient[place + j] += factors[i] * source[begin + j]
+
+
+@inlined
+def collect_reads(arguments, memory):
+    """Take tiles until none is left; write where their examples read, and gradients that are not the vectors'."""
+    program = header(arguments.program)
+    batch = arguments.batch
+    space = arguments.space + 8 * space_words(program) * fetch_add(arguments, "slot", 1)
+    ids = scratch_words()
+    while True:
+        begin = TILE * fetch_add(arguments, "next", 1)
+        if begin >= batch:
+            return
+        for table in range(program.tables):
+            count = min(TILE, examples_of(arguments, table) - begin)
+            if count <= 0 or not load_ids(arguments, program, table, begin, ids, count):
+                continue
+            columns = program.columns_at + table
+            for chain in range(word_at(program, columns), word_at(program, columns + 1)):
+                chains = program.chains_at + chain
+                first, last = word_at(program, chains), word_at(program, chains + 1)
+                _collect(arguments, program, table, first, last, ids, begin, count, memory, space)
+
+
+@compiled
+def _collect(arguments, program, table, first, last, ids, begin, count, memory, space):
+    """The reads of one chain."""
+    vectors = pointer_like(memory, arguments.vectors)
+    step = arguments.floats
+    rows = pointer_like(memory, part_of(space, 4 * (last - first)))
+    slot, width = piece_at(program, first).slot, piece_at(program, first).width
+    source, start = vectors, begin * step + slot
+    if arguments.starts:
+        source, start, step = pointer_like(memory, part_of(space, 4 * (last - first) + 2 * width)), 0, width
+        unpool(arguments, table, begin, count, vectors, slot, source, width)
+    for number in range(first, last):
+        own = part_of(space, 4 * (number - first))
+        locate(arguments, piece_at(program, number), ids, count, memory, own)
+    for number in range(first, last):
+        own = part_of(space, 4 * (number - first))
+        piece = piece_at(program, number)
+        _write_reads(arguments, program, piece, False, own, begin, count)
+        if piece.weighted:
+            _write_reads(arguments, program, piece, True, part_of(own, 1), begin, count)
+        if piece.row_reads.first_computed >= 0:
+            chain_rule(program, first, last, number, space, source, start, step, memory, rows, count)
+            _write_gradients(arguments, program, piece, own, begin, count, memory, rows)
+
+
+@compiled
+def _write_reads(arguments, program, piece, is_weight, source, begin, count):
+    """The reads of a tile, of a piece's rows or of its weights; `source` holds the places."""
+    unit = program.unit
+    wrap, base = piece.wrap // unit, piece.base // unit
+    chunks, number, read = piece.width // unit, piece.row_reads.segment, piece.row_reads.read
+    if is_weight:
+        wrap, chunks, number, read = 0, 1, piece.weight_reads.segment, piece.weight_reads.read
+    segment = segment_at(program, number)
+    first = segment.first_read + read
+    reads, read_starts = pointer_int64(arguments.reads), pointer_int64(arguments.read_starts)
+    places, rows = pointer_int64(source), scratch_words()
+    for i in range(count):
+        rows[i] = places[i]
+    quotients(rows, count, unit, False)
+    shift = (base if wrap else 0) - segment.first_row
+    for i in range(count):
+        row = rows[i]
+        for chunk in range(chunks):
+            label = ((read + chunk) << arguments.example_bits) | (begin + i)
+            reads[read_starts[first + chunk] + begin + i] = ((row + shift) << 32) | label
+            row += 1
+            if row == wrap:
+                row = 0
+
+
+@compiled
+def _write_gradients(arguments, program, piece, own, begin, count, memory, rows):
+    """The gradients of a tile's reads: `rows` times the factors; for weights, one float in a row of zeros."""
+    unit, batch = program.unit, arguments.batch
+    width = piece.width
+    gradients = pointer_like(memory, arguments.computed)
+    places, weights = pointer_int64(own), pointer_int64(part_of(own, 1))
+    signs, factors = pointer_like(memory, part_of(own, 2)), pointer_like(memory, part_of(own, 3))
+    if piece.weighted:
+        first = piece.weight_reads.first_computed
+        for i in range(count):
+            row = (first * batch + begin + i) * unit
+            for j in range(unit):
+                gradients[row + j] = 0
+            total = signs[i] * inner_product(piece, memory, places[i], rows, i * width)
+            gradients[row + weights[i] % unit] = total
+    first = piece.row_reads.first_computed
+    for chunk in range(width // unit):
+        row = ((first + chunk) * batch + begin) * unit
+        for i in range(count):
+            for j in range(unit):
+                gradients[row + i * unit + j] = factors[i] * rows[i * width + chunk * unit + j]
+
+
+@inlined
+def sort_reads(arguments, _memory):
+    """Take segments until none is left: sort their reads, and count the rows that are read."""
+    program, counts = header(arguments.program), pointer_int64(arguments.counts)
+    digits = pointer_int64(arguments.space + 8 * DIGITS * fetch_add(arguments, "slot", 1))
+    starts = pointer_int64(arguments.read_starts)
+    while True:
+        number = fetch_add(arguments, "next", 1)
+        if number >= program.segments:
+            return
+        segment = segment_at(program, number)
+        first = segment.first_read
+        begin, end = starts[first], starts[first + segment.reads]
+        reads, other = pointer_int64(arguments.reads + 8 * begin), pointer_int64(arguments.sorted + 8 * begin)
+        count = end - begin
+        _sort(reads, other, count, segment.rows, digits)
+        counts[number] = _distinct(reads, count)
+
+
+@compiled
+def _sort(reads, other, count, rows, digits):
+    """Sort by the upper 32 bits, which are less than `rows`; the result is in `reads`."""
+    shift = 32
+    source, target = reads, other
+    while rows > 1:
+        for digit in range(DIGITS):
+            digits[digit] = 0
+        for i in range(count):
+            digits[(source[i] >> shift) & (DIGITS - 1)] += 1
+        before = 0
+        for digit in range(DIGITS):
+            size = digits[digit]
+            digits[digit] = before
+            before += size
+        for i in range(count):
+            read = source[i]
+            digit = (read >> shift) & (DIGITS - 1)
+            target[digits[digit]] = read
+            digits[digit] += 1
+        source, target = target, source
+        shift += 8
+        rows = (rows + DIGITS - 1) // DIGITS
+    if (shift // 8) % 2:
+        for i in range(count):
+            reads[i] = other[i]
+
+
+@compiled
+def _distinct(reads, count):
+    """How many rows the sorted reads go to."""
+    found = 1 if count else 0
+    for i in range(1, count):
+        found += (reads[i] >> 32) != (reads[i - 1] >> 32)
+    return found
+
+
+@inlined
+def sum_rows(arguments, memory):
+    """Take segments until none is left: write the number and the gradient of each row that is read in it."""
+    vectors = pointer_like(memory, arguments.vectors)
+    program = header(arguments.program)
+    while True:
+        number = fetch_add(arguments, "next", 1)
+        if number >= program.segments:
+            return
+        _sum_segment(arguments, program, number, vectors)
+
+
+@compiled
+def _sum_segment(arguments, program, number, vectors):
+    segment = segment_at(program, number)
+    batch, step, unit = arguments.batch, arguments.floats, program.unit
+    starts, bits = pointer_int64(arguments.read_starts), arguments.example_bits
+    first_read = segment.first_read
+    first, last = starts[first_read], starts[first_read + segment.reads]
+    reads = pointer_int64(arguments.reads)
+    rows, values = pointer_int64(arguments.rows), pointer_like(vectors, arguments.values)
+    computed = pointer_like(vectors, arguments.computed)
+    out = pointer_int64(arguments.counts)[number] - 1
+    latest = -1
+    for i in range(first, last):
+        row, label = reads[i] >> 32, reads[i] & 0xFFFFFFFF
+        source = read_at(program, first_read + (label >> bits))
+        example = label & ((1 << bits) - 1)
+        gradients, begin, factor = vectors, example * step + source.slot, types.float64(1)
+        if source.slot < 0:
+            gradients, begin = computed, (source.computed * batch + example) * unit
+        elif arguments.starts:
+            place = pointer_int64(arguments.starts)[source.table] + example
+            begin = pointer_int64(arguments.bags)[place] * step + source.slot
+            if arguments.weights:
+                factor = types.float64(pointer_like(vectors, arguments.weights)[place])
+        if row != latest:
+            latest = row
+            out += 1
+            rows[out] = row + segment.first_row
+            set_scaled(values, out * unit, gradients, begin, factor, unit)
+        else:
+            spill_row(values, out * unit, gradients, begin, factor, unit)
+
+
+scatter_kernel = make_kernel(scatter_ranges, Arguments)
+collect_kernel = make_kernel(collect_reads, Arguments)
+sort_kernel = make_kernel(sort_reads, Arguments, ("int64",))
+sum_kernel = make_kernel(sum_rows, Arguments)

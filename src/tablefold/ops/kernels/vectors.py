@@ -1,0 +1,330 @@
+"""The vectors of ids on a CPU: the gather and the sums of bags, a tile of examples at a time, table by table."""
+
+# Numba infers the types of these functions itself, by rules that mypy does not know.
+# mypy: ignore-errors
+# ruff: noqa: ANN001, ANN201, ANN202
+
+from __future__ import annotations
+
+from numba import types
+
+from tablefold.ops.cpu import TILE, Arguments
+from tablefold.ops.kernels.lanes import (
+    add_rows,
+    add_scaled,
+    add_up,
+    assign_rows,
+    assign_scaled,
+    compiled,
+    fence,
+    fetch_add,
+    fetch_min,
+    header,
+    inlined,
+    make_kernel,
+    multiply_rows,
+    multiply_scaled,
+    piece_at,
+    pointer_int32,
+    pointer_int64,
+    pointer_like,
+    prefetch_read,
+    scratch_like,
+    scratch_words,
+    word_at,
+    zero,
+)
+from tablefold.ops.kernels.places import places_of, signs_of, weights_of
+from tablefold.ops.program import ADD, ASSIGN, LINE, MULTIPLY
+
+
+@inlined
+def gather_tiles(arguments, memory):
+    """Take tiles until none is left; write the vectors of their examples.
+
+    Where there is `SPACE`, vectors are written past the caches, and what has to be put together before is put together
+    there. Plain writes fetch each line first, only to overwrite it, and drive rows of memory out of the caches.
+    """
+    program, step = header(arguments.program), arguments.floats
+    vectors = pointer_like(memory, arguments.vectors)
+    tile = pointer_like(memory, arguments.space + 8 * TILE * step * fetch_add(arguments, "slot", 1))
+    batch, ids = arguments.batch, scratch_words()
+    streams = arguments.space != 0
+    copies = streams and not _is_in_lines(program)
+    while True:
+        begin = TILE * fetch_add(arguments, "next", 1)
+        if begin >= batch:
+            fence()
+            return
+        count = min(TILE, batch - begin)
+        for table in range(program.tables):
+            if load_ids(arguments, program, table, begin, ids, count):
+                vectors_of_tile = partial = target = (vectors, begin * step, step)
+                if streams:
+                    partial = (tile, -first_slot(program, table), table_floats(program, table, step))
+                if copies:
+                    target = partial
+                compose(arguments, program, table, ids, count, memory, partial, target, streams and not copies)
+                if copies:
+                    _copy(program, partial, vectors_of_tile, count)
+
+
+@compiled
+def _copy(program, composed, vectors, count):
+    """Write a tile's composed rows of one table past the caches."""
+    places, factors = scratch_words(), scratch_like(composed[0])
+    for i in range(count):
+        places[i] = i * composed[2]
+    target = (vectors[0], vectors[1] - composed[1], vectors[2])
+    assign_rows(target, target, composed[0], places, factors, count, composed[2], True)
+
+
+@inlined
+def _is_in_lines(program):
+    """Whether each piece writes whole lines."""
+    for number in range(first_piece(program, program.tables)):
+        piece = piece_at(program, number)
+        if (piece.slot | piece.width) % LINE or piece.wrap:
+            return False
+    return True
+
+
+@inlined
+def first_piece(program, table):
+    """The number of a table's first piece; of the table after the last, one more than that of the last piece."""
+    return word_at(program, program.chains_at + word_at(program, program.columns_at + table))
+
+
+@inlined
+def first_slot(program, table):
+    """The first slot that a table's pieces write."""
+    return piece_at(program, first_piece(program, table)).slot
+
+
+@inlined
+def table_floats(program, table, floats):
+    """How many slots a table's pieces write, of all `floats` of an example."""
+    end = floats if table + 1 == program.tables else first_slot(program, table + 1)
+    return end - first_slot(program, table)
+
+
+@inlined
+def examples_of(arguments, table):
+    """How many ids a table is given."""
+    if arguments.starts:
+        starts = pointer_int64(arguments.starts)
+        return starts[table + 1] - starts[table]
+    return arguments.batch
+
+
+@compiled
+def load_ids(arguments, program, table, begin, ids, count):
+    """Copy a tile's ids of one table to `ids`; False, and `WILD` lowered, where one is outside the table."""
+    row, first, address = arguments.id_row, begin, arguments.ids
+    if arguments.starts:
+        address = pointer_int64(arguments.table_ids)[table]
+    else:
+        first = begin * row + table * arguments.id_column
+    if arguments.id_size == 8:
+        long = pointer_int64(address)
+        for i in range(count):
+            ids[i] = long[first + i * row]
+    else:
+        short = pointer_int32(address)
+        for i in range(count):
+            ids[i] = types.int64(short[first + i * row])
+    rows = word_at(program, program.rows_at + table)
+    if rows == 0:
+        return True
+    wild = 0
+    for i in range(count):
+        wild += types.uint64(ids[i]) >= types.uint64(rows)
+    if wild:
+        _tell_wild(arguments, program, table, begin, ids, count, rows)
+    return wild == 0
+
+
+@compiled
+def _tell_wild(arguments, program, table, begin, ids, count, rows):
+    """Lower `WILD` to the place of a tile's first id that is outside its table."""
+    for i in range(count):
+        if ids[i] < 0 or ids[i] >= rows:
+            place = (begin + i) * program.tables + table
+            if arguments.starts:
+                place = pointer_int64(arguments.starts)[table] + begin + i
+            fetch_min(arguments, "wild", place)
+            return
+
+
+@inlined
+def compose(arguments, program, table, ids, count, memory, partial, target, streamed):
+    """Write the vectors of a tile's ids of one table to the rows of `target`, at their slots.
+
+    What a chain's pieces before the last come to is kept in `partial`, rows with the same slots, which may be `target`.
+    The last pieces write past the caches if `streamed`.
+    """
+    lookup, size = arguments.lookups, arguments.lookup_size
+    places, words = scratch_words(), scratch_words()
+    spare, weights = scratch_words(), scratch_words()
+    factors = scratch_like(memory)
+    end = first_piece(program, table + 1)
+    for number in range(first_piece(program, table), end):
+        piece = piece_at(program, number)
+        places_of(piece, lookup, size, ids, places, words, spare, count)
+        scaled = piece.signed or piece.weighted
+        if scaled:
+            for i in range(count):
+                factors[i] = 1
+            if piece.signed:
+                signs_of(words, factors, count)
+            if piece.weighted:
+                weights_of(piece, lookup, size, ids, weights, spare, count)
+                for i in range(count):
+                    factors[i] *= memory[weights[i]]
+        if piece.wrap == 0:
+            ask_for(memory, places, count, piece.width)
+        op, slot = piece.op, piece.slot
+        base = (partial[0], partial[1] + slot, partial[2])
+        if number + 1 == end or piece_at(program, number + 1).op == ASSIGN:
+            to = (target[0], target[1] + slot, target[2])
+            read_rows(piece, op, scaled, to, base, memory, places, factors, count, streamed)
+        else:
+            read_rows(piece, op, scaled, base, base, memory, places, factors, count, False)
+
+
+@compiled
+def ask_for(memory, places, count, width):
+    """Have the first and the last line of each row fetched, all at once rather than as many as a core looks ahead."""
+    for i in range(count):
+        prefetch_read(memory, places[i])
+        prefetch_read(memory, places[i] + width - 1)
+
+
+@compiled
+def read_rows(piece, op, scaled, target, base, memory, places, factors, count, streamed):
+    """Assign the rows of memory at `places` to the rows of `target`, or their sum or product with those of `base`."""
+    width = piece.width
+    if piece.wrap:
+        _read_wrapped(piece, op, scaled, target, base, memory, places, factors, count)
+    elif op == ASSIGN:
+        if scaled:
+            assign_scaled(target, base, memory, places, factors, count, width, streamed)
+        else:
+            assign_rows(target, base, memory, places, factors, count, width, streamed)
+    elif op == ADD:
+        if scaled:
+            add_scaled(target, base, memory, places, factors, count, width, streamed)
+        else:
+            add_rows(target, base, memory, places, factors, count, width, streamed)
+    elif scaled:
+        multiply_scaled(target, base, memory, places, factors, count, width, streamed)
+    else:
+        multiply_rows(target, base, memory, places, factors, count, width, streamed)
+
+
+@compiled
+def _read_wrapped(piece, op, scaled, target, base, memory, places, factors, count):
+    region, wrap = piece.base, piece.wrap
+    for i in range(count):
+        place = places[i]
+        to, onto = target[1] + i * target[2], base[1] + i * base[2]
+        for j in range(piece.width):
+            value = memory[region + place]
+            if scaled:
+                value *= factors[i]
+            if op == ADD:
+                value += base[0][onto + j]
+            elif op == MULTIPLY:
+                value *= base[0][onto + j]
+            target[0][to + j] = value
+            place += 1
+            if place == wrap:
+                place = 0
+
+
+@inlined
+def pool_bags(arguments, memory):
+    """Take blocks of bags until none is left; write the sums of their vectors."""
+    program = header(arguments.program)
+    sums, step = pointer_like(memory, arguments.vectors), arguments.floats
+    bags, tables = arguments.num_bags, program.tables
+    starts, offsets = pointer_int64(arguments.starts), pointer_int64(arguments.offsets)
+    rows = pointer_like(memory, arguments.space + 8 * TILE * step * fetch_add(arguments, "slot", 1))
+    ids = scratch_words()
+    while True:
+        first = TILE * fetch_add(arguments, "next", 1)
+        if first >= bags:
+            return
+        last = min(first + TILE, bags)
+        zero(sums, first * step, last * step)
+        for table in range(tables):
+            slot, width = first_slot(program, table), table_floats(program, table, step)
+            end = starts[table + 1] - starts[table] if last == bags else offsets[table * bags + last]
+            for begin in range(offsets[table * bags + first], end, TILE):
+                count = min(TILE, end - begin)
+                if load_ids(arguments, program, table, begin, ids, count):
+                    if arguments.weights == 0 and _is_plain(program, table):
+                        _add_memory(arguments, program, table, first, last, begin, ids, count, memory, sums)
+                    else:
+                        tile = (rows, -slot, width)
+                        compose(arguments, program, table, ids, count, memory, tile, tile, False)
+                        _add_composed(arguments, table, first, last, begin, count, rows, sums, slot, width)
+
+
+@compiled
+def _is_plain(program, table):
+    """Whether a table's vectors are rows of memory side by side, or sums of such."""
+    for number in range(first_piece(program, table), first_piece(program, table + 1)):
+        piece = piece_at(program, number)
+        scaled = piece.signed or piece.weighted
+        if scaled or piece.wrap or piece.op == MULTIPLY:
+            return False
+    return True
+
+
+@compiled
+def _add_memory(arguments, program, table, first, last, begin, ids, count, memory, sums):
+    """Add the rows of memory that a tile's ids read to the sums of their bags: nothing is composed on the way."""
+    lookup, size = arguments.lookups, arguments.lookup_size
+    places, words, spare = scratch_words(), scratch_words(), scratch_words()
+    for number in range(first_piece(program, table), first_piece(program, table + 1)):
+        piece = piece_at(program, number)
+        places_of(piece, lookup, size, ids, places, words, spare, count)
+        ask_for(memory, places, count, piece.width)
+        slot, width = piece.slot, piece.width
+        _add_to_bags(arguments, table, first, last, begin, count, memory, places, sums, slot, width)
+
+
+@compiled
+def _add_composed(arguments, table, first, last, begin, count, rows, sums, slot, width):
+    """Add a tile's composed vectors, times their weights, to the sums of their bags."""
+    places = scratch_like(pointer_int64(arguments.starts))
+    for i in range(count):
+        places[i] = i * width
+    if arguments.weights:
+        weights, start = pointer_like(rows, arguments.weights), pointer_int64(arguments.starts)[table] + begin
+        for i in range(count):
+            for j in range(i * width, (i + 1) * width):
+                rows[j] *= weights[start + i]
+    _add_to_bags(arguments, table, first, last, begin, count, rows, places, sums, slot, width)
+
+
+@compiled
+def _add_to_bags(arguments, table, first, last, begin, count, source, places, sums, slot, width):
+    """Add the rows of `source` at a tile's `places` to the sums of bags first .. last; example `begin` is its first."""
+    offsets, step = pointer_int64(arguments.offsets + 8 * table * arguments.num_bags), arguments.floats
+    bag = first
+    while bag + 1 < last and offsets[bag + 1] <= begin:
+        bag += 1
+    i = 0
+    while i < count:
+        end = count
+        if bag + 1 < last:
+            end = min(count, offsets[bag + 1] - begin)
+        if i < end:
+            add_up(sums, bag * step + slot, source, places, i, end, width)
+        i = end
+        bag += 1
+
+
+gather_kernel, bags_kernel = make_kernel(gather_tiles, Arguments), make_kernel(pool_bags, Arguments)
