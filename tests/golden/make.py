@@ -11,6 +11,7 @@ loads what this has left:
     runs/          a folder per run: one per method and storage, one per model, some options; without their encoders
     encoders/      those, one per dataset: they are the same in all its runs
     checkpoints/   of trainings that were stopped on the way
+    study/         of study.toml, run on data/shop
     scores.json    what 0.1 made of them: scores of lines.csv and figures of the test part, per run
     hashes.json    see digests.py
 
@@ -100,6 +101,29 @@ ASKED = {
 """What a run is asked for where nothing else is said; `model_options` are those of dlrm."""
 
 
+STUDY = """\
+title = "Small"
+about = "What does it cost?"
+target = "auc=full-0.02"
+
+[settings]
+dim = 4
+batch_size = 60
+lr = 0.02
+looks = 4
+seed = [0, 1]
+model_options.dlrm.bottom_mlp = [4]
+model_options.dlrm.top_mlp = [6]
+
+[[grid]]
+method = "full"
+
+[[grid]]
+method = "robe:block=4"
+compression = [4, 100000]
+"""
+
+
 def main(checkout: Path) -> None:
     """Write everything, with the sources of `checkout`."""
     found = subprocess.run(["git", "rev-parse", "--short=7", "HEAD"], cwd=checkout, capture_output=True, text=True)
@@ -107,7 +131,7 @@ def main(checkout: Path) -> None:
         sys.exit(f"{checkout} is no checkout of {COMMIT} ({found.stdout.strip() or found.stderr.strip()})")
     sys.path[:0] = [str(checkout / "src"), str(HERE)]
     os.chdir(HERE)
-    for name in ("raw", "data", "lookup", "runs", "encoders", "checkpoints"):
+    for name in ("raw", "data", "lookup", "runs", "encoders", "checkpoints", "study"):
         shutil.rmtree(name, ignore_errors=True)
         Path(name).mkdir()
     write_raw()
@@ -120,6 +144,7 @@ def main(checkout: Path) -> None:
         make_run(name, changes, scores["runs"])
     for name, (changes, step) in STOPPED.items():
         stop(name, changes, step, scores["checkpoints"])
+    make_study()
     Path("scores.json").write_text(_lines(scores))
     write_digests()
 
@@ -232,6 +257,14 @@ def stop(name: str, changes: dict, step: int, scores: dict) -> None:
         at = int(newest.name.split("-")[1])
         figures = {key: result[key] for key in ("logloss", "auc", "iterations")}
         scores[name] = {"asked": options, "step": at, "figures": figures}
+
+
+def make_study() -> None:
+    """Two methods, two seeds, one size that cannot be."""
+    from tablefold.cli import main as tablefold
+
+    Path("study.toml").write_text(STUDY)
+    assert tablefold(["study", "run", "study.toml", "--data", "data/shop", "--out", "study"]) == 0
 
 
 def write_digests() -> None:

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 from tablefold import all_methods
+from tablefold.cli import main
 from tablefold.data import Dataset
 from tablefold.models import all_models
 from tablefold.train import Config, Listener, load_run, predict_file, train_run
@@ -84,6 +85,16 @@ def test_an_old_dataset_opens(name):
         assert positives == dataset.schema.parts[part].positives
         for table, ids in zip(dataset.schema.tables, batches[0].ids.unbind(1), strict=True):
             assert table.rows is None or 0 <= int(ids.min()) <= int(ids.max()) < table.rows
+
+
+def test_an_old_study_is_read(tmp_path, capsys):
+    study = shutil.copytree(HERE / "study", tmp_path / "study")
+    assert main(["compare", str(study)]) == 0
+    printed = capsys.readouterr().out
+    for words in ("0.5951 ± 0.1268", "robe:block=4,floats=220", "0.6311 ± 0.1297", "impossible: a budget of 0 bytes"):
+        assert words in printed
+    assert main(["study", "report", str(study)]) == 0
+    assert "0.5951" in (study / "report.html").read_text(encoding="utf-8")
 
 
 class Notices(Listener):
