@@ -154,12 +154,9 @@ class Method(ABC):
         """The method that `to_json` wrote."""
         options = dict(values)
         kind = _method_class(str(options.pop("method")))
-        for option, value in kind.retired.items():
-            if option in options and (given := options.pop(option)) != value:
-                raise ValueError(
-                    f"{kind.name}: option {option}={given} is gone since release 0.2: take release 0.1 for what was "
-                    f"trained with it, or train anew without it"
-                )
+        for option, neutral in kind.retired.items():
+            if options.get(option) == neutral:
+                del options[option]
         spec.check_names(kind, kind.name, options)
         lists = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
         return kind(**lists)

@@ -45,6 +45,11 @@ def check_names(kind: type[Any], name: str, options: Iterable[str]) -> None:
     """`ValueError` for an option that the dataclass `kind` has not, with the nearest it has."""
     known = [field.name for field in dataclasses.fields(kind)]
     for option in options:
+        if option in getattr(kind, "retired", ()):
+            raise ValueError(
+                f"{name} has no option {option!r} since release 0.2: leave it out, or take release 0.1 for a model that "
+                "was trained with it"
+            )
         if option not in known:
             raise ValueError(
                 f"{name} has no option {option!r}{nearest(option, known)}; options: {', '.join(known) or 'none'}"

@@ -21,7 +21,11 @@ HERE = Path(__file__).parent
 GOLDEN = json.loads((HERE / "scores.json").read_text())
 RUNS, CHECKPOINTS = GOLDEN["runs"], GOLDEN["checkpoints"]
 
-REFUSED: dict[str, str] = {}
+REFUSED = {
+    "robe-mean": "robe has no option 'gradient' since release 0.2",
+    "robe-share-names": "robe has no option 'share' since release 0.2",
+    "robe-share-table": "robe has no option 'share' since release 0.2",
+}
 """Runs that this version does not load: name, and what the refusal must say."""
 
 PARTS = {"shop": (660, 55, 55), "hashed": (660, 55, 55), "criteo": (283, 24, 23), "interactions": (584, 68, 34)}
