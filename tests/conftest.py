@@ -7,12 +7,12 @@ install_import_hook(
         "tablefold.hashing",
         "tablefold.models",
         # Not all of `ops`: Numba and torch.compile read the functions of the others.
-        *(f"tablefold.ops.{name}" for name in ("cpu", "pooling", "reference")),
+        "tablefold.ops.cpu",
     ],
     "beartype.beartype",
 )
 
-collect_ignore_glob = ["*/gpu_*.py"]
+collect_ignore_glob = ["*/gpu_*.py", "distributed_worker.py"]
 """Scripts that tests run in processes of their own; looking for doctests would run them here."""
 
 import pytest  # noqa: E402  (the hook must come first)

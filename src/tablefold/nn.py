@@ -298,6 +298,7 @@ class EmbeddingBag(_Folded):
             raise ValueError(f"input must be [bags, ids per bag], or [ids] with offsets; got {list(ids.shape)} {given}")
         if not self.include_last_offset:
             return ids, offsets
+        check(ids.shape[0], offsets, self.mode, None)
         if not offsets.shape[0] or not (is_recorded() or int(offsets[-1]) == ids.shape[0]):
             raise ValueError(f"with include_last_offset the last offset must be the number of ids, {ids.shape[0]}")
         return ids, offsets[:-1]

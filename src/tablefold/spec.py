@@ -47,8 +47,8 @@ def check_names(kind: type[Any], name: str, options: Iterable[str]) -> None:
     for option in options:
         if option in getattr(kind, "retired", ()):
             raise ValueError(
-                f"{name} has no option {option!r} since release 0.2: leave it out, or take release 0.1 for a model that "
-                "was trained with it"
+                f"{name} has no option {option!r} since release 0.2: leave it out, or take release 0.1 for a model "
+                "that was trained with it"
             )
         if option not in known:
             raise ValueError(

@@ -138,13 +138,13 @@ class Rounding(nn.Module):
     @torch.no_grad()
     def settle(self, memory: nn.Parameter) -> None:
         """Round what has moved since the last call, in place."""
-        if memory._version == self._version or memory.is_meta:
+        if memory.is_meta or _version(memory) == self._version:
             return
         key = derive_key(self._seed, _ROUNDING_STREAM, int(self.rounds))
         if round_memory(memory, self._moved_rows(memory), self.storage, key):
             self.rounds += 1
         memory.moved = []  # type: ignore[attr-defined]  # `tablefold.optim` appends to it
-        self._version = memory._version
+        self._version = _version(memory)
 
     def _moved_rows(self, memory: nn.Parameter) -> Tensor | None:
         """The rows that may have moved; None for all."""
@@ -154,7 +154,12 @@ class Rounding(nn.Module):
                 return None
             version = after
             moved.append(rows)
-        if not moved or version != memory._version:
+        if not moved or version != _version(memory):
             return None
         several: Tensor = torch.unique(torch.cat(moved)) if len(moved) > 1 else moved[0]
         return several
+
+
+def _version(memory: Tensor) -> int:
+    """Torch's count of edits; what is made under inference mode has none, and is rounded once."""
+    return 0 if memory.is_inference() else memory._version

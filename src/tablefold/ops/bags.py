@@ -104,7 +104,7 @@ def check_bags(
     if begins is None or weights is not None or mode not in ("sum", "mean", "max"):
         for column, (ids, own) in enumerate(zip(values, offsets, strict=True)):
             check(ids.shape[0], own, mode, None if weights is None else weights[column])
-        if len({int(own.shape[0]) for own in offsets}) > 1:
+        if any(own.shape[0] != offsets[0].shape[0] for own in offsets):
             raise ValueError(f"all tables need equally many bags; got {[own.shape[0] for own in offsets]}")
         begins = torch.stack([own.to(torch.int64) for own in offsets])
     return begins

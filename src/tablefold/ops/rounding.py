@@ -140,6 +140,6 @@ def _round_compiled(memory: Tensor, rows: Tensor | None, storage: str, key: int)
     fixed = (0, count, _STRETCH, memory.shape[1], memory.numel(), memory.data_ptr(), address)
     arguments = RoundArguments(*fixed, fraction, smallest, key, 0)
     kernel("grids", "round")(arguments, memory.dtype, -(-count // _STRETCH))
-    if arguments.changed:
+    if arguments.changed and not memory.is_inference():
         torch.autograd.graph.increment_version(memory)
     return bool(arguments.changed)

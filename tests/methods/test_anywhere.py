@@ -1,0 +1,432 @@
+"""A group, and its bags, behave like any module of torch's wherever torch takes them: one test per place."""
+
+import copy
+import io
+import pickle
+import threading
+
+import onnxruntime
+import pytest
+import torch
+from torch.export import Dim
+
+from methods.cases import CASES, TABLES
+from tablefold import Placement, backend, parse
+from tablefold.ops import WildIdError
+
+ROWS = [table.rows for table in TABLES]
+STORAGES = ["bf16", "fp16", "int8"]
+ONE_EACH = list({case.method.name: case for case in reversed(CASES)}.values())
+each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.spec)
+each_method = pytest.mark.parametrize("case", ONE_EACH, ids=lambda case: case.spec)
+each_mode = pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+quiet = pytest.mark.filterwarnings("ignore")  # torch's compiler, tracer and exporters warn of their own insides
+
+
+def build(case, **options):
+    return case.method.build(TABLES, seed=3, **options)
+
+
+def some_ids(batch=7, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.stack([torch.randint(0, rows, (batch,), generator=generator) for rows in ROWS], dim=1)
+
+
+class Bags(torch.nn.Module):
+    """A group's bags as a module of its own."""
+
+    def __init__(self, group, mode):
+        super().__init__()
+        self.group, self.mode = group, mode
+
+    def forward(self, users, items, countries, first, second, third):
+        return self.group.pool([users, items, countries], [first, second, third], mode=self.mode)
+
+
+BAG_SIZES = ({0: Dim("users")}, {0: Dim("items")}, {0: Dim("countries")}, *[{0: Dim("bags")}] * 3)
+
+
+def some_bags(times=1):
+    values = [column.repeat(times) for column in some_ids(5).T]
+    offsets = [torch.tensor([0, 2, 2, 5]), torch.tensor([0, 1, 1, 4]), torch.tensor([0, 0, 3, 5])]
+    return *values, *(torch.cat([own, own[-1:] + 1]) if times > 1 else own for own in offsets)
+
+
+@each_case
+def test_it_is_built_on_meta_and_filled_later(case):
+    state, ids = build(case).state_dict(), some_ids()
+    expected = build(case)(ids)
+    emptied = build(case, device="meta").to_empty(device="cpu")
+    emptied.load_state_dict(state)
+    assert torch.equal(emptied(ids), expected)
+    assigned = build(case, device="meta")
+    assigned.load_state_dict(state, assign=True)
+    assert torch.equal(assigned(ids), expected)
+    with torch.device("meta"):
+        within = build(case)
+    assert all(tensor.is_meta for tensor in [*within.parameters(), *within.buffers()])
+    within.load_state_dict(state, assign=True)
+    assert torch.equal(within(ids), expected)
+
+
+@each_case
+def test_its_state_is_its_weights_and_lookup_arrays(case):
+    group = build(case)
+    held = set(group.state_dict()) - {"_extra_state"}
+    assert held == {name for name, _ in [*group.named_parameters(), *group.named_buffers()]}
+    assert held - {name for name, _ in group.named_parameters()} <= {"lookup"}
+
+
+@each_case
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_the_default_device_of_torch_moves_no_temporary(case, device):
+    group, ids, bags = build(case), some_ids(), some_bags()
+    vectors, pooled = group(ids), group.pool(bags[:3], bags[3:])
+    for sparse in (False, True):
+        group.sparse = sparse
+        with torch.device(device):
+            assert torch.equal(group(ids), vectors)
+            sums = group.pool(bags[:3], bags[3:])
+            assert torch.equal(sums, pooled)
+            sums.square().sum().backward()
+            group(ids).square().sum().backward()
+            group.zero_grad()
+
+
+@each_case
+def test_the_default_type_of_torch_is_its_type(case):
+    torch.set_default_dtype(torch.float64)
+    try:
+        group = build(case)
+        vectors = group(some_ids())
+        vectors.sum().backward()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert vectors.dtype == group.memory.grad.dtype == torch.float64
+    torch.testing.assert_close(vectors.float(), build(case)(some_ids()))
+
+
+@each_case
+def test_half_precision_is_read_by_the_reference_and_refused_by_kernels(case):
+    ids = some_ids()
+    for dtype in (torch.bfloat16, torch.float16):
+        group = build(case, dtype=dtype)
+        assert group(ids).dtype == dtype
+        torch.testing.assert_close(group(ids).float(), build(case)(ids), rtol=0.05, atol=0.002)
+        with backend("cpu"), pytest.raises(ValueError, match=rf"'cpu' reads .* float64 memory; this one is {dtype}"):
+            group(ids)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@each_method
+def test_memory_in_few_bits_works_in_float32_alone(case, storage):
+    for dtype in (torch.bfloat16, torch.float64):
+        group = Placement(case.method, storage=storage).build(TABLES, seed=3).to(dtype)
+        with pytest.raises(ValueError, match=rf"storage={storage} works on float32 memory; this one is {dtype}"):
+            group(some_ids())
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@each_method
+def test_memory_in_few_bits_is_loaded_wherever_float32_is(case, storage):
+    placement, ids = Placement(case.method, storage=storage), some_ids()
+    group = placement.build(TABLES, seed=3)
+    state, expected = group.state_dict(), group(ids)
+    for assign in (False, True):
+        other = placement.build(TABLES, seed=3, device="meta")
+        if not assign:
+            other.to_empty(device="cpu")
+        other.load_state_dict(state, assign=assign)
+        assert other.memory.dtype == torch.float32
+        assert torch.equal(other(ids), expected)
+    with torch.inference_mode():
+        assert torch.equal(placement.build(TABLES, seed=3)(ids), expected)
+
+
+@each_case
+def test_copies_stand_alone(case):
+    group, ids = build(case), some_ids()
+    expected = group(ids)
+    copies = [copy.deepcopy(group), pickle.loads(pickle.dumps(group))]
+    buffer = io.BytesIO()
+    torch.save(group, buffer)
+    copies.append(torch.load(io.BytesIO(buffer.getvalue()), weights_only=False))
+    with torch.no_grad():
+        group.memory.zero_()
+    for each in copies:
+        assert torch.equal(each(ids), expected)
+        assert each.memory.data_ptr() != group.memory.data_ptr()
+
+
+@each_case
+def test_edits_of_memory_are_seen(case):
+    group, ids = build(case), some_ids()
+    other = case.method.build(TABLES, seed=3)
+    with torch.no_grad():
+        group.memory.mul_(2)
+        other.memory.data *= 2
+    assert torch.equal(group(ids), other(ids))
+    other.memory.data = torch.zeros_like(other.memory)
+    with torch.no_grad():
+        group.memory.copy_(other.memory)
+    assert torch.equal(group(ids), other(ids))
+
+
+@each_case
+def test_a_call_with_other_weights_leaves_its_own(case):
+    group, ids = build(case), some_ids()
+    before = group.memory.detach().clone()
+    doubled = {name: value.detach() * 2 for name, value in group.named_parameters()}
+    other = build(case)
+    other.load_state_dict({**group.state_dict(), **doubled})
+    assert torch.equal(torch.func.functional_call(group, doubled, (ids,)), other(ids))
+    assert torch.equal(group.memory, before)
+
+
+@each_case
+def test_it_is_built_and_called_under_inference_mode(case):
+    with torch.inference_mode():
+        vectors = build(case)(some_ids())
+    group = build(case)
+    with torch.inference_mode():
+        assert torch.equal(group(some_ids()), vectors)
+    group(some_ids()).sum().backward()
+
+
+@each_case
+def test_gradients_of_gradients_are_right(case):
+    group, ids, bags = build(case).double(), some_ids(), some_bags()
+
+    def of_ids(memory):
+        return group.gather(memory, group.lookup, ids).pow(3).sum()
+
+    def of_bags(memory):
+        weights = {"memory": memory}
+        return torch.func.functional_call(Bags(group, "sum"), {f"group.{k}": v for k, v in weights.items()}, bags)
+
+    memory = group.memory.detach().requires_grad_()
+    direction = torch.randn(memory.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for function in (of_ids, lambda memory: of_bags(memory).pow(3).sum()):
+        results = []
+        for name in ("cpu", "reference"):
+            with backend(name):
+                (gradient,) = torch.autograd.grad(function(memory), memory, create_graph=True)
+                (second,) = torch.autograd.grad((gradient * direction).sum(), memory)
+                results.append((gradient, second))
+        assert results[0][1].any()
+        torch.testing.assert_close(results[0], results[1])
+
+
+@each_case
+def test_a_gradient_penalty_is_the_references(case):
+    ids = some_ids()
+    penalties = []
+    for name in ("cpu", "reference"):
+        group = build(case).double()
+        with backend(name):
+            vectors = group(ids)
+            (gradient,) = torch.autograd.grad(vectors.square().sum(), vectors, create_graph=True)
+            gradient.square().sum().backward()
+        penalties.append(group.memory.grad)
+    torch.testing.assert_close(*penalties)
+
+
+@quiet
+@each_case
+def test_functional_transforms_take_it(case):
+    group, ids = build(case).double(), some_ids()
+    weights = dict(group.named_parameters())
+
+    def loss(weights, ids):
+        return torch.func.functional_call(group, weights, (ids,)).square().sum()
+
+    gradients = torch.func.grad(loss)(weights, ids)
+    loss(weights, ids).backward()
+    torch.testing.assert_close(gradients, {name: value.grad for name, value in weights.items()})
+    per_row = torch.vmap(torch.func.grad(loss), (None, 0))(weights, ids[:, None])
+    torch.testing.assert_close({name: value.sum(0) for name, value in per_row.items()}, gradients)
+    _, tangent = torch.func.jvp(
+        lambda memory: loss({**weights, "memory": memory}, ids), (group.memory,), (gradients["memory"],)
+    )
+    torch.testing.assert_close(tangent, gradients["memory"].square().sum())
+
+
+@each_method
+def test_an_edit_of_ids_before_backward_is_refused(case):
+    group, ids, bags = build(case), some_ids(), some_bags()
+    vectors, pooled = group(ids), group.pool(bags[:3], bags[3:])
+    ids[0] = 0
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        vectors.sum().backward()
+    if case.method.name == "path":
+        return  # its bags compose copies of the ids first, which nobody can edit
+    bags[0].fill_(7)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        pooled.sum().backward()
+
+
+@quiet
+@each_case
+def test_it_compiles_into_one_graph_for_any_batch(case):
+    group = build(case)
+    torch._dynamo.reset()
+    compiled = torch.compile(group, fullgraph=True, dynamic=True, backend="aot_eager")
+    for batch in (7, 3, 5):
+        torch.testing.assert_close(compiled(some_ids(batch)), group(some_ids(batch)))
+    compiled(some_ids()).square().sum().backward()
+    gradient = group.memory.grad
+    group.memory.grad = None
+    group(some_ids()).square().sum().backward()
+    torch.testing.assert_close(gradient, group.memory.grad)
+
+
+@quiet
+@each_mode
+@each_method
+def test_bags_compile_into_one_graph_for_any_size(case, mode):
+    bags = Bags(build(case), mode)
+    torch._dynamo.reset()
+    compiled = torch.compile(bags, fullgraph=True, dynamic=True, backend="aot_eager")
+    for times in (1, 2, 3):
+        torch.testing.assert_close(compiled(*some_bags(times)), bags(*some_bags(times)))
+    compiled(*some_bags()).sum().backward()
+
+
+@quiet
+@each_mode
+@each_method
+def test_bags_export_for_any_size(case, mode):
+    bags = Bags(build(case).double(), mode)
+    program = torch.export.export(bags, some_bags(), dynamic_shapes=BAG_SIZES)
+    for times in (1, 2):
+        torch.testing.assert_close(program.module()(*some_bags(times)), bags(*some_bags(times)))
+
+
+def run_onnx(program, *inputs):
+    buffer = io.BytesIO()
+    program.save(buffer)
+    session = onnxruntime.InferenceSession(buffer.getvalue())
+    assert not [node for node in program.model.graph if node.op_type in ("Loop", "If")]
+    names = [each.name for each in session.get_inputs()]
+    (output,) = session.run(None, {name: value.numpy() for name, value in zip(names, inputs, strict=True)})
+    return torch.from_numpy(output)
+
+
+@quiet
+@each_method
+def test_onnx_computes_the_same_for_any_batch(case):
+    group = build(case)
+    program = torch.onnx.export(group, (some_ids(),), dynamo=True, dynamic_shapes=({0: Dim("batch")},), verbose=False)
+    torch.testing.assert_close(run_onnx(program, some_ids(11)), group(some_ids(11)))
+    wild = some_ids(4)
+    wild[1, 1], wild[3, 0] = 7_050_001, -5
+    answered = run_onnx(program, wild).isnan().flatten(1).any(1)
+    assert answered.tolist() == [False, True, False, True]
+
+
+@quiet
+@pytest.mark.parametrize(
+    ("spec", "mode"),
+    [("qr:collisions=4,combine=mul", "sum"), ("robe:block=4,floats=1000", "mean"), ("full", "max")],
+)
+def test_bags_in_onnx_compute_the_same_without_a_loop(spec, mode):
+    bags = Bags(parse(spec).build(TABLES, seed=3), mode)
+    program = torch.onnx.export(bags, some_bags(), dynamo=True, dynamic_shapes=BAG_SIZES, verbose=False)
+    torch.testing.assert_close(run_onnx(program, *some_bags(2)), bags(*some_bags(2)))
+
+
+@quiet
+@each_method
+def test_recorded_programs_answer_ids_outside_as_asked(case):
+    wild = some_ids()
+    wild[2, 1] = 317
+    tame = [0, 1, 3, 4, 5, 6]
+    for outside, answer in (("nan", torch.nan), ("zero", 0.0)):
+        group = build(case)
+        group.outside = outside
+        expected = group(some_ids())
+        exported = torch.export.export(group, (some_ids(),)).module()
+        for program in (exported, torch.jit.trace(group, (some_ids(),), check_trace=False)):
+            vectors = program(wild)
+            torch.testing.assert_close(vectors[tame], expected[tame])
+            if case.method.name != "path":  # computes on the answer: NaN stays NaN
+                per_table = case.features // 3
+                item = vectors[2, per_table : 2 * per_table]
+                torch.testing.assert_close(item, torch.full_like(item, answer), equal_nan=True)
+    group.outside = "unchecked"
+    plain = torch.export.export(group, (some_ids(),))
+    assert not [node for node in plain.graph.nodes if "masked_fill" in str(node.target)]
+
+
+@quiet
+@each_case
+def test_a_trace_serves_any_batch(case):
+    group = build(case)
+    traced = torch.jit.trace(group, (some_ids(),), check_trace=False)
+    torch.testing.assert_close(traced(some_ids(13)), group(some_ids(13)))
+
+
+@each_method
+@pytest.mark.parametrize("sparse", [False, True])
+def test_two_threads_compute_at_once(case, sparse):
+    group, results = build(case), {}
+    group.sparse = sparse
+    batches = [some_ids(500, seed) for seed in range(2)]
+
+    def work(number):
+        for _ in range(20):
+            vectors = group(batches[number])
+            (gradient,) = torch.autograd.grad(vectors.square().sum(), group.memory)
+            results.setdefault(number, []).append((vectors.detach(), gradient.to_dense()))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number, found in results.items():
+        vectors = group(batches[number])
+        (gradient,) = torch.autograd.grad(vectors.square().sum(), group.memory)
+        assert len(found) == 20
+        for each in found:
+            assert torch.equal(each[0], vectors)
+            assert torch.equal(each[1], gradient.to_dense())
+
+
+@each_case
+def test_what_it_is_printed_as_says_method_and_size(case):
+    group = build(case)
+    text = str(group)
+    assert case.spec in text
+    assert "x smaller than full" in text
+    assert "Gather" not in text
+
+
+@each_case
+def test_damaged_lookup_arrays_are_refused_and_never_read_beyond_memory(case):
+    group = build(case)
+    if group.lookup is None:
+        return
+    state = group.state_dict()
+    for damaged in (state["lookup"].clone().fill_(77), state["lookup"][:-1], state["lookup"].to(torch.int64)):
+        with pytest.raises(ValueError, match="lookup of these weights is not the array that the group's terms read"):
+            build(case).load_state_dict({**state, "lookup": damaged})
+    group.lookup.fill_(200)  # by hand: whatever it holds, no read leaves memory
+    assert bool(group(some_ids()).isfinite().all())
+    group.lookup = group.lookup[:3].clone()
+    with pytest.raises(ValueError, match="entries of lookup arrays"):
+        group(some_ids())
+
+
+@each_case
+def test_weights_that_are_no_floats_or_of_unknown_addresses_are_refused(case):
+    state = build(case).state_dict()
+    with pytest.raises(ValueError, match=r"memory is torch.int32 in these weights, it must be floats"):
+        build(case).load_state_dict({**state, "memory": state["memory"].view(torch.int32)})
+    without = {name: value for name, value in state.items() if name != "_extra_state"}
+    with pytest.raises(ValueError, match="_extra_state, which says what addresses they are for"):
+        build(case).load_state_dict(without, strict=False)
+
+
+def test_the_error_of_the_kernels_is_for_users():
+    assert issubclass(WildIdError, ValueError)

@@ -1,0 +1,161 @@
+"""A drop-in is one: torch's own optimisers, scalers and wrappers take it at production size, and it says what it is."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import tablefold
+from tablefold import backend, optim
+
+ROWS, DIM = 2_000_000, 16
+LARGE = ["qr:max_rows=1_250_000", "robe:block=16,floats=20_000_000"]
+OPTIMISERS = {
+    "Adam": lambda parameters: torch.optim.Adam(parameters, lr=0.01),
+    "AdamW": lambda parameters: torch.optim.AdamW(parameters, lr=0.01),
+    "SGD": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
+}
+
+
+def train(module, make_optimizer, clip=False, scaler=None):
+    optimizer = make_optimizer(module.parameters())
+    for step in range(3):
+        ids = torch.randint(0, ROWS, (50, 4), generator=torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        loss = (module(ids) * torch.linspace(-1, 2, DIM)).square().sum()
+        if scaler is None:
+            loss.backward()
+        else:
+            scaler.scale(loss).backward()
+            scaler.unscale_(optimizer)
+        if clip:
+            nn.utils.clip_grad_norm_(module.parameters(), 0.5)
+        if scaler is None:
+            optimizer.step()
+        else:
+            scaler.step(optimizer)
+            scaler.update()
+    return module.weight if isinstance(module, nn.Embedding) else module.group.memory
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_a_full_table_of_twenty_million_floats_learns_what_torchs_does(name):
+    module = tablefold.Embedding(1_250_000, DIM, method="full", init="torch")
+    theirs = nn.Embedding.from_pretrained(module.unfold(), freeze=False)
+    ids = torch.randint(0, 1_250_000, (2, 50), generator=torch.Generator().manual_seed(0))
+    for each in (module, theirs):
+        optimizer = OPTIMISERS[name](each.parameters())
+        for batch in ids:
+            optimizer.zero_grad()
+            each(batch).square().sum().backward()
+            nn.utils.clip_grad_norm_(each.parameters(), 1.0)
+            optimizer.step()
+    assert module.group.memory.numel() == 20_000_000
+    assert not module.group.memory.grad.is_sparse
+    torch.testing.assert_close(module.group.memory, theirs.weight)
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("method", LARGE)
+def test_torchs_optimisers_clipping_and_scalers_take_it_at_production_size(method, name):
+    learned = []
+    for each in ("cpu", "reference"):
+        module = tablefold.Embedding(ROWS, DIM, method=method, init=0.1)
+        with backend(each):
+            learned.append(train(module, OPTIMISERS[name], clip=True, scaler=torch.amp.GradScaler("cpu")))
+        assert not learned[-1].grad.is_sparse
+    assert learned[0].numel() >= 19_999_999
+    torch.testing.assert_close(*learned, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", LARGE)
+@pytest.mark.parametrize("kind", [tablefold.Embedding, tablefold.EmbeddingBag])
+def test_sparse_asks_for_rows_which_sparse_optimisers_take(kind, method):
+    ids = torch.randint(0, ROWS, (50, 4), generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for sparse in (False, True):
+        module = kind(ROWS, DIM, method=method, sparse=sparse)
+        module(ids).square().sum().backward()
+        gradients.append(module.group.memory.grad)
+        assert gradients[-1].is_sparse == sparse
+    torch.testing.assert_close(gradients[1].to_dense(), gradients[0])
+    for make in (torch.optim.SparseAdam, optim.Adagrad, optim.RowwiseAdagrad, optim.SGD):
+        before = module.group.memory.detach().clone()
+        make(module.parameters(), lr=0.1).step()
+        assert not torch.equal(module.group.memory, before)
+
+
+@pytest.mark.parametrize("method", ["full", "qr:collisions=4", "robe:block=16,floats=100_000", "hash:collisions=8"])
+def test_vectors_start_with_the_deviation_that_is_asked_for(method):
+    for init, expected in ((None, 0.02), (0.3, 0.3), ("torch", 1.0)):
+        options = {} if init is None else {"init": init}
+        table = tablefold.Embedding(20_000, DIM, method=method, **options).unfold()
+        assert float(table.std()) == pytest.approx(expected, rel=0.05)
+        assert abs(float(table.mean())) < 0.05 * expected
+
+
+def test_its_size_is_a_compression_or_a_budget():
+    by_compression = tablefold.Embedding(1_000_000, DIM, method="qr", compression=50)
+    assert 0.99 * 1_280_000 < by_compression.num_bytes <= 1_280_000
+    assert tablefold.EmbeddingBag(1_000_000, DIM, method="robe", budget=64_000).num_bytes == 64_000
+    assert "qr:max_rows=" in str(by_compression)
+    assert "50x smaller than full" in str(by_compression)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"compression": 50, "budget": 1000}, "both set the size: give one"),
+        ({"compression": 0.5}, "compression=0.5 must be 1 or more"),
+        ({"compression": float("nan")}, "compression=nan must be 1 or more"),
+        ({"budget": 10}, "below the smallest possible for qr"),
+        ({"init": 0}, "init=0 must be a deviation above 0, or 'torch'"),
+        ({"init": "normal"}, "init='normal' must be a deviation above 0, or 'torch'"),
+        ({"outside": "clamp"}, "outside=clamp must be one of nan, zero, unchecked"),
+        ({"scale_grad_by_freq": True}, "scale_grad_by_freq=True changes single rows"),
+    ],
+)
+def test_sizes_and_starts_that_cannot_be_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        tablefold.Embedding(100_000, DIM, method="qr", **options)
+
+
+@pytest.mark.parametrize("padding_idx", [None, 3])
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize(
+    ("offsets", "message"),
+    [
+        (torch.tensor([0, -5]), "never fall"),
+        (torch.tensor([1, 2]), "must begin with 0"),
+        (torch.tensor([0, 9]), "must cover the 5 ids"),
+        (torch.tensor([0.0, 2.0]), "1-D int64 or int32"),
+        (torch.tensor([[0, 2]]), "1-D int64 or int32"),
+        (torch.tensor([], dtype=torch.int64), "must cover the 5 ids"),
+    ],
+)
+def test_offsets_are_checked_as_torch_checks_them(offsets, message, last, padding_idx):
+    module = tablefold.EmbeddingBag(100, 4, method="qr:collisions=4", include_last_offset=last, padding_idx=padding_idx)
+    with pytest.raises(ValueError, match=f"{message}|last offset must be the number of ids"):
+        module(torch.tensor([1, 2, 3, 4, 5]), offsets)
+
+
+@pytest.mark.parametrize("wrapper", ["ddp", "fsdp"])
+@pytest.mark.parametrize("method", ["full", pytest.param("robe:block=16,floats=10000000", marks=pytest.mark.slow)])
+def test_two_processes_train_twenty_million_floats_as_one_does(wrapper, method):
+    script = Path(__file__).with_name("distributed_worker.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(script), wrapper, method, "625000"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"{wrapper}: 20000033 floats" in done.stdout
