@@ -1,6 +1,11 @@
 """Small raw logs, and how to compare what is made of them."""
 
+from pathlib import Path
+
 import numpy as np
+import polars as pl
+
+from tablefold.data import Schema
 
 
 def criteo_lines(rows, seed=0, values=30):
@@ -18,3 +23,8 @@ def criteo_lines(rows, seed=0, values=30):
 def tree(folder):
     """Every file of a folder and its bytes."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def read_dictionary(folder, column):
+    """The dictionary of a column of a prepared dataset: "value" and "count" of every id."""
+    return pl.read_parquet(Path(folder) / Schema.load(folder).dictionary_file(column))

@@ -5,10 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from tablefold.data import Dataset, order
+from tablefold.data import order
 from tablefold.data.dataset import Part
-from tablefold.data.schema import PartSchema, Schema, TableSchema
-from tablefold.data.shards import Examples, shard_name, write_shard
+from tablefold.data.schema import PartSchema
+from tablefold.data.shards import Examples, ShardLayout, shard_name, write_shard
 
 
 def write_part(folder, shards, dense=2, dtype=np.int32):
@@ -21,7 +21,8 @@ def write_part(folder, shards, dense=2, dtype=np.int32):
         ids = np.stack([row, -row], 1).astype(dtype)
         write_shard(folder / shard_name(number), Examples(columns, ids, (row % 2).astype(np.uint8)))
         first += rows
-    return Part(folder, tuple(shards))
+    layout = ShardLayout(dense, (None, None))
+    return Part(folder, PartSchema(sum(shards), 0, tuple(shards)), layout)
 
 
 def make_blocks_small(patch):
@@ -132,25 +133,3 @@ def test_large_ids_and_no_dense_columns(tmp_path):
 def test_bad_arguments(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         next(write_part(tmp_path, [10]).batches(**arguments))
-
-
-def test_damaged_datasets(tmp_path):
-    with pytest.raises(ValueError, match="holds no prepared dataset"):
-        Dataset(tmp_path)
-    write_part(tmp_path / "train", [10])
-    schema = Schema(("a", "b"), (TableSchema("x", 10),), {"train": PartSchema(12, 5, (12,))})
-    schema.save(tmp_path)
-    with pytest.raises(ValueError, match="holds 10 rows, its schema lists 12"):
-        list(Dataset(tmp_path).part("train").batches(5))
-    with pytest.raises(ValueError, match="has no part 'dev'; choose one of train"):
-        Dataset(tmp_path).part("dev")
-    (tmp_path / "train" / shard_name(0)).write_bytes(b"ARROW1 no more")
-    with pytest.raises(ValueError, match="missing or damaged"):
-        list(Dataset(tmp_path).part("train").batches(5))
-    (tmp_path / "train" / shard_name(0)).unlink()
-    with pytest.raises(ValueError, match="holds 0 shards, its schema lists 1"):
-        list(Dataset(tmp_path).part("train").batches(5))
-    for text, message in (('{"format": 9}', "has format 9"), ("{", "is damaged"), ('{"format": 1}', "is damaged")):
-        (tmp_path / "schema.json").write_text(text)
-        with pytest.raises(ValueError, match=message):
-            Dataset(tmp_path)

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raw_logs import read_dictionary
 from tablefold.data import Dataset
 from tablefold.data.interactions import Interactions, prepare_interactions
 from tablefold.data.permutation import permute_ids
@@ -33,7 +34,7 @@ def rows_of(folder, name):
 
 def raw(folder, ids):
     """(user, item) as raw values."""
-    values = [pl.read_parquet(folder / "dictionary" / f"{name}.parquet")["value"] for name in ("user", "item")]
+    values = [read_dictionary(folder, name)["value"] for name in ("user", "item")]
     return list(zip(*(values[column].gather(ids[:, column]).to_list() for column in range(2)), strict=True))
 
 
@@ -80,7 +81,7 @@ def test_ids_are_ranked_by_training_count_then_value(log):
     prepare(log)
     ids, label = rows_of(log / "out", "train")
     for column, name in enumerate(("user", "item")):
-        table = pl.read_parquet(log / "out" / "dictionary" / f"{name}.parquet")
+        table = read_dictionary(log / "out", name)
         count = np.bincount(ids[label == 1, column], minlength=len(table))
         assert table["count"].to_list() == count.tolist()
         value = table["value"].cast(pl.Int64) if name == "item" else table["value"]
@@ -113,15 +114,15 @@ def test_attributes_of_every_id(log):
     schema = prepare(log, user_columns=("age",), item_columns=("genre",), side_tables=True, permute=1)
     assert [table.name for table in schema.tables] == ["user", "item", "age", "genre"]
     assert schema.lookups == {"user": {"age": 3}, "item": {"genre": 5}}
-    users = pl.read_parquet(log / "out" / "dictionary" / "user.parquet")["value"]
-    ages = pl.read_parquet(log / "out" / "dictionary" / "age.parquet")["value"]
+    users = read_dictionary(log / "out", "user")["value"]
+    ages = read_dictionary(log / "out", "age")["value"]
     age_of = dict(pl.read_parquet(log / "log.parquet").select("user", "age").iter_rows())
-    lookup = pl.read_parquet(log / "out" / "lookup" / "user.parquet")
+    lookup = pl.read_parquet(log / "out" / "lookup" / "000000.parquet")
     assert len(lookup) == len(users)
     assert [ages[i] for i in lookup["age"]] == [str(age_of[user]) for user in users]
     ids, _ = rows_of(log / "out", "train")
     assert (lookup["age"].to_numpy()[ids[:, 0]] == ids[:, 2]).all()
-    genres = pl.read_parquet(log / "out" / "dictionary" / "genre.parquet")["value"]
+    genres = read_dictionary(log / "out", "genre")["value"]
     assert genres.to_list().count(None) == 1
     assert ids[:, 3].max() == 4
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raw_logs import criteo_lines, tree
+from raw_logs import criteo_lines, read_dictionary, tree
 from tablefold.data import Dataset
 from tablefold.data.criteo import Criteo
 from tablefold.data.preparation import Options, prepare
@@ -73,7 +73,7 @@ def test_equals_the_definition(log, min_count, memory):
         assert label.tolist() == parts[part][2]
         assert schema.parts[part].positives == sum(parts[part][2])
     for table, expected in zip(schema.tables, kept, strict=True):
-        dictionary = pl.read_parquet(out / "dictionary" / f"{table.name}.parquet")
+        dictionary = read_dictionary(out, table.name)
         assert list(dictionary.iter_rows()) == expected
         assert table.rows == 2 + len(expected)
     assert schema.rows == ROWS
@@ -104,7 +104,7 @@ def test_permuted_ids_are_a_bijection(log):
     assert (before != after).any()
     assert ((before < 2) == (after < 2)).all()
     for column, table in enumerate(schema.tables):
-        values = [pl.read_parquet(f / "dictionary" / f"{table.name}.parquet")["value"] for f in (ranked, permuted)]
+        values = [read_dictionary(f, table.name)["value"] for f in (ranked, permuted)]
         assert sorted(values[0]) == sorted(values[1])
         known = before[:, column] >= 2
         assert [values[0][int(i) - 2] for i in before[known, column]] == [
@@ -268,7 +268,7 @@ def test_full_disk_keeps_what_is_done(log, monkeypatch):
         written.append(path)
         if len(written) == 10:
             raise OSError(errno.ENOSPC, "No space left on device")
-        write_shard(path, examples)
+        return write_shard(path, examples)
 
     monkeypatch.setattr("tablefold.data.job.write_shard", fail_at_ten)
     with pytest.raises(ValueError, match=r"the disk is full; free some space where .*out is to be"):

@@ -5,7 +5,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from raw_logs import criteo_lines, tree
+from raw_logs import criteo_lines, read_dictionary, tree
 from tablefold.data import Dataset
 from tablefold.data.avazu import FIELDS, Avazu
 from tablefold.data.criteo import Criteo
@@ -24,7 +24,7 @@ def raw(folder, parts=PARTS):
     ids = read(folder, 1, parts)
     columns = []
     for column, table in enumerate(Dataset(folder).schema.tables):
-        values = pl.read_parquet(folder / "dictionary" / f"{table.name}.parquet")["value"].to_list()
+        values = read_dictionary(folder, table.name)["value"].to_list()
         columns.append([["", None, *values][i] for i in ids[:, column]])
     return list(zip(*columns, strict=True))
 
@@ -129,7 +129,7 @@ def test_table(shop):
     for name in ("city", "device"):
         count = Counter(value for value in frame[name].cast(pl.String).head(train) if value)
         ranked = sorted(count.items(), key=lambda item: (-item[1], item[0]))
-        assert list(pl.read_parquet(shop / "out" / "dictionary" / f"{name}.parquet").iter_rows()) == ranked
+        assert list(read_dictionary(shop / "out", name).iter_rows()) == ranked
 
 
 def test_table_from_csv_is_the_same(shop, small_shards):

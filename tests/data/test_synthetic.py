@@ -2,12 +2,12 @@ import json
 import math
 
 import numpy as np
-import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 
+from raw_logs import read_dictionary
 from tablefold.data import Dataset, synthetic
 from tablefold.data.best import BestReachable
 from tablefold.data.criteo import FIELDS, Criteo
@@ -122,7 +122,7 @@ def test_description(tmp_path):
     tables = describe_tables(tmp_path / "out", dim=8)
     assert [table.name for table in tables] == [f"C{column}" for column in range(1, 27)]
     for table in tables:
-        counts = pl.read_parquet(tmp_path / "out" / "dictionary" / f"{table.name}.parquet")["count"].to_numpy()
+        counts = read_dictionary(tmp_path / "out", table.name)["count"].to_numpy()
         assert table.rows == len(counts) + 2
         assert table.once == pytest.approx((counts == 1).mean())
         assert table.head == pytest.approx(counts[:10].sum() / Dataset(tmp_path / "out").schema.parts["train"].rows)

@@ -5,9 +5,9 @@ import gzip
 from collections import Counter
 
 import numpy as np
-import polars as pl
 import pytest
 
+from raw_logs import read_dictionary
 from tablefold.data import Dataset
 from tablefold.data.criteo import Criteo
 from tablefold.data.preparation import Options, prepare
@@ -42,7 +42,7 @@ def test_distinct_values_per_column(sample):
     for column, table in enumerate(Dataset(out).schema.tables):
         count = Counter(row[14 + column] for row in rows[:TRAIN])
         count.pop("", None)
-        dictionary = pl.read_parquet(out / "dictionary" / f"{table.name}.parquet")
+        dictionary = read_dictionary(out, table.name)
         assert table.rows == len(count) + 2
         assert dict(dictionary.iter_rows()) == count
 
@@ -53,7 +53,7 @@ def test_ids_give_back_the_raw_values(sample):
     ids = np.concatenate([batch.ids for part in dataset.schema.parts for batch in dataset.part(part).batches(4096)])
     for column, table in enumerate(dataset.schema.tables):
         raw = [row[14 + column] for row in rows]
-        values = np.array(["", None, *pl.read_parquet(out / "dictionary" / f"{table.name}.parquet")["value"]])
+        values = np.array(["", None, *read_dictionary(out, table.name)["value"]])
         decoded = values[ids[:, column]]
         assert decoded[:TRAIN].tolist() == raw[:TRAIN]
         known = set(raw[:TRAIN]) | {""}

@@ -2,8 +2,10 @@ import numpy as np
 import polars as pl
 import pytest
 
+from raw_logs import read_dictionary
 from tablefold.data import Dataset
 from tablefold.data.interactions import Interactions, prepare_interactions
+from tablefold.data.schema import lookup_file
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +28,7 @@ def test_gowalla_is_whole(gowalla):
 
 def test_gowalla_negatives_are_no_positives(gowalla):
     frame, out = gowalla
-    users, items = (
-        pl.read_parquet(out / "dictionary" / f"{name}.parquet")["value"].cast(pl.Int64).to_numpy()
-        for name in ("user", "item")
-    )
+    users, items = (read_dictionary(out, name)["value"].cast(pl.Int64).to_numpy() for name in ("user", "item"))
     known = np.sort(frame["user"].cast(pl.Int64).to_numpy() * 10**6 + frame["item"].to_numpy())
     found, drawn = [], []
     for name in ("train", "test", "validation"):
@@ -50,11 +49,11 @@ def test_movielens_attributes(data_file, tmp_path):
     assert {table.name: table.rows for table in schema.tables} == {"user": 6040, "item": 3704}
     assert schema.rows == 5 * 994_169
     assert schema.lookups == {"user": {"gender": 2, "age": 7, "occupation": 21}, "item": {"genre": 18}}
-    for owner, names in (("user", sides["user_columns"]), ("item", sides["item_columns"])):
-        values = pl.read_parquet(tmp_path / "out" / "dictionary" / f"{owner}.parquet")["value"]
-        lookup = pl.read_parquet(tmp_path / "out" / "lookup" / f"{owner}.parquet").with_columns(owner=values)
+    for number, (owner, names) in enumerate((("user", sides["user_columns"]), ("item", sides["item_columns"]))):
+        values = read_dictionary(tmp_path / "out", owner)["value"]
+        lookup = pl.read_parquet(tmp_path / "out" / lookup_file(number)).with_columns(owner=values)
         expected = pl.read_parquet(file).group_by(owner).first().with_columns(owner=pl.col(owner).cast(pl.String))
         for name in names:
-            raw = pl.read_parquet(tmp_path / "out" / "dictionary" / f"{name}.parquet")["value"]
+            raw = read_dictionary(tmp_path / "out", name)["value"]
             got = dict(zip(values, raw.gather(lookup[name]), strict=True))
             assert got == dict(expected.select("owner", pl.col(name).cast(pl.String)).iter_rows())

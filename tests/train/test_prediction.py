@@ -174,12 +174,12 @@ def test_mistakes_are_one_line_and_leave_nothing(criteo_run, data, tmp_path, cap
     (tmp_path / "cut.gz").write_bytes(gzip.compress(raw.read_bytes())[:-99])
     plain = train(data, tmp_path / "plain")
     lost = shutil.copytree(run, tmp_path / "lost")
-    (lost / "encoder" / "dictionary" / "C4.parquet").unlink()
+    (lost / "encoder" / "dictionary" / "000003.parquet").unlink()
     broken = shutil.copytree(run, tmp_path / "broken")
     (broken / "encoder" / "encoder.json").write_text("{")
     swapped = shutil.copytree(run, tmp_path / "swapped")
     dictionary = swapped / "encoder" / "dictionary"
-    pl.read_parquet(dictionary / "C1.parquet")[:-1].write_parquet(dictionary / "C2.parquet")
+    pl.read_parquet(dictionary / "000000.parquet")[:-1].write_parquet(dictionary / "000001.parquet")
     before = {path.name for path in tmp_path.iterdir()}
     for folder, file, message in (
         (run, "none", "none: no such file"),
@@ -189,9 +189,9 @@ def test_mistakes_are_one_line_and_leave_nothing(criteo_run, data, tmp_path, cap
         (run, "cut.gz", "the gzip stream is cut off"),
         (tmp_path / "none", raw, "holds no finished run"),
         (plain, raw, "cannot read raw lines (no encoder/encoder.json)"),
-        (lost, raw, "C4.parquet is missing or damaged"),
-        (broken, raw, "encoder.json is damaged"),
-        (swapped, raw, "C2.parquet holds values for"),
+        (lost, raw, "000003.parquet is missing or damaged"),
+        (broken, raw, "encoder.json is missing or damaged"),
+        (swapped, raw, "000001.parquet is missing or damaged (it holds"),
     ):
         assert main(["predict", str(folder), str(tmp_path / file), "--out", str(tmp_path / "out")]) == 2
         error = capsys.readouterr().err

@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+LONGEST_NAME = 40
+"""Characters of a table's name that are shown."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `tablefold describe`."""
@@ -19,6 +22,7 @@ def run(args: argparse.Namespace) -> None:
     """Print the description."""
     from tablefold.data.description import HEAD, describe_tables, plot_frequencies
     from tablefold.data.schema import Schema
+    from tablefold.quoting import one_line
 
     schema = Schema.load(args.dir)
     tables = describe_tables(args.dir, args.dim)
@@ -29,13 +33,14 @@ def run(args: argparse.Namespace) -> None:
         known = "".join(f", best reachable {figure} {value:.4f}" for figure, value in best.items())
         print(f"  {name:<12}{part.rows:>14,} rows, {rate}{known}")
     print(f"{schema.rejected:,} lines rejected")
-    width = max(len("all"), *(len(table.name) for table in tables))
+    names = [one_line(table.name, LONGEST_NAME) for table in tables]
+    width = max(len("all"), *map(len, names))
     print(f"\n{'table':<{width}}  {'rows':>14}  {'seen once':>9}  {f'top {HEAD}':>7}  {'MB, full':>10}")
-    for table in tables:
+    for name, table in zip(names, tables, strict=True):
         rows = "any int64" if table.rows is None else f"{table.rows:,}"
         once, head = (_percent(value) for value in (table.once, table.head))
         megabytes = "-" if table.num_bytes is None else f"{table.num_bytes / 1e6:,.2f}"
-        print(f"{table.name:<{width}}  {rows:>14}  {once:>9}  {head:>7}  {megabytes:>10}")
+        print(f"{name:<{width}}  {rows:>14}  {once:>9}  {head:>7}  {megabytes:>10}")
     total = sum(table.num_bytes or 0 for table in tables)
     ids = sum(table.rows or 0 for table in tables)
     print(f"{'all':<{width}}  {ids:>14,}  {'':>9}  {'':>7}  {total / 1e6:>10,.2f}   (dim {args.dim}, float32)")

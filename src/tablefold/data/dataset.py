@@ -24,8 +24,9 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from tablefold.data.order import BLOCK_ROWS, EpochOrder
-from tablefold.data.schema import Schema
-from tablefold.data.shards import Examples, read_shard
+from tablefold.data.schema import PartSchema, Schema
+from tablefold.data.shards import Examples, ShardLayout, read_shard
+from tablefold.quoting import quoted
 
 MAX_OPEN_SHARDS = 128
 
@@ -48,12 +49,16 @@ class Dataset:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.schema = Schema.load(folder)
+        self._parts: dict[str, Part] = {}
 
     def part(self, name: str) -> Part:
         """One part of the split."""
         if name not in self.schema.parts:
-            raise ValueError(f"{self.folder} has no part {name!r}; choose one of {', '.join(self.schema.parts)}")
-        return Part(self.folder / name, self.schema.parts[name].shards)
+            raise ValueError(f"{self.folder} has no part {quoted(name)}; choose one of {', '.join(self.schema.parts)}")
+        if name not in self._parts:  # kept, so that its shards are checked once
+            layout = ShardLayout(len(self.schema.dense), tuple(table.rows for table in self.schema.tables))
+            self._parts[name] = Part(self.folder / name, self.schema.parts[name], layout)
+        return self._parts[name]
 
 
 class Part:
@@ -61,17 +66,21 @@ class Part:
 
     Args:
         folder: where the shard files are.
-        shards: rows of each shard, as the schema says; checked when a file is opened.
+        schema: rows and checksum of each shard.
+        layout: what each shard holds; a file is checked as a whole when it is opened for the first time.
     """
 
-    def __init__(self, folder: Path, shards: tuple[int, ...]) -> None:
+    def __init__(self, folder: Path, schema: PartSchema, layout: ShardLayout) -> None:
         self.folder = folder
-        self.rows = sum(shards)
-        self._shards = shards
+        self.rows = schema.rows
+        self._schema = schema
+        self._shards = schema.shards
+        self._layout = layout
+        self._checked: set[int] = set()
         self._opened: dict[int, Examples] = {}
 
-    def __reduce__(self) -> tuple[type[Part], tuple[Path, tuple[int, ...]]]:
-        return Part, (self.folder, self._shards)  # loader workers map the files themselves
+    def __reduce__(self) -> tuple[type[Part], tuple[Path, PartSchema, ShardLayout]]:
+        return Part, (self.folder, self._schema, self._layout)  # loader workers map the files themselves
 
     @cached_property
     def _ends(self) -> NDArray[np.int64]:
@@ -89,15 +98,20 @@ class Part:
 
     def _open(self, shard: int) -> Examples:
         """Shard number `shard`; the last ones used stay open (a part may have more than a process may open)."""
-        if shard not in self._opened:
-            path, rows = self._paths[shard], self._shards[shard]
-            examples = read_shard(path)
-            if len(examples) != rows:
-                raise ValueError(f"{path} holds {len(examples)} rows, its schema lists {rows}; prepare again")
-            while len(self._opened) >= MAX_OPEN_SHARDS:
-                self._opened.pop(next(iter(self._opened)), None)
-            self._opened[shard] = examples
-        return self._opened[shard]
+        examples = self._opened.get(shard)
+        if examples is not None:
+            return examples
+        path, rows = self._paths[shard], self._shards[shard]
+        if shard in self._checked:
+            examples = read_shard(path, rows)
+        else:
+            checksum = self._schema.checksums[shard] if self._schema.checksums else None
+            examples = read_shard(path, rows, self._layout, checksum)
+            self._checked.add(shard)
+        while len(self._opened) >= MAX_OPEN_SHARDS:
+            self._opened.pop(next(iter(self._opened)), None)
+        self._opened[shard] = examples
+        return examples
 
     def examples(self, start: int, stop: int) -> list[Examples]:
         """Rows `start .. stop - 1` (clipped to the part's end): read-only views of one or more shards, in order."""

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from tablefold.data.dictionary_file import read_counts
 from tablefold.data.schema import Schema
+from tablefold.quoting import one_line
 from tablefold.tables import TableSpec
 
 HEAD = 10
 _CURVE_POINTS = 400
+_LONGEST_LABEL = 40
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,11 @@ def describe_tables(folder: str | Path, dim: int) -> list[TableDescription]:
     schema = Schema.load(folder)
     tables = []
     for table in schema.tables:
-        path = Path(folder) / "dictionary" / f"{table.name}.parquet"
-        if table.rows is None or not path.is_file():
+        path = None if table.rows is None else Path(folder) / schema.dictionary_file(table.name)
+        if table.rows is None or path is None or not path.is_file():
             tables.append(TableDescription(table.name, table.rows, None, None, None, None))
             continue
-        counts = -np.sort(-pq.read_table(path, columns=["count"])["count"].to_numpy())
+        counts = -np.sort(-read_counts(path, table.rows - schema.first_id))
         train = schema.parts["train"].positives if "negatives" in schema.source else schema.parts["train"].rows
         tables.append(
             TableDescription(
@@ -83,12 +85,13 @@ def plot_frequencies(tables: list[TableDescription], path: str | Path) -> None:
     largest = sorted((table for table in tables if table.curve), key=lambda table: -(table.rows or 0))
     for number, table in enumerate(largest):
         if table.curve and len(table.curve[0]):
-            label = f"{table.name} ({table.rows:,})" if number < HEAD else None
+            label = f"{one_line(table.name, _LONGEST_LABEL)} ({table.rows:,})" if number < HEAD else None
             axes.plot(*table.curve, label=label, color=f"C{number}" if label else "0.8", zorder=3 - number / 100)
     axes.set(xscale="log", yscale="log", xlabel="rank of the value", ylabel="occurrences in training")
     axes.set_title(f"How often values occur (the {min(HEAD, len(largest))} largest tables in colour)")
     if largest:
-        axes.legend(fontsize="small")
+        for text in axes.legend(fontsize="small").get_texts():
+            text.set_parse_math(False)  # a dollar in a name is a dollar
     axes.grid(visible=True, color="0.9")
     try:
         figure.savefig(path, dpi=150)

@@ -2,8 +2,8 @@
 
 A folder that travels with the model holds what that takes:
 
-    encoder.json                the source's name and columns, the kind of ids
-    dictionary/TABLE.parquet    raw value of every id, in id order, as in the dataset; none for hashed ids
+    encoder.json                  the source's name and columns, the kind of ids
+    dictionary/000000.parquet     raw value of every id of a table, in id order, as in the dataset; none for hashed ids
 
 Lines are read by the source that prepared the log, and encoded as it was; values that its dictionary does not hold get
 the id of unseen ones.
@@ -20,25 +20,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tablefold.data.avazu import Avazu
 from tablefold.data.criteo import Criteo
 from tablefold.data.dataset import Dataset
 from tablefold.data.dictionary import create_lookup, encode, encode_hashed, insert
-from tablefold.data.rejects import RejectRow
-from tablefold.data.schema import RESERVED_IDS, TableSchema
+from tablefold.data.dictionary_file import read_values
+from tablefold.data.rejects import RejectRow, path_text
+from tablefold.data.schema import IDS, RESERVED_IDS, TableSchema, dictionary_file, named_dictionary_file
 from tablefold.data.source import RawSource, Rows, describe_files
 from tablefold.data.table import Columns, Table
+from tablefold.json_files import load_json
+from tablefold.quoting import one_line, quoted
 
-FORMAT = 1
-"""Version of the folder's layout; a reader refuses another."""
+FORMAT = 2
+"""Version of the folder's layout; a reader refuses one that it does not know."""
+FORMAT_OF_NAMES = 1
+"""The layout before it, which is read: dictionaries are named after their tables."""
 
-RECIPE_FILE, DICTIONARY = "encoder.json", "dictionary"
-_VALUES = 1 << 20
-"""Values of a dictionary that are read at a time."""
+RECIPE_FILE = "encoder.json"
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,13 @@ def save_encoder(dataset: Dataset, folder: Path) -> None:
         return
     folder.mkdir()
     content = {"format": FORMAT, **{key: source.get(key) for key in ("name", "columns", "ids")}}
-    (folder / RECIPE_FILE).write_text(json.dumps(content, indent=1) + "\n")
-    if source["ids"] == "hash":
+    (folder / RECIPE_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    if source.get("ids") == "hash":
         return
-    (folder / DICTIONARY).mkdir()
-    for table in dataset.schema.tables:
-        name = f"{table.name}.parquet"
-        original, copy = dataset.folder / DICTIONARY / name, folder / DICTIONARY / name
+    for number, table in enumerate(dataset.schema.tables):
+        original = dataset.folder / dataset.schema.dictionary_file(table.name)
+        copy = folder / dictionary_file(number)
+        copy.parent.mkdir(exist_ok=True)
         try:
             os.link(original.resolve(), copy)
         except OSError:  # another file system, or one without links
@@ -101,20 +102,26 @@ class Encoder:
                 f"{folder.parent} cannot read raw lines (no {folder.name}/{RECIPE_FILE}): its data was not prepared "
                 f"from {', '.join(_SOURCES)}, or by an earlier version"
             )
-        try:
-            content = json.loads(path.read_text())
-            if content["format"] != FORMAT:
-                raise ValueError(f"{path} has format {content['format']}, not {FORMAT}")
-            self._name, self._columns, hashed = content["name"], content["columns"], content["ids"] == "hash"
-            source = self._source("")
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is damaged ({error!r})") from error
-        if list(source.tables) != [table.name for table in tables]:
-            raise ValueError(f"{path} does not belong to a model of the tables {[table.name for table in tables]}")
+        content = load_json(path)
+        written = content["format"].integer()
+        if written not in (FORMAT_OF_NAMES, FORMAT):
+            raise ValueError(f"{path} has format {written}, not {FORMAT}")
+        self._name = content["name"].choice(_SOURCES)
+        self._columns = content["columns"].optional(Columns.of_json, None)
+        if self._name == "table" and self._columns is None:
+            content["columns"].refuse("the columns of a table")
+        source, names = self._source(""), [table.name for table in tables]
+        if list(source.tables) != names:
+            raise ValueError(f"{path} does not belong to a model of the tables {one_line(', '.join(names), 200)}")
         self._work = work
         self._lookups: list[Path] | None = None
-        if not hashed:
-            self._lookups = [_create_lookup(source, folder / DICTIONARY, table, work) for table in tables]
+        if content["ids"].choice(IDS) == "dictionary":
+            named = written == FORMAT_OF_NAMES
+            files = [named_dictionary_file(name) if named else dictionary_file(n) for n, name in enumerate(names)]
+            self._lookups = [
+                _create_lookup(source, folder / file, table, work / f"lookup-{number:06d}")
+                for number, (file, table) in enumerate(zip(files, tables, strict=True))
+            ]
 
     def read(self, file: str) -> Iterator[Encoded]:
         """The lines of a file, plain or gzipped, piece by piece in order; labels are not read and may be missing.
@@ -130,8 +137,7 @@ class Encoder:
             first = first or (2 if shard.header else 1)
             ids = encode_hashed(rows.keys) if self._lookups is None else encode(rows.keys, self._lookups)
             rejects = [
-                (file, first + reject.line - 1, reject.reason, reject.text.decode("utf-8", "backslashreplace"))
-                for reject in rows.rejects
+                (path_text(file), first + reject.line - 1, reject.reason, reject.shown_text) for reject in rows.rejects
             ]
             yield Encoded(rows.dense, ids, _fits(rows), rejects)
             first += rows.lines
@@ -140,17 +146,12 @@ class Encoder:
         return _SOURCES[self._name](file, self._columns)
 
 
-def _table(file: str, columns: dict[str, Any]) -> Table:
-    lists: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in columns.items()}
-    return Table((file,), Columns(**lists))
-
-
 _SOURCES: dict[str, Callable[[str, Any], RawSource]] = {
     "criteo": lambda file, _: Criteo((file,)),
     "criteo-tb": lambda file, _: Criteo((file,)),
     "synthetic": lambda file, _: Criteo((file,)),  # `tablefold generate` writes the same log as Criteo's lines
     "avazu": lambda file, _: Avazu((file,)),
-    "table": _table,
+    "table": lambda file, columns: Table((file,), columns),
 }
 
 
@@ -160,19 +161,21 @@ def _fits(rows: Rows) -> NDArray[np.bool_]:
     return fits
 
 
-def _create_lookup(source: RawSource, folder: Path, table: TableSchema, work: Path) -> Path:
-    """The hash table file of one table, from its dictionary file."""
-    path, lookup = folder / f"{table.name}.parquet", work / f"lookup-{list(source.tables).index(table.name):06d}"
+def _create_lookup(source: RawSource, path: Path, table: TableSchema, lookup: Path) -> Path:
+    """The hash table file `lookup` of one table, from its dictionary file."""
+    if table.rows is None or table.rows < RESERVED_IDS:
+        raise ValueError(f"{path} is of another dataset: the model's table {quoted(table.name)} has no dictionary")
     first = RESERVED_IDS
-    try:
-        with pq.ParquetFile(path) as file:
-            slots = create_lookup(lookup, file.metadata.num_rows)
-            for batch in file.iter_batches(_VALUES, columns=["value"]):
-                keys = source.keys(table.name, batch.column(0).to_pylist())
-                insert(slots, keys, np.arange(first, first + len(keys), dtype=np.int64))
-                first += len(keys)
-    except (FileNotFoundError, KeyError, IndexError, pa.ArrowException, ValueError) as error:
-        raise ValueError(f"{path} is missing or damaged ({error})") from error
-    if first != table.rows:
-        raise ValueError(f"{path} holds values for {first:,} ids, the model has {table.rows}: it is of another dataset")
+    slots = None
+    for values in read_values(path, table.rows - RESERVED_IDS):
+        if slots is None:  # not before the file is known to hold so many values
+            slots = create_lookup(lookup, table.rows - RESERVED_IDS)
+        try:
+            keys = source.keys(table.name, values)
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: a value of it {error}") from error
+        insert(slots, keys, np.arange(first, first + len(keys), dtype=np.int64))
+        first += len(keys)
+    if slots is None:
+        create_lookup(lookup, 0)
     return lookup

@@ -7,7 +7,8 @@ never took are drawn as negatives. Users and items are closed catalogues: every 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,20 +17,25 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from tablefold.data.dictionary_file import write_dictionary
 from tablefold.data.permutation import permute_ids
-from tablefold.data.records import read_records
-from tablefold.data.rejects import MAX_REJECTS, RejectRow, check_share, write_reject_rows
-from tablefold.data.schema import PARTS, PartSchema, Schema, TableSchema
+from tablefold.data.records import column, read_records
+from tablefold.data.rejects import MAX_REJECTS, RejectRow, check_share, path_text, write_reject_rows
+from tablefold.data.schema import PARTS, PartSchema, Schema, TableSchema, dictionary_file, lookup_file
 from tablefold.data.shards import Examples, shard_name, write_shard
 from tablefold.data.source import describe_files
 from tablefold.data.split import Split
 from tablefold.files import new_folder
+from tablefold.quoting import one_line, quoted
 
 SPLITS = ("random", "leave-last-out", "by-time")
 TEST_SHARE = 0.10
 VALIDATION_SHARE = 0.05
 SHARD_ROWS = 1 << 20
 _REDRAWS = 20
+
+_USER, _ITEM = _OWNERS = (column(0), column(1))
+"""What the columns of users and items are called, whatever their names in the file."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +52,8 @@ class Interactions:
         time: column to order by; without it, the order of the file counts.
         rating: column of a rating; only rows of at least `min_rating` are positives.
         min_rating: see `rating`.
-        user_columns: attributes of the user, kept in `lookup/USER.parquet`.
-        item_columns: attributes of the item, kept in `lookup/ITEM.parquet`.
+        user_columns: attributes of the user, kept in `lookup/000000.parquet`.
+        item_columns: attributes of the item, kept in `lookup/000001.parquet`.
         side_tables: whether the attributes are tables of their own as well.
         permute: seed of a permutation of the ids; None keeps them ranked.
         seed: of the split, the negatives and the order of the training rows.
@@ -71,22 +77,37 @@ class Interactions:
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
-            raise ValueError(f"--split {self.split!r}: choose one of {', '.join(SPLITS)}")
+            raise ValueError(f"--split {quoted(self.split)}: choose one of {', '.join(SPLITS)}")
         if self.negatives < 0 or self.seed < 0 or (self.permute is not None and self.permute < 0):
             raise ValueError("--negatives, --seed and --permute-ids must not be negative")
         if self.split == "by-time" and self.time is None:
             raise ValueError("--split by-time needs --time COLUMN")
         if (self.rating is None) != (self.min_rating is None):
             raise ValueError("--rating COLUMN and --min-rating VALUE belong together")
-        names = [*self.columns]
-        if len(set(names)) < len(names) or "line" in names:
-            raise ValueError(f"name every column once, and none 'line'; got {', '.join(names)}")
+        if self.min_rating is not None and not math.isfinite(self.min_rating):
+            raise ValueError(f"--min-rating {self.min_rating} must be a finite number")
+        if len(set(self.columns)) < len(self.columns) or "" in self.columns:
+            raise ValueError(f"name every column once, none by the empty text; got {self._list(self.columns)}")
 
     @property
     def columns(self) -> list[str]:
-        """The columns to read."""
+        """The columns to read: user, item, attributes of the user, of the item, and what orders and chooses."""
         extra = [name for name in (self.time, self.rating) if name is not None]
-        return [self.user, self.item, *extra, *self.user_columns, *self.item_columns]
+        return [self.user, self.item, *self.user_columns, *self.item_columns, *extra]
+
+    @property
+    def attributes(self) -> tuple[range, range]:
+        """The places of the user's and of the item's attributes among `columns`."""
+        first, second = len(_OWNERS), len(_OWNERS) + len(self.user_columns)
+        return range(first, second), range(second, second + len(self.item_columns))
+
+    def place(self, name: str) -> int:
+        """The place of a column among `columns`."""
+        return self.columns.index(name)
+
+    @staticmethod
+    def _list(names: Sequence[str]) -> str:
+        return one_line(", ".join(names), 300)
 
 
 def prepare_interactions(source: Interactions, out: str | Path) -> Schema:
@@ -103,8 +124,8 @@ def prepare_interactions(source: Interactions, out: str | Path) -> Schema:
         random = np.random.default_rng(source.seed)
         part = _split(source, positives, random)
         catalogues = [
-            _Catalogue.build(positives, column, part, number, source.permute)
-            for number, column in enumerate((source.user, source.item))
+            _Catalogue.build(positives, name, part, number, source.permute)
+            for number, name in enumerate((source.user, source.item))
         ]
         user, item = (catalogue.ranks for catalogue in catalogues)
         side = _write_lookups(source, positives, catalogues, folder)
@@ -137,26 +158,35 @@ def _options(source: Interactions) -> dict[str, Any]:
 def _positives(source: Interactions) -> tuple[pl.DataFrame, list[RejectRow]]:
     """The distinct positives in the order of time (or of the file), and the records that are none."""
     records = read_records(source.file, source.columns)
+    file, rejects = path_text(source.file), [*records.rejects]
+
+    def reject(rows: pl.DataFrame, name: str, reason: str) -> None:
+        at = column(source.place(name))
+        for row in rows.iter_rows(named=True):
+            text = str({key: row[column(place)] for place, key in enumerate(source.columns)})
+            value = "" if row[at] is None else f": {quoted(row[at])}"
+            rejects.append((file, row["line"], f"field {one_line(name, 60)} {reason}{value}", text))
+
+    frame = records.frame
     needed = [name for name in (source.user, source.item, source.time, source.rating) if name is not None]
-    rejects = records.rejects + [
-        (source.file, row["line"], f"field {name} is missing", str({key: row[key] for key in source.columns}))
-        for name in needed
-        for row in records.frame.filter(pl.col(name).is_null()).iter_rows(named=True)
-    ]
-    frame = records.frame.drop_nulls(needed)
+    for name in needed:
+        reject(frame.filter(frame[column(source.place(name))].is_null()), name, "is missing")
+    frame = frame.drop_nulls([column(source.place(name)) for name in needed])
     if source.rating is not None:
-        rating = frame[source.rating].cast(pl.Float64, strict=False)
-        wrong = frame.filter(rating.is_null())
-        rejects += [
-            (source.file, row["line"], f"field {source.rating} is not a number: {row[source.rating]!r}", "")
-            for row in wrong.iter_rows(named=True)
-        ]
-        frame = frame.filter(rating >= source.min_rating)
+        rating = _numbers(frame[column(source.place(source.rating))])
+        reject(frame.filter(rating.is_null()), source.rating, "is not a number")
+        frame = frame.filter((rating >= source.min_rating).fill_null(False))
     if source.time is not None:
-        frame = frame.sort(source.time, maintain_order=True)
+        frame = frame.sort(column(source.place(source.time)), maintain_order=True)
     first = {row[1]: row for row in reversed(rejects)}  # one reason per record
     rejects = sorted(first.values(), key=lambda row: row[1])
-    return frame.unique([source.user, source.item], keep="first", maintain_order=True), rejects
+    return frame.unique(list(_OWNERS), keep="first", maintain_order=True), rejects
+
+
+def _numbers(values: pl.Series) -> pl.Series:
+    """Numbers, or text that is written as one; null where it is none."""
+    values = values if values.dtype.is_numeric() else values.cast(pl.String)
+    return values.cast(pl.Float64, strict=False).fill_nan(None)
 
 
 def _split(source: Interactions, positives: pl.DataFrame, random: np.random.Generator) -> NDArray[np.int64]:
@@ -172,9 +202,7 @@ def _split(source: Interactions, positives: pl.DataFrame, random: np.random.Gene
         for number, (_, piece) in enumerate(Split.by_order(size).pieces(0, size)):
             part[piece] = number
     else:
-        place = positives.select(
-            last=pl.int_range(pl.len()).reverse().over(source.user), count=pl.len().over(source.user)
-        )
+        place = positives.select(last=pl.int_range(pl.len()).reverse().over(_USER), count=pl.len().over(_USER))
         enough = (place["count"] >= len(PARTS)).to_numpy()
         last = place["last"].to_numpy()
         part[enough & (last == 0)] = 1
@@ -202,9 +230,9 @@ class _Catalogue:
 
     @classmethod
     def build(
-        cls, positives: pl.DataFrame, column: str, part: NDArray[np.int64], number: int, seed: int | None
+        cls, positives: pl.DataFrame, name: str, part: NDArray[np.int64], number: int, seed: int | None
     ) -> _Catalogue:
-        frame = positives.select(value=pl.col(column), train=pl.Series(part == 0))
+        frame = positives.select(value=pl.col(_OWNERS[number]), train=pl.Series(part == 0))
         values = frame.group_by("value").agg(count=pl.col("train").sum().cast(pl.Int64))
         values = values.sort(["count", "value"], descending=[True, False])
         rows = len(values)
@@ -213,57 +241,61 @@ class _Catalogue:
         ids = np.arange(rows, dtype=np.int64)
         if seed is not None:
             ids = permute_ids(ids, rows, seed, number)
-        return cls(column, rows, ranks.astype(np.int64), ids, values[np.argsort(ids)])
+        return cls(name, rows, ranks.astype(np.int64), ids, values[np.argsort(ids)])
 
 
 def _write_lookups(
     source: Interactions, positives: pl.DataFrame, catalogues: list[_Catalogue], folder: Path
 ) -> list[tuple[int, str, NDArray[np.int64]]]:
     """Write dictionaries and look-ups; returns (0 for the user's, 1 for the item's; name; attribute of every id)."""
-    (folder / "dictionary").mkdir()
     side: list[tuple[int, str, NDArray[np.int64]]] = []
-    for number, (catalogue, names) in enumerate(
-        zip(catalogues, (source.user_columns, source.item_columns), strict=True)
-    ):
-        _write_dictionary(catalogue.values, catalogue.name, folder)
-        if not names:
+    for number, (catalogue, places) in enumerate(zip(catalogues, source.attributes, strict=True)):
+        _write_dictionary(catalogue.values, number, folder)
+        if not places:
             continue
-        owner = catalogue.values.select("value").join(
-            _attributes(positives, catalogue.name, names), left_on="value", right_on=catalogue.name, how="left",
-            maintain_order="left",
-        )  # fmt: skip
+        attributes = _attributes(positives, source, number, catalogue)
         lookup = {}
-        for name in names:
-            values = owner.group_by(value=pl.col(name)).agg(count=pl.len().cast(pl.Int64))
-            values = values.sort(["count", "value"], descending=[True, False], nulls_last=True).with_row_index("id")
-            codes = owner.join(
-                values, left_on=name, right_on="value", how="left", maintain_order="left", nulls_equal=True
-            )
-            lookup[name] = codes["id"].cast(pl.Int32)
-            side.append((number, name, lookup[name].to_numpy().astype(np.int64)))
-            _write_dictionary(values, name, folder)
+        for place in places:
+            codes, values = _encode_attribute(attributes[column(place)])
+            lookup[source.columns[place]] = codes
+            side.append((number, source.columns[place], codes.to_numpy().astype(np.int64)))
+            _write_dictionary(values, place, folder)
         (folder / "lookup").mkdir(exist_ok=True)
-        pl.DataFrame(lookup).write_parquet(folder / "lookup" / f"{catalogue.name}.parquet")
+        pl.DataFrame(lookup).write_parquet(folder / lookup_file(number))
     return side
 
 
-def _attributes(positives: pl.DataFrame, owner: str, names: tuple[str, ...]) -> pl.DataFrame:
-    """One row per user (or item) with its attributes; an error where two records disagree."""
+def _encode_attribute(owned: pl.Series) -> tuple[pl.Series, pl.DataFrame]:
+    """The id of every owner's value of an attribute, and "value" and "count" of every id."""
+    owners = pl.DataFrame({"value": owned})
+    values = owners.group_by("value").agg(count=pl.len().cast(pl.Int64))
+    values = values.sort(["count", "value"], descending=[True, False], nulls_last=True).with_row_index("id")
+    codes = owners.join(values, on="value", how="left", maintain_order="left", nulls_equal=True)
+    return codes["id"].cast(pl.Int32), values
+
+
+def _attributes(positives: pl.DataFrame, source: Interactions, number: int, catalogue: _Catalogue) -> pl.DataFrame:
+    """The attributes of every user (or item), in the order of its ids; an error where two records disagree."""
+    owner, places = _OWNERS[number], source.attributes[number]
+    names = [column(place) for place in places]
     frame = positives.group_by(owner, maintain_order=True).agg(pl.col(names).drop_nulls().unique())
-    for name in names:
+    for name, place in zip(names, places, strict=True):
         conflicts = frame.filter(pl.col(name).list.len() > 1)
         if len(conflicts):
             first = conflicts.row(0, named=True)
-            values = " and ".join(repr(value) for value in sorted(first[name])[:2])
+            values = " and ".join(quoted(value) for value in sorted(first[name])[:2])
             raise ValueError(
-                f"{owner} {first[owner]!r} has the values {values} in column {name}; an attribute has one value"
+                f"{one_line(catalogue.name, 60)} {quoted(first[owner])} has the values {values} in column "
+                f"{one_line(source.columns[place], 60)}; an attribute has one value"
             )
-    return frame.with_columns(pl.col(names).list.first())
+    frame = frame.with_columns(pl.col(names).list.first())
+    owners = catalogue.values.select(pl.col("value").alias(owner))
+    return owners.join(frame, on=owner, how="left", maintain_order="left")
 
 
-def _write_dictionary(values: pl.DataFrame, name: str, folder: Path) -> None:
-    columns = values.select(pl.col("value").cast(pl.String), "count")
-    columns.write_parquet(folder / "dictionary" / f"{name}.parquet")
+def _write_dictionary(values: pl.DataFrame, number: int, folder: Path) -> None:
+    text = values["value"].cast(pl.String).to_arrow()
+    write_dictionary(folder / dictionary_file(number), [(text, values["count"].to_numpy())])
 
 
 def _with_negatives(
@@ -306,20 +338,22 @@ def _draw_rest(users: _Catalogue, user: int, items: int, taken: NDArray[np.int64
     rest = np.setdiff1d(np.arange(items), taken[first:last] - user * items)
     if not len(rest):
         value = users.values["value"][int(users.ids[user])]
-        raise ValueError(f"{users.name} {value!r} took every item, so no negative can be drawn; use --negatives 0")
+        who = f"{one_line(users.name, 60)} {quoted(value)}"
+        raise ValueError(f"{who} took every item, so no negative can be drawn; use --negatives 0")
     return int(random.choice(rest))
 
 
 def _write_part(folder: Path, ids: NDArray[np.int64], label: NDArray[np.uint8], order: NDArray[np.int64]) -> PartSchema:
     folder.mkdir()
-    shards = []
+    shards, checksums = [], []
     for number, rows in enumerate(_pieces(order)):
-        write_shard(
+        checksum = write_shard(
             folder / shard_name(number),
             Examples(np.empty((len(rows), 0), dtype=np.float32), ids[rows].astype(np.int32), label[rows]),
         )
         shards.append(len(rows))
-    return PartSchema(len(label), int(label.sum()), tuple(shards))
+        checksums.append(checksum)
+    return PartSchema(len(label), int(label.sum()), tuple(shards), tuple(checksums))
 
 
 def _pieces(order: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:

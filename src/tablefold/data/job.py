@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tablefold.data import dictionary
+from tablefold.data.dictionary_file import write_dictionary
 from tablefold.data.engine import Step
 from tablefold.data.permutation import permute_ids
 from tablefold.data.rejects import save_rejects
-from tablefold.data.schema import RESERVED_IDS
+from tablefold.data.schema import RESERVED_IDS, dictionary_file
 from tablefold.data.shards import Examples, read_shard, shard_name, write_shard
 from tablefold.data.source import Rows, Shard, Source
 from tablefold.data.spill import Spill, merge_spills
 from tablefold.data.split import Split
 from tablefold.data.texts import rank_texts, write_texts
 
-Piece = tuple[str, int, int]
-"""What a shard gave to a part: the part's name, rows, positives."""
+Piece = tuple[str, int, int, int]
+"""What a shard gave to a part: the part's name, rows, positives, the checksum of the file."""
 
 _GROUP_ROWS = 1 << 20
 """Rows that a dictionary file is written in at a time."""
@@ -78,7 +78,7 @@ class Job:
             ids = self._permuted(table, ids, ranking.size)
             dictionary.insert(slots, keys, ids)
             by_id[:, ids - RESERVED_IDS] = keys, counts
-        self._write_dictionary(self.source.tables[table], by_id[:, : ranking.size])
+        write_dictionary(self.folder / dictionary_file(table), self._pieces(table, by_id[:, : ranking.size]))
         return RESERVED_IDS + ranking.size
 
     def _rank_texts(self, table: int, ranges: list[Spill]) -> int:
@@ -87,9 +87,11 @@ class Job:
         ids = self._permuted(table, np.arange(RESERVED_IDS, RESERVED_IDS + len(frame), dtype=np.int64), len(frame))
         slots = dictionary.create_lookup(self._lookup(table), len(frame))
         dictionary.insert(slots, frame["key"].to_numpy(), ids)
-        (self.folder / "dictionary").mkdir(exist_ok=True)
-        path = self.folder / "dictionary" / f"{self.source.tables[table]}.parquet"
-        pq.write_table(frame.select("value", "count")[np.argsort(ids)].to_arrow(), path)
+        by_id = frame.select("value", "count")[np.argsort(ids)]
+        write_dictionary(
+            self.folder / dictionary_file(table),
+            ((piece["value"].to_arrow(), piece["count"].to_numpy()) for piece in by_id.iter_slices(_GROUP_ROWS)),
+        )
         return RESERVED_IDS + len(frame)
 
     def _permuted(self, table: int, ids: NDArray[np.int64], size: int) -> NDArray[np.int64]:
@@ -107,10 +109,10 @@ class Job:
         """The only pass over a log whose ids are hashes: write one shard, not knowing yet into which part."""
         rows = self.source.read(shard)
         examples = Examples(rows.dense, dictionary.encode_hashed(rows.keys), rows.label)
-        write_shard(self.work / shard_name(number), examples)
-        return self._summary(number, rows) | {"positives": int(rows.label.sum())}
+        checksum = write_shard(self.work / shard_name(number), examples)
+        return self._summary(number, rows) | {"positives": int(rows.label.sum()), "checksum": checksum}
 
-    def place(self, number: int, rows: int, end: int, split: Split, positives: int) -> list[Piece]:
+    def place(self, number: int, rows: int, end: int, split: Split, positives: int, checksum: int) -> list[Piece]:
         """Move a shard that `hash` wrote into its part, or cut it where parts meet."""
         parts = [part for part, _ in split.pieces(end - rows, end)]
         written = self.work / shard_name(number)
@@ -120,7 +122,7 @@ class Job:
             (self.folder / part).mkdir(exist_ok=True)
             if written.exists():  # else it was moved just before the job was killed
                 written.rename(self.folder / part / shard_name(number))
-        return [(part, rows, positives) for part in parts]
+        return [(part, rows, positives, checksum) for part in parts]
 
     def _summary(self, number: int, rows: Rows) -> dict[str, int]:
         save_rejects(self.work, number, rows.rejects)
@@ -130,18 +132,16 @@ class Job:
         return self.work / f"lookup-{table:06d}"
 
     def _write(self, number: int, examples: Examples, end: int, split: Split) -> list[Piece]:
-        pieces = split.pieces(end - len(examples), end)
-        for part, piece in pieces:
+        written: list[Piece] = []
+        for part, piece in split.pieces(end - len(examples), end):
             (self.folder / part).mkdir(exist_ok=True)
-            write_shard(self.folder / part / shard_name(number), examples[piece])
-        return [(part, len(examples.label[piece]), int(examples.label[piece].sum())) for part, piece in pieces]
+            chosen = examples[piece]
+            checksum = write_shard(self.folder / part / shard_name(number), chosen)
+            written.append((part, len(chosen), int(chosen.label.sum()), checksum))
+        return written
 
-    def _write_dictionary(self, table: str, by_id: NDArray[np.int64]) -> None:
+    def _pieces(self, table: int, by_id: NDArray[np.int64]) -> Iterator[tuple[Any, NDArray[np.int64]]]:
         """Raw value and count of every id from `RESERVED_IDS` on."""
-        (self.folder / "dictionary").mkdir(exist_ok=True)
-        schema = pa.schema([("value", pa.string()), ("count", pa.int64())])
-        with pq.ParquetWriter(self.folder / "dictionary" / f"{table}.parquet", schema) as writer:
-            for start in range(0, max(1, by_id.shape[1]), _GROUP_ROWS):
-                keys, counts = by_id[:, start : start + _GROUP_ROWS]
-                values = pa.array(self.source.raw_values(table, keys)).cast(pa.string())
-                writer.write_table(pa.table([values, pa.array(counts)], schema=schema))
+        for start in range(0, by_id.shape[1], _GROUP_ROWS):
+            keys, counts = by_id[:, start : start + _GROUP_ROWS]
+            yield self.source.raw_values(self.source.tables[table], keys), counts

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tablefold.compilation import compiled
+from tablefold.quoting import quoted
 
 MISSING = -(1 << 63)
 """Key of an empty field."""
@@ -33,8 +34,6 @@ _REASONS = {
     _TOO_LARGE: f"has more than {MAX_DIGITS} digits",
     _NOT_HEX: f"is not a hex number of at most {HEX_DIGITS} digits",
 }
-_SHOWN = 60
-"""Characters of a bad value that a reason quotes."""
 
 _NEWLINE, _RETURN, _MINUS, _ZERO = 10, 13, 45, 48
 _HEX_VALUE = np.full(256, 255, dtype=np.uint8)
@@ -58,6 +57,11 @@ class Reject:
     line: int
     reason: str
     text: bytes
+
+    @property
+    def shown_text(self) -> str:
+        r"""The text; bytes that are no UTF-8 as `\xNN`."""
+        return self.text.decode("utf-8", "backslashreplace")
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,8 @@ def parse_values(values: Sequence[str], field: Field) -> NDArray[np.int64]:
     parsed = parse_lines(np.frombuffer("\n".join(values).encode(), dtype=np.uint8), "\t", [field])
     if parsed.rejects:
         raise ValueError(parsed.rejects[0].reason)
+    if parsed.lines != len(values):
+        raise ValueError("is empty or has more than one line")
     keys: NDArray[np.int64] = parsed.values[0]
     return keys
 
@@ -133,8 +139,7 @@ def _reject(data: NDArray[np.uint8], separator: str, fields: Sequence[Field], er
         plural = "" if field == 1 else "s"
         return Reject(line, f"{field} field{plural} instead of {len(fields)}", text)
     value = text.split(separator.encode())[field].decode("utf-8", "backslashreplace")
-    shown = value if len(value) <= _SHOWN else value[:_SHOWN] + "..."
-    return Reject(line, f"field {fields[field].name} {_REASONS[code]}: {shown!r}", text)
+    return Reject(line, f"field {fields[field].name} {_REASONS[code]}: {quoted(value)}", text)
 
 
 @compiled

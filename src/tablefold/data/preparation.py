@@ -18,11 +18,10 @@ from typing import Any
 from tablefold.data.engine import ENGINES, Engine
 from tablefold.data.job import Job, Piece
 from tablefold.data.rejects import MAX_REJECTS, check_rejects, write_rejects
-from tablefold.data.schema import PARTS, PartSchema, Schema, TableSchema
+from tablefold.data.schema import FORMAT, IDS, PARTS, PartSchema, Schema, TableSchema
 from tablefold.data.source import Shard, Source, identify
 from tablefold.data.workplace import is_finished, open_workplace
 
-IDS = ("dictionary", "hash")
 MEMORY = 512 << 20
 
 
@@ -79,7 +78,7 @@ def prepare(source: Source, out: str | Path, options: Options | None = None) -> 
     description = {**source.describe(), **options.output()}
     if is_finished(Path(out), description):
         return Schema.load(out)
-    with open_workplace(Path(out), {**description, **identify(source)}) as (folder, work):
+    with open_workplace(Path(out), {"format": FORMAT, **description, **identify(source)}) as (folder, work):
         source = source.unpack(work)
         memory = max(1, options.memory // options.workers)
         job = Job(source, folder, work, options.min_count, options.permute_ids, memory)
@@ -123,7 +122,7 @@ def _hash(job: Job, shards: list[Shard], engine: Engine, max_rejects: float) -> 
     rows = [shard["rows"] for shard in counted]
     ends, split = list(accumulate(rows)), job.source.split(shards, rows)
     written = [
-        job.step("place", number, shard["rows"], ends[number], split, shard["positives"])()
+        job.step("place", number, shard["rows"], ends[number], split, shard["positives"], shard["checksum"])()
         for number, shard in enumerate(counted)
     ]
     return counted, [None] * len(job.source.tables), written
@@ -133,9 +132,10 @@ def _parts(written: Iterable[list[Piece]]) -> dict[str, PartSchema]:
     pieces = [piece for shard in written for piece in shard]
     return {
         name: PartSchema(
-            rows=sum(rows for part, rows, _ in pieces if part == name),
-            positives=sum(positives for part, _, positives in pieces if part == name),
-            shards=tuple(rows for part, rows, _ in pieces if part == name),
+            rows=sum(rows for part, rows, _, _ in pieces if part == name),
+            positives=sum(positives for part, _, positives, _ in pieces if part == name),
+            shards=tuple(rows for part, rows, _, _ in pieces if part == name),
+            checksums=tuple(checksum for part, _, _, checksum in pieces if part == name),
         )
         for name in PARTS
     }

@@ -1,17 +1,26 @@
-"""Whole Parquet and CSV files as columns, with what could not be read as rejects."""
+"""Whole Parquet and CSV files as columns, with what could not be read as rejects.
+
+Columns are asked for by their names in the file and called by their place among those asked for: `column(0)`,
+`column(1)`, ... A name in a file may be anything, a pattern that means several columns for one.
+"""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
-from tablefold.data.rejects import RejectRow
+from tablefold.data.rejects import RejectRow, path_text
 from tablefold.data.source import describe_files
+from tablefold.quoting import one_line, quoted
 
 _PARQUET_MAGIC = b"PAR1"
+_PLAIN_TYPES = (pl.String, pl.Categorical, pl.Enum, pl.Boolean, pl.Date, pl.Datetime, pl.Time, pl.Null)
+"""What reads as one text, beside numbers."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +31,12 @@ class Records:
     rejects: list[RejectRow]
 
 
-def read_records(file: str, columns: list[str]) -> Records:
+def column(place: int) -> str:
+    """What the column asked for at `place` is called."""
+    return f"column{place}"
+
+
+def read_records(file: str, columns: Sequence[str]) -> Records:
     """Read some columns of a Parquet or CSV file (with a header), all of it into memory.
 
     Columns of a CSV file are text, or integers where every value is one.
@@ -40,31 +54,66 @@ def is_parquet(file: str) -> bool:
         return stream.read(4) == _PARQUET_MAGIC
 
 
-def check_columns(file: str, columns: list[str], present: list[str]) -> None:
-    """Refuse columns that a file does not have."""
-    for column in columns:
-        if column not in present:
-            raise ValueError(f"{file} has no column {column!r}; it has {', '.join(present)}")
+def find_columns(file: str, columns: Sequence[str], present: Sequence[str]) -> list[int]:
+    """Where the columns of a file are among those `present`.
+
+    Raises:
+        ValueError: for a column that the file does not have, or has twice.
+    """
+    for name in columns:
+        if name not in present:
+            raise ValueError(f"{file} has no column {quoted(name)}; it has {one_line(', '.join(present), 300)}")
+        if list(present).count(name) > 1:
+            raise ValueError(f"{file} has the column {quoted(name)} twice; which one is meant? Rename or drop one")
+    return [list(present).index(name) for name in columns]
 
 
-def _read_parquet(file: str, columns: list[str]) -> Records:
+def scan_parquet(file: str, path: str, columns: Sequence[str]) -> pl.LazyFrame:
+    """Some columns of a Parquet file, whose bytes are at `path`; categories are text.
+
+    Raises:
+        ValueError: for a file that is damaged, lacks a column, or has one of which a value is no single text or number.
+    """
+    with reading_parquet(file):
+        whole = pl.scan_parquet(path, glob=False)  # a path is no pattern, whatever it holds
+        types = whole.collect_schema()
+        places = find_columns(file, columns, list(types))
+        for name in columns:
+            if not types[name].is_numeric() and types[name].base_type() not in _PLAIN_TYPES:
+                raise ValueError(
+                    f"{file}: the column {quoted(name)} is of type {one_line(str(types[name]), 60)}; "
+                    "text, numbers, true and false, dates and times can be read, so convert it first"
+                )
+        chosen = [pl.nth(place).alias(column(number)) for number, place in enumerate(places)]
+        return whole.select(chosen).cast({pl.Categorical: pl.String, pl.Enum: pl.String})
+
+
+@contextmanager
+def reading_parquet(file: str) -> Iterator[None]:
+    """Whatever goes wrong in reading is said of the file, in one line."""
     try:
-        check_columns(file, columns, list(pl.read_parquet_schema(file)))
-        frame = pl.read_parquet(file, columns=columns)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise ValueError(f"{file} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+        yield
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, UnicodeError) as error:
+        reason = one_line(next(iter(str(error).splitlines()), ""), 200)
+        raise ValueError(f"{file} cannot be read as Parquet: {reason}") from error
+
+
+def _read_parquet(file: str, columns: Sequence[str]) -> Records:
+    scan = scan_parquet(file, file, columns)
+    with reading_parquet(file):
+        frame = scan.collect()
     return Records(frame.with_row_index("line", offset=1), [])
 
 
-def _read_csv(file: str, columns: list[str]) -> Records:
+def _read_csv(file: str, columns: Sequence[str]) -> Records:
     rows: list[list[str]] = []
     lines: list[int] = []
     rejects: list[RejectRow] = []
-    with Path(file).open(encoding="utf-8", errors="backslashreplace", newline="") as stream:
+    # A byte-order mark is no part of the first name.
+    with Path(file).open(encoding="utf-8-sig", errors="backslashreplace", newline="") as stream:
         reader = csv.reader(stream, strict=True)
-        header = next(reader, [])
-        check_columns(file, columns, header)
-        chosen = [header.index(column) for column in columns]
+        header = _read_header(file, reader)
+        chosen = find_columns(file, columns, header)
         while True:
             line = reader.line_num + 1
             try:
@@ -74,22 +123,30 @@ def _read_csv(file: str, columns: list[str]) -> Records:
             except csv.Error as error:
                 if reader.line_num > line:  # how many records the open quote has swallowed is unknown
                     raise ValueError(f"{file}, line {line}: a quote that opens here is not closed") from error
-                rejects.append((file, reader.line_num, f"is not CSV: {error}", ""))
+                rejects.append((path_text(file), reader.line_num, f"is not CSV: {error}", ""))
                 continue
             if len(row) != len(header):
                 plural = "" if len(row) == 1 else "s"
                 reason = f"{len(row)} field{plural} instead of {len(header)}"
-                rejects.append((file, reader.line_num, reason, ",".join(row)))
+                rejects.append((path_text(file), reader.line_num, reason, ",".join(row)))
                 continue
-            rows.append([row[column] for column in chosen])
+            rows.append([row[place] for place in chosen])
             lines.append(reader.line_num)
-    frame = pl.DataFrame(rows, schema=dict.fromkeys(columns, pl.String), orient="row")
-    frame = frame.select(_typed(frame[column]) for column in columns)
+    names = [column(place) for place in range(len(columns))]
+    frame = pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String), orient="row")
+    frame = frame.select(_typed(frame[name]) for name in names)
     return Records(frame.with_columns(line=pl.Series(lines, dtype=pl.UInt32)), rejects)
 
 
-def _typed(column: pl.Series) -> pl.Series:
+def _read_header(file: str, reader: Iterator[list[str]]) -> list[str]:
+    try:
+        return next(reader, [])
+    except csv.Error as error:
+        raise ValueError(f"{file}, line 1: the header is not CSV: {error}") from error
+
+
+def _typed(values: pl.Series) -> pl.Series:
     """Empty text is missing; integers where every value is written as one."""
-    column = column.replace("", None)
-    integers = column.cast(pl.Int64, strict=False)
-    return integers if integers.cast(pl.String).equals(column) else column
+    values = values.replace("", None)
+    integers = values.cast(pl.Int64, strict=False)
+    return integers if integers.cast(pl.String).equals(values) else values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -22,10 +23,15 @@ MAX_REJECTS = 0.001
 _SCHEMA = pa.schema([("file", pa.string()), ("line", pa.int64()), ("reason", pa.string()), ("text", pa.large_string())])
 
 
+def path_text(path: str) -> str:
+    r"""A path as a file can hold it: bytes of it that are no UTF-8 as `\xNN`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def save_rejects(work: Path, number: int, rejects: list[Reject]) -> None:
-    """Keep the rejects of shard `number`; bytes that are no UTF-8 are written as `\\xNN`."""
-    rows = [(reject.line, reject.reason, reject.text.decode("utf-8", "backslashreplace")) for reject in rejects]
-    (work / f"rejects-{number:06d}.json").write_text(json.dumps(rows))
+    """Keep the rejects of shard `number`."""
+    rows = [(reject.line, reject.reason, reject.shown_text) for reject in rejects]
+    (work / f"rejects-{number:06d}.json").write_text(json.dumps(rows), encoding="utf-8")
 
 
 def check_rejects(shards: Sequence[Shard], counted: Sequence[dict[str, int]], work: Path, allowed: float) -> None:
@@ -71,5 +77,5 @@ def _all_rejects(shards: Sequence[Shard], counted: Sequence[dict[str, int]], wor
         first = before.get(shard.file, 1 if shard.header else 0)
         before[shard.file] = first + count["lines"]
         if count["rejects"]:
-            rejects = json.loads((work / f"rejects-{number:06d}.json").read_text())
-            yield [(shard.file, first + line, reason, text) for line, reason, text in rejects]
+            rejects = json.loads((work / f"rejects-{number:06d}.json").read_text(encoding="utf-8"))
+            yield [(path_text(shard.file), first + line, reason, text) for line, reason, text in rejects]

@@ -7,6 +7,7 @@ a memory-mapped shard IS the `[rows, columns]` matrices, and a batch is a slice 
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tablefold.files import new_file
+from tablefold.quoting import one_line
+
+_BLOCK_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -55,37 +59,131 @@ def shard_name(number: int) -> str:
     return f"{number:06d}.arrow"
 
 
-def write_shard(path: Path, examples: Examples) -> None:
-    """Write one shard file, whole or not at all. The same examples give the same bytes."""
+@dataclass(frozen=True)
+class ShardLayout:
+    """What every shard of a dataset must hold.
+
+    Args:
+        dense: dense columns.
+        tables: how many ids each table has; None for any int64.
+    """
+
+    dense: int
+    tables: tuple[int | None, ...]
+
+    def check(self, examples: Examples) -> None:
+        """Look at every value.
+
+        Raises:
+            ValueError: for another number of columns, a dense value that is not finite, an id outside its table, or a
+                label that is not 0 or 1.
+        """
+        if examples.dense.shape[1] != self.dense or examples.ids.shape[1] != len(self.tables):
+            found = f"{examples.dense.shape[1]} dense columns and {examples.ids.shape[1]} tables"
+            raise ValueError(f"it has {found}, its schema lists {self.dense} and {len(self.tables)}")
+        if examples.dense.size and not np.isfinite([examples.dense.min(), examples.dense.max()]).all():
+            raise ValueError("it holds a dense value that is not finite")
+        largest = _largest(examples.ids).tolist()
+        for number, (found_id, rows) in enumerate(zip(largest, self.tables, strict=True)):
+            if rows is not None and found_id >= rows:
+                raise ValueError(f"it holds an id of table {number} outside 0 .. {rows - 1}")
+        if examples.label.max(initial=0) > 1:
+            raise ValueError("it holds a label that is not 0 or 1")
+
+
+def write_shard(path: Path, examples: Examples) -> int:
+    """Write one shard file, whole or not at all, and give its checksum. The same examples give the same bytes."""
     columns = {"ids": _fixed_list(examples.ids), "label": pa.array(examples.label)}
     if examples.dense.shape[1]:
         columns = {"dense": _fixed_list(examples.dense), **columns}
     batch = pa.record_batch(columns)
-    with new_file(path) as file, pa.ipc.new_file(str(file), batch.schema) as writer:
-        writer.write_batch(batch)
+    with new_file(path) as file:
+        with pa.ipc.new_file(str(file), batch.schema) as writer:
+            writer.write_batch(batch)
+        return _checksum(pa.memory_map(str(file)))
 
 
-def read_shard(path: Path) -> Examples:
+def read_shard(
+    path: Path, rows: int | None = None, layout: ShardLayout | None = None, checksum: int | None = None
+) -> Examples:
     """Memory-map one shard file: the arrays are read-only views of the file's pages.
 
+    Args:
+        path: the file.
+        rows: how many it must hold, if that is known.
+        layout: what its values must be; None does not look at them.
+        checksum: what `write_shard` gave; None does not compare.
+
     Raises:
-        ValueError: if the file is missing or damaged.
+        ValueError: if the file is missing or damaged, or is not as the arguments say.
     """
     try:
-        reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        batch = reader.get_batch(0)
-        ids, label = _matrix(batch.column("ids")), batch.column("label").to_numpy()
-    except (OSError, pa.ArrowException, KeyError) as error:
-        raise ValueError(f"{path} is missing or damaged ({error}); prepare the data again") from error
-    has_dense = "dense" in batch.schema.names
-    dense = _matrix(batch.column("dense")) if has_dense else np.empty((len(label), 0), dtype=np.float32)
-    return Examples(dense, ids, label)
+        file = pa.memory_map(str(path))
+        if checksum is not None:
+            _check_equal("checksum", _checksum(file), checksum)
+        examples = _parse(file)
+        if rows is not None:
+            _check_equal("number of rows", len(examples), rows)
+        if layout is not None:
+            layout.check(examples)
+    except (OSError, pa.ArrowException, ValueError) as error:
+        reason = one_line(str(error), 200)
+        raise ValueError(f"{path} is missing or damaged ({reason}); prepare the data again") from error
+    return examples
+
+
+def _parse(file: pa.MemoryMappedFile) -> Examples:
+    """The arrays of a shard file; `ValueError` for columns of other names, types or lengths, or with nulls."""
+    reader = pa.ipc.open_file(file)
+    if reader.num_record_batches != 1:
+        raise ValueError(f"it holds {reader.num_record_batches} record batches instead of one")
+    batch = reader.get_batch(0)
+    batch.validate(full=True)
+    if batch.schema.names not in (["dense", "ids", "label"], ["ids", "label"]):
+        raise ValueError("its columns are not dense, ids and label")
+    label = batch.column("label")
+    if label.type != pa.uint8() or label.null_count:
+        raise ValueError("its column label is not uint8 without nulls")
+    ids = _matrix(batch, "ids", (pa.int32(), pa.int64()))
+    if "dense" in batch.schema.names:
+        return Examples(_matrix(batch, "dense", (pa.float32(),)), ids, label.to_numpy())
+    return Examples(np.empty((len(label), 0), dtype=np.float32), ids, label.to_numpy())
+
+
+def _check_equal(what: str, found: int, listed: int) -> None:
+    if found != listed:
+        raise ValueError(f"its {what} is {found}, by its schema {listed}")
+
+
+def _checksum(file: pa.MemoryMappedFile) -> int:
+    return zlib.crc32(file.read_buffer(file.size()))
 
 
 def _fixed_list(matrix: NDArray[Any]) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(matrix).reshape(-1)), matrix.shape[1])
 
 
-def _matrix(column: pa.FixedSizeListArray) -> NDArray[Any]:
-    matrix: NDArray[Any] = column.flatten().to_numpy(zero_copy_only=True).reshape(-1, column.type.list_size)
+def _matrix(batch: pa.RecordBatch, name: str, kinds: tuple[pa.DataType, ...]) -> NDArray[Any]:
+    """The rows of a column of fixed-size lists."""
+    column = batch.column(name)
+    width = column.type.list_size if pa.types.is_fixed_size_list(column.type) else 0
+    if not width or column.type.value_type not in kinds or column.null_count or column.values.null_count:
+        raise ValueError(f"its column {name} is not of lists of {kinds[0]} without nulls")
+    values = column.flatten().to_numpy(zero_copy_only=True)
+    if len(values) != len(batch) * width:
+        raise ValueError(f"its column {name} holds {len(values):,} values for {len(batch):,} rows")
+    matrix: NDArray[Any] = values.reshape(-1, width)
     return matrix
+
+
+def _largest(ids: NDArray[Any]) -> NDArray[Any]:
+    """The largest id of every column; a negative one counts as larger than any other.
+
+    Many rows are taken for one at first: a reduction over short rows takes ten times as long.
+    """
+    unsigned = ids.view(f"u{ids.itemsize}")
+    rows, columns = unsigned.shape
+    cut = rows // _BLOCK_ROWS * _BLOCK_ROWS
+    blocks = unsigned[:cut].reshape(-1, _BLOCK_ROWS * columns).max(axis=0, initial=0).reshape(_BLOCK_ROWS, columns)
+    largest: NDArray[Any] = np.maximum(blocks.max(axis=0), unsigned[cut:].max(axis=0, initial=0))
+    return largest

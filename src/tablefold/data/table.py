@@ -13,10 +13,13 @@ Columns that it does not name are ignored. A CSV file has a header; a line is a 
 
 from __future__ import annotations
 
+import codecs
 import csv
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tablefold.data.lines import Reject
-from tablefold.data.records import check_columns, is_parquet
+from tablefold.data.records import column, find_columns, is_parquet, reading_parquet, scan_parquet
 from tablefold.data.source import (
     Rows,
     Shard,
@@ -37,10 +40,15 @@ from tablefold.data.source import (
 )
 from tablefold.data.split import Split
 from tablefold.data.texts import text_keys
+from tablefold.json_files import JsonValue
+from tablefold.quoting import one_line, quoted
 
 SPLITS = ("order", "last-file")
 PARQUET_ROWS = 1 << 16
 """Rows of a Parquet file per shard."""
+
+Misfit = tuple[pl.Series, int, str]
+"""Which rows do not fit, the place of the column for which they do not, and why."""
 
 
 @dataclass(frozen=True)
@@ -66,18 +74,19 @@ class Columns:
             ValueError: for a missing file, or one that is not as the module's docstring says.
         """
         try:
-            content = tomllib.loads(Path(file).read_text())
+            content = tomllib.loads(Path(file).read_text(encoding="utf-8-sig"))
         except FileNotFoundError as error:
             raise ValueError(f"{file}: no such file") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-            raise ValueError(f"{file} is not TOML: {error}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError, RecursionError) as error:
+            raise ValueError(f"{file} is not TOML: {one_line(str(error), 200)}") from error
         for key, value in content.items():
             kind: type = str if key in ("label", "split") else list
             if key not in cls.__dataclass_fields__:
-                raise ValueError(f"{file}: unknown key {key!r}; known are {', '.join(cls.__dataclass_fields__)}")
+                raise ValueError(f"{file}: unknown key {quoted(key)}; known are {', '.join(cls.__dataclass_fields__)}")
             names = value if isinstance(value, list) else [value]
             if not isinstance(value, kind) or not all(isinstance(name, str) for name in names):
-                raise ValueError(f"{file}: {key} must be a {'name' if kind is str else 'list of names'}; got {value!r}")
+                wanted = "name" if kind is str else "list of names"
+                raise ValueError(f"{file}: {key} must be a {wanted}; got {quoted(value)}")
         if not content.get("label") or not content.get("categorical"):
             raise ValueError(f"{file} must name a label and at least one categorical column")
         options: dict[str, Any] = {
@@ -87,14 +96,23 @@ class Columns:
         columns.check(file)
         return columns
 
+    @classmethod
+    def of_json(cls, content: JsonValue) -> Columns:
+        """Read what was written as JSON, `vars` of the columns."""
+        columns = content.into(cls)
+        columns.check(content.file)
+        return columns
+
     def check(self, origin: str) -> None:
         """Refuse names that cannot be: `origin` is where they are from."""
         if not self.label or not self.categorical:
             raise ValueError(f"{origin} must name a label and at least one categorical column")
         if len(set(self.names)) < len(self.names):
-            raise ValueError(f"{origin} names a column twice: {', '.join(self.names)}")
+            raise ValueError(f"{origin} names a column twice: {one_line(', '.join(self.names), 300)}")
+        if "" in self.names:
+            raise ValueError(f"{origin} names a column by the empty text; give it a name in the file")
         if self.split not in SPLITS:
-            raise ValueError(f"{origin}: split {self.split!r}: choose one of {', '.join(SPLITS)}")
+            raise ValueError(f"{origin}: split {quoted(self.split)}: choose one of {', '.join(SPLITS)}")
 
 
 @dataclass(frozen=True)
@@ -138,7 +156,7 @@ class Table:
                 shards += self._parquet_shards(file, path)
             else:
                 header = read_header(path)
-                check_columns(file, self.columns.names, _fields(header))
+                find_columns(file, self.columns.names, _header(header))
                 shards += byte_shards(file, path, len(header))
         if not shards:
             raise ValueError(f"{', '.join(self.files)}: no example in it")
@@ -147,11 +165,12 @@ class Table:
     def read(self, shard: Shard) -> Rows:
         """The rows of one shard."""
         if is_parquet(shard.path):
-            rows = pl.scan_parquet(shard.path).slice(shard.start, shard.stop - shard.start)
-            frame = rows.select(self.columns.names).cast(pl.String).collect()
+            scan = scan_parquet(shard.file, shard.path, self.columns.names)
+            with reading_parquet(shard.file):
+                frame = scan.slice(shard.start, shard.stop - shard.start).cast(pl.String).collect()
             return self._rows(frame, range(1, len(frame) + 1), [], len(frame))
         lines = read_bytes(shard).tobytes().decode("utf-8", "backslashreplace").removesuffix("\n")
-        return self._read_csv(lines.split("\n") if lines else [], _fields(read_header(shard.path)))
+        return self._read_csv(lines.split("\n") if lines else [], _header(read_header(shard.path)))
 
     def unlabelled(self) -> Table:
         """Without the label, which the files need not have."""
@@ -169,11 +188,9 @@ class Table:
         return text_keys(pl.Series(values, dtype=pl.String))[0]
 
     def _parquet_shards(self, file: str, path: str) -> list[Shard]:
-        try:
-            check_columns(file, self.columns.names, list(pl.read_parquet_schema(path)))
-            rows = pl.scan_parquet(path).select(pl.len()).collect().item()
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise ValueError(f"{file} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+        scan = scan_parquet(file, path, self.columns.names)
+        with reading_parquet(file):
+            rows = scan.select(pl.len()).collect().item()
         return [Shard(file, at, min(at + PARQUET_ROWS, rows), path) for at in range(0, rows, PARQUET_ROWS)]
 
     def _read_csv(self, lines: list[str], header: list[str]) -> Rows:
@@ -182,51 +199,71 @@ class Table:
         for number, line in enumerate(lines, 1):
             fields = _fields(line.encode())
             if len(fields) == len(header):
-                rows.append([fields[column] for column in chosen])
+                rows.append([fields[place] for place in chosen])
                 numbers.append(number)
             else:
                 plural = "" if len(fields) == 1 else "s"
                 reason = f"{len(fields)} field{plural} instead of {len(header)}"
                 rejects.append(Reject(number, reason, line.removesuffix("\r").encode()))
-        frame = pl.DataFrame(rows, schema=dict.fromkeys(self.columns.names, pl.String), orient="row")
+        names = [column(place) for place in range(len(chosen))]
+        frame = pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String), orient="row")
         return self._rows(frame, numbers, rejects, len(lines))
 
     def _rows(self, frame: pl.DataFrame, numbers: Sequence[int], rejects: list[Reject], lines: int) -> Rows:
         """Type the columns of `frame` (all text), rejecting the records that cannot be."""
-        columns = self.columns
-        typed = frame.with_columns(pl.col(name).cast(pl.Float64, strict=False) for name in self.dense)
-        label = self._label(frame)
-        wrong = {columns.label: ~label.is_in([0.0, 1.0]).fill_null(False)}
-        for name in self.dense:
-            missing = frame[name].is_null() | (frame[name] == "")
-            wrong[name] = ~missing & ~typed[name].is_finite().fill_null(False)
-        bad = pl.DataFrame(wrong).select(pl.any_horizontal(pl.all())).to_series()
-        for place in bad.arg_true():
-            name = next(name for name, column in wrong.items() if column[place])
-            reason = "is not 0 or 1" if name == columns.label else "is not a finite number"
-            text = ",".join(value or "" for value in frame.row(place))
-            reject = Reject(numbers[place], f"field {name} {reason}: {frame[name][place]!r}", text.encode())
-            rejects.append(reject)
-        frame, typed, label = frame.filter(~bad), typed.filter(~bad), label.filter(~bad)
-        dense = typed.select(
-            *(pl.col(name).fill_null(0) for name in columns.dense),
-            *(pl.col(name).fill_null(0).clip(0).log1p() for name in columns.counts),
-        )
-        keyed = [text_keys(frame[name]) for name in columns.categorical]
+        label, wrong = self._label(frame)
+        typed = []
+        for place in range(len(self.dense)):
+            values, misfits = self._dense(frame, place)
+            typed.append(values)
+            wrong += misfits
+        refused = reduce(or_, (mask for mask, _, _ in wrong), pl.repeat(False, len(frame), eager=True))
+        for row in refused.arg_true():
+            place, reason = next((place, reason) for mask, place, reason in wrong if mask[row])
+            text = ",".join(value or "" for value in frame.row(row))
+            shown = f"field {one_line(self.columns.names[place], 60)} {reason}: {quoted(frame.item(row, place))}"
+            rejects.append(Reject(numbers[row], shown, text.encode()))
+        kept = ~refused
+        frame, label = frame.filter(kept), label.filter(kept)
+        dense = [values.filter(kept).to_numpy().astype(np.float32) for values in typed]
+        keyed = [text_keys(frame[column(place)]) for place in range(self._first + len(self.dense), frame.width)]
         return Rows(
             label.to_numpy().astype(np.uint8),
-            dense.to_numpy().astype(np.float32).reshape(len(frame), len(self.dense)),
+            np.stack(dense, axis=1) if dense else np.empty((len(frame), 0), dtype=np.float32),
             np.stack([keys for keys, _ in keyed]),
             lines,
             sorted(rejects, key=lambda reject: reject.line),
             tuple(texts for _, texts in keyed),
         )
 
-    def _label(self, frame: pl.DataFrame) -> pl.Series:
-        """The label as a number; null where it is none; 0 where labels are not read."""
+    @property
+    def _first(self) -> int:
+        """The place of the first column after the label, among those read."""
+        return 1 if self.columns.label else 0
+
+    def _label(self, frame: pl.DataFrame) -> tuple[pl.Series, list[Misfit]]:
+        """The label as a number, 0 where labels are not read; and which rows have none."""
         if not self.columns.label:
-            return pl.repeat(0.0, len(frame), eager=True)
-        return frame[self.columns.label].replace({"true": "1", "false": "0"}).cast(pl.Float64, strict=False)
+            return pl.repeat(0.0, len(frame), eager=True), []
+        label = frame[column(0)].replace({"true": "1", "false": "0"}).cast(pl.Float64, strict=False)
+        return label, [(~label.is_in([0.0, 1.0]).fill_null(False), 0, "is not 0 or 1")]
+
+    def _dense(self, frame: pl.DataFrame, number: int) -> tuple[pl.Series, list[Misfit]]:
+        """A dense column as the model takes it, missing values as 0; and which rows have none that will do."""
+        place = self._first + number
+        text = frame[column(place)].replace("", None)
+        values = text.cast(pl.Float64, strict=False)
+        wrong = [(text.is_not_null() & ~values.is_finite().fill_null(False), place, "is not a finite number")]
+        values = values.fill_null(0)
+        if number >= len(self.columns.dense):
+            return values.clip(0).log1p(), wrong
+        large = values.is_finite() & ~values.cast(pl.Float32).is_finite()
+        return values, [*wrong, (large, place, f"is beyond float32, which ends at {np.finfo(np.float32).max:.7g}")]
+
+
+def _header(line: bytes) -> list[str]:
+    """The names of the columns; a byte-order mark is no part of the first."""
+    return _fields(line.removeprefix(codecs.BOM_UTF8))
 
 
 def _fields(line: bytes) -> list[str]:

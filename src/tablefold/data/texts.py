@@ -48,7 +48,7 @@ def rank_texts(work: Path, table: int, counts: Iterable[Counts], min_count: int)
         or [pl.DataFrame(schema={"key": pl.Int64, "count": pl.Int64})]
     )
     files = sorted(work.glob(f"texts-{table:06d}-*.parquet"))
-    texts = pl.scan_parquet(files).unique().collect()
+    texts = pl.scan_parquet(files, glob=False).unique().collect()
     double = texts.filter(pl.col("key").is_duplicated()).sort("key", "value")["value"].to_list()
     if double:
         raise ValueError(f"the values {double[0]!r} and {double[1]!r} have the same 64-bit hash; rename one of them")

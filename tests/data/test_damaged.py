@@ -1,0 +1,206 @@
+"""Prepared datasets that somebody else has changed: refused whole, by file and field."""
+
+import json
+from contextlib import suppress
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from tablefold.data import Dataset
+from tablefold.data.schema import PARTS, PartSchema, Schema, TableSchema
+from tablefold.data.shards import Examples, ShardLayout, shard_name, write_shard
+
+
+def rows_of(batches):
+    return sum(len(batch.label) for batch in batches)
+
+
+def make_damaged(folder, change=None, checksums=True, **columns):
+    """A dataset of 10 rows, two dense columns and two tables, one part of which is replaced or changed by hand."""
+    good = {
+        "dense": np.zeros((10, 2), np.float32),
+        "ids": np.arange(20, dtype=np.int32).reshape(10, 2),
+        "label": np.zeros(10, np.uint8),
+    }
+    parts = {}
+    for name in PARTS:
+        (folder / name).mkdir()
+        checksum = write_shard(folder / name / shard_name(0), Examples(**good))
+        parts[name] = PartSchema(10, 0, (10,), (checksum,) if checksums else ())
+    Schema(("a", "b"), (TableSchema("x", 19), TableSchema("y", 20)), parts).save(folder)
+    if columns:
+        write_shard(folder / "train" / shard_name(0), Examples(**(good | columns)))
+    if change:
+        change(folder / "train" / shard_name(0))
+
+
+def write_table(**columns):
+    """A change that leaves an Arrow file of these columns instead."""
+
+    def change(path):
+        batch = pa.record_batch(columns)
+        with pa.ipc.new_file(str(path), batch.schema) as writer:
+            writer.write_batch(batch)
+
+    return change
+
+
+def lists(values, width, kind=None):
+    return pa.FixedSizeListArray.from_arrays(pa.array(values, kind), width)
+
+
+IDS, LABEL = lists([0] * 20, 2, pa.int32()), pa.array([0] * 10, pa.uint8())
+DENSE = lists([0.0] * 20, 2, pa.float32())
+DAMAGED_SHARDS = {
+    "gone": (lambda path: path.unlink(), "holds 0 shards, its schema lists 1"),
+    "empty": (lambda path: path.write_bytes(b""), "missing or damaged"),
+    "junk": (lambda path: path.write_bytes(b"ARROW1 no more"), "missing or damaged"),
+    "cut": (lambda path: path.write_bytes(path.read_bytes()[:-100]), "missing or damaged"),
+    "short": (write_table(dense=DENSE[:9], ids=IDS[:9], label=LABEL[:9]), "its number of rows is 9, by its schema 10"),
+    "fewer tables": ({"ids": np.zeros((10, 1), np.int32)}, "2 dense columns and 1 tables, its schema lists 2 and 2"),
+    "more dense": ({"dense": np.zeros((10, 3), np.float32)}, "3 dense columns and 2 tables, its schema lists 2 and 2"),
+    "no dense": ({"dense": np.zeros((10, 0), np.float32)}, "0 dense columns and 2 tables"),
+    "large id": ({"ids": np.array([[0, 0]] * 9 + [[19, 0]], np.int32)}, r"an id of table 0 outside 0 \.\. 18"),
+    "negative id": ({"ids": np.array([[0, 0]] * 9 + [[0, -1]], np.int64)}, r"an id of table 1 outside 0 \.\. 19"),
+    "inf": ({"dense": np.array([[0, 0]] * 9 + [[0, np.inf]], np.float32)}, "dense value that is not finite"),
+    "nan": ({"dense": np.array([[0, 0]] * 9 + [[np.nan, 0]], np.float32)}, "dense value that is not finite"),
+    "label": ({"label": np.array([0] * 9 + [2], np.uint8)}, "a label that is not 0 or 1"),
+    "float64": ({"dense": np.zeros((10, 2))}, "column dense is not of lists of float"),
+    "int16": ({"ids": np.zeros((10, 2), np.int16)}, "column ids is not of lists of int32"),
+    "float label": ({"label": np.zeros(10, np.float32)}, "column label is not uint8"),
+    "names": (write_table(dense=DENSE, id=IDS, label=LABEL), "its columns are not dense, ids and label"),
+    "no lists": (write_table(ids=LABEL, label=LABEL), "column ids is not of lists"),
+    "null id": (write_table(ids=lists([None] * 20, 2, pa.int32()), label=LABEL), "without nulls"),
+    "null list": (write_table(ids=pa.array([None] * 10, IDS.type), label=LABEL), "without nulls"),
+    "null label": (write_table(ids=IDS, label=pa.array([None] * 10, pa.uint8())), "without nulls"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DAMAGED_SHARDS)
+def test_a_shard_is_checked_as_a_whole_before_use(tmp_path, kind):
+    damage, message = DAMAGED_SHARDS[kind]
+    make_damaged(tmp_path, checksums=False, **(damage if isinstance(damage, dict) else {"change": damage}))
+    assert rows_of(Dataset(tmp_path).part("test").batches(3)) == 10
+    for seed in (None, 0):
+        with pytest.raises(ValueError, match=message) as error:
+            list(Dataset(tmp_path).part("train").batches(3, seed=seed))
+        assert str(tmp_path / "train") in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_every_flipped_bit_of_a_shard_is_found(tmp_path):
+    make_damaged(tmp_path)
+    path = tmp_path / "train" / shard_name(0)
+    whole = path.read_bytes()
+    for bit in range(0, 8 * len(whole), 3):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"train/000000\.arrow is missing or damaged \(its checksum is"):
+            list(Dataset(tmp_path).part("train").batches(3))
+
+
+def test_a_flipped_bit_without_a_checksum_gives_batches_of_equal_lengths_or_an_error(tmp_path):
+    make_damaged(tmp_path, checksums=False)
+    path = tmp_path / "train" / shard_name(0)
+    whole = path.read_bytes()
+    for bit in range(0, 8 * len(whole), 7):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        batches = []
+        with suppress(ValueError):  # refused, which is as good
+            batches = list(Dataset(tmp_path).part("train").batches(3))
+        for batch in batches:
+            assert batch.dense.shape == (len(batch.label), 2)
+            assert batch.ids.shape == (len(batch.label), 2)
+            assert batch.dense.isfinite().all()
+            assert (batch.ids < torch.tensor([19, 20])).all()
+        assert sum(len(batch.label) for batch in batches) in (0, 10)
+
+
+def test_a_shard_is_checked_once_per_opening(tmp_path, monkeypatch):
+    make_damaged(tmp_path)
+    checked = []
+    monkeypatch.setattr(ShardLayout, "check", lambda layout, examples: checked.append(len(examples)))
+    dataset = Dataset(tmp_path)
+    for epoch in range(3):
+        part = dataset.part("train")
+        assert rows_of(part.batches(3, seed=0, epoch=epoch)) == 10
+        part._opened.clear()  # as happens to a shard that was not read for long
+    assert checked == [10]
+
+
+def deep(levels):
+    content = []
+    for _ in range(levels):
+        content = [content]
+    return content
+
+
+def part(**changes):
+    """A change of the training part in a schema."""
+    return lambda content: content | {"parts": content["parts"] | {"train": content["parts"]["train"] | changes}}
+
+
+EMPTY = {"rows": 0, "positives": 0, "shards": []}
+SCHEMAS = {
+    "no object": ("[]", "the whole is a list of 0; it must be an object"),
+    "no JSON": ("{", "is missing or damaged"),
+    "deep": ("[" * 100_000, "is missing or damaged|is damaged"),
+    "deep in source": (lambda c: c | {"source": deep(500)}, "is nested deeper than"),
+    "other format": (lambda c: c | {"format": 9}, "has format 9"),
+    "format of text": (lambda c: c | {"format": "2"}, "format is '2'; it must be an integer"),
+    "no fields": (lambda c: {"format": 2}, "parts is missing; it must be an object"),
+    "dense": (lambda c: c | {"dense": [1, 2]}, r"dense\[0\] is 1; it must be text"),
+    "no tables": (lambda c: c | {"tables": []}, "tables is a list of 0; it must be tables with names"),
+    "table of text": (lambda c: c | {"tables": ["x", "y"]}, r"tables\[0\] is 'x'; it must be an object"),
+    "table twice": (lambda c: c | {"tables": c["tables"][:1] * 2}, "tables with names, none of them twice"),
+    "no name": (lambda c: c | {"tables": [{"name": "", "rows": 3}]}, "tables with names"),
+    "rows of text": (lambda c: c | {"tables": [{"name": "x", "rows": "9"}]}, r"tables\[0\].rows is '9'"),
+    "rows 0": (lambda c: c | {"tables": [{"name": "x", "rows": 0}]}, r"tables\[0\].rows is 0; it must be"),
+    "huge rows": (lambda c: c | {"tables": [{"name": "x", "rows": 10**30}]}, r"tables\[0\].rows is 1000"),
+    "parts": (lambda c: c | {"parts": []}, "parts is a list of 0; it must be an object"),
+    "fewer parts": (lambda c: c | {"parts": {"train": c["parts"]["train"]}}, "parts.test is missing"),
+    "a part elsewhere": (lambda c: c | {"parts": c["parts"] | {"../../etc": {}}}, "parts.'../../etc' is unknown"),
+    "part rows": (part(rows=11), "parts.train.shards is a list of 1; it must be the rows of .* 11 rows"),
+    "negative rows": (part(rows=-10, shards=[-10]), "parts.train.rows is -10"),
+    "positives": (part(positives=11), "parts.train.positives is 11; it must be an integer from 0 to 10"),
+    "shard of text": (part(shards="10"), "parts.train.shards is '10'; it must be a list"),
+    "float shard": (part(shards=[10.0]), r"parts.train.shards\[0\] is 10.0; it must be an integer"),
+    "checksums": (part(checksums=[1, 2]), "parts.train.checksums is a list of 2; it must be a checksum for each of 1"),
+    "checksum": (part(checksums=[1 << 32]), r"parts.train.checksums\[0\] is 4294967296"),
+    "nothing": (lambda c: c | {"parts": dict.fromkeys(PARTS, EMPTY)}, "that hold a row"),
+    "source": (lambda c: c | {"source": 3}, "source is 3; it must be an object"),
+    "source name": (lambda c: c | {"source": {"name": ["table"]}}, "source.name is a list of 1; it must be text"),
+    "kind of ids": (lambda c: c | {"source": {"name": "criteo", "ids": 5}}, "source.ids is 5; it must be one of"),
+    "rejected": (lambda c: c | {"rejected": -1}, "rejected is -1; it must be an integer of at least 0"),
+    "best": (lambda c: c | {"best": {"test": 0.4}}, "best.test is 0.4; it must be an object"),
+    "best figure": (lambda c: c | {"best": {"test": {"logloss": "low"}}}, "best.test.logloss is 'low'"),
+    "best without loss": (lambda c: c | {"best": {"test": {"auc": 0.5}}}, "best.test.logloss is missing"),
+    "best part": (lambda c: c | {"best": {"dev": {"logloss": 0.5}}}, "it must be the figures of one of train, test"),
+    "lookups": (lambda c: c | {"lookups": {"z": {"age": 3}}}, "it must be attributes of some of the tables"),
+    "lookup size": (lambda c: c | {"lookups": {"x": {"age": "3"}}}, "lookups.x.age is '3'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SCHEMAS)
+def test_a_damaged_schema_is_refused_by_file_and_field(tmp_path, kind):
+    make_damaged(tmp_path)
+    change, message = SCHEMAS[kind]
+    path = tmp_path / "schema.json"
+    path.write_text(change if isinstance(change, str) else json.dumps(change(json.loads(path.read_text()))))
+    with pytest.raises(ValueError, match=message) as error:
+        Dataset(tmp_path)
+    assert str(error.value).startswith(str(path))
+    assert str(error.value).isprintable()
+
+
+def test_what_is_no_dataset(tmp_path):
+    with pytest.raises(ValueError, match="holds no prepared dataset"):
+        Dataset(tmp_path)
+    make_damaged(tmp_path)
+    with pytest.raises(ValueError, match="has no part 'dev'; choose one of train, test, validation"):
+        Dataset(tmp_path).part("dev")
