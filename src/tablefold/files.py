@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -18,18 +18,47 @@ def check_free(path: str | Path) -> Path:
     """`path`, if a new folder can take that name: nothing is there, or an empty folder.
 
     Raises:
-        ValueError: if `path` is a file or a folder that holds something, or its parent is not a folder.
+        ValueError: if `path` is a file, a link or a folder that holds something, or its parent is not a folder.
     """
     path = Path(path)
     parent = path.absolute().parent
     if parent.exists() and not parent.is_dir():
         raise ValueError(f"{path}: {parent} is a file, not a folder")
+    if path.is_symlink():  # a folder cannot be renamed to it
+        raise ValueError(f"{path} is a link to {os.readlink(path)}; name the folder itself")
     if path.is_dir():
         if any(path.iterdir()):
             raise ValueError(f"{path} already holds something; name a new folder or remove it first")
     elif path.exists():
         raise ValueError(f"{path} is a file; name a new folder")
     return path
+
+
+def check_unused(path: str | Path) -> Path:
+    """`path`, if nothing has that name, for what must not replace a file.
+
+    Raises:
+        ValueError: if a file, a folder or a link is there.
+    """
+    path = Path(path)
+    if path.exists() or path.is_symlink():
+        raise ValueError(f"{path} is there already; name a new file or remove it first")
+    return path
+
+
+@contextmanager
+def parents_of(path: Path) -> Iterator[Path]:
+    """The folder that `path` is in; where it is missing it is made, and removed again if the block raises."""
+    parent = path.absolute().parent
+    missing = [folder for folder in (parent, *parent.parents) if not folder.exists()]
+    parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield parent
+    except BaseException:
+        with suppress(OSError):  # somebody else has put something there in the meantime
+            for folder in missing:
+                folder.rmdir()
+        raise
 
 
 @contextmanager
@@ -47,14 +76,14 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     ['result.json']
     """
     path = check_free(path)
-    path.absolute().parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.absolute().parent))
-    try:
-        temporary.chmod(0o777 & ~_umask())
-        yield temporary
-        publish(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with parents_of(path) as parent:
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=parent))
+        try:
+            temporary.chmod(0o777 & ~_umask())
+            yield temporary
+            publish(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def publish(temporary: Path, path: Path) -> None:
@@ -75,16 +104,18 @@ def new_file(path: str | Path) -> Iterator[Path]:
     >>> out.read_text()
     '<p>'
     """
-    path = Path(path)
-    if path.is_dir():
+    if Path(path).is_dir():
         raise ValueError(f"{path} is a folder; name a file")
-    path.absolute().parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.absolute().parent / f".{path.name}.{os.getpid()}"
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    if Path(path).exists() and not Path(path).is_file():
+        raise ValueError(f"{path} is no file, but a pipe or a device; name a file")
+    path = Path(os.path.realpath(path))  # of a link, what it leads to is replaced
+    with parents_of(path) as parent:
+        temporary = parent / f".{path.name}.{os.getpid()}"
+        try:
+            yield temporary
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _umask() -> int:

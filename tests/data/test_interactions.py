@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import polars as pl
 import pytest
@@ -202,3 +204,29 @@ def test_permutation_mixes():
     assert abs(np.corrcoef(np.arange(100_000), images)[0, 1]) < 0.02
     assert abs(np.corrcoef(images[:-1], images[1:])[0, 1]) < 0.02
     assert np.mean(images % 2 == np.arange(100_000) % 2) == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("negatives", [10**6, 10**30])
+def test_more_negatives_than_memory_holds_are_refused_before_anything_is_written(log, monkeypatch, negatives):
+    monkeypatch.setattr("tablefold.data.interactions.free_memory", lambda: 10**9)
+    before = sorted(log.iterdir())
+    message = r"--negatives 10+ for 9\d\d positives would take about .*: draw at most 1\d,\d{3}"
+    with pytest.raises(ValueError, match=message):
+        prepare(log, negatives=negatives)
+    assert sorted(log.iterdir()) == before
+
+
+@pytest.mark.parametrize("sides", [(), ("age",)])
+def test_the_memory_of_an_example_is_estimated(log, monkeypatch, sides):
+    free = [1 << 60]
+    monkeypatch.setattr("tablefold.data.interactions.free_memory", lambda: free[0])
+    options = {"negatives": 500, "user_columns": sides, "side_tables": bool(sides)}
+    tracemalloc.start()
+    rows = prepare(log, **options).rows
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    free[0] = int(peak * 0.7)
+    with pytest.raises(ValueError, match="draw at most"):
+        prepare(log, "less", **options)
+    free[0] = int(peak * 1.5)
+    assert prepare(log, "enough", **options).rows == rows

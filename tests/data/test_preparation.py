@@ -197,6 +197,7 @@ def test_files_that_hold_nothing(log):
         ({"ids": "names"}, "--ids 'names': choose one of dictionary, hash"),
         ({"engine": "spark"}, "--engine 'spark': choose one of local, ray"),
         ({"min_count": 0}, "--min-count 0 must be at least 1"),
+        ({"workers": 100_000}, r"--workers 100000: at most \d+ on a machine of \d+ cores"),
         ({"workers": 0}, "--workers 0 must be at least 1"),
         ({"max_rejects": 2.0}, "--max-rejects 2.0 must be a share"),
         ({"ids": "hash", "min_count": 2}, "--ids hash has no dictionary"),
@@ -278,6 +279,66 @@ def test_full_disk_keeps_what_is_done(log, monkeypatch):
     again = run(log)
     assert len(written) == 1 + sum(len(part.shards) for part in Dataset(again).schema.parts.values())
     assert tree(again) == tree(run(log, "whole"))
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied"), FileNotFoundError(2, "gone"), ValueError("x")]
+)
+@pytest.mark.parametrize("method", ["count", "encode"])
+def test_nothing_is_left_after_an_error_in_the_input(log, monkeypatch, error, method):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(f"tablefold.data.job.Job.{method}", fail)
+    with pytest.raises(type(error)):
+        run(log, "deep/out")
+    assert [path.name for path in log.parent.iterdir()] == ["train.txt"]
+
+
+def test_a_file_that_cannot_be_read_is_refused_first(log, monkeypatch):
+    def refuse(file, *arguments, **options):
+        raise PermissionError(13, "Permission denied", file)
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(ValueError, match=r"train\.txt cannot be read: Permission denied"):
+        run(log)
+    assert [path.name for path in log.parent.iterdir()] == ["train.txt"]
+
+
+@pytest.mark.parametrize("target", ["nowhere", "empty"])
+def test_a_link_is_refused_before_the_work(log, target):
+    (log.parent / "empty").mkdir()
+    (log.parent / "out").symlink_to(log.parent / target)
+    with pytest.raises(ValueError, match="out is a link to"):
+        run(log)
+    assert {path.name for path in log.parent.iterdir()} == {"train.txt", "empty", "out"}
+
+
+@pytest.mark.parametrize("by_day", [False, True])
+def test_a_file_named_twice_is_refused(log, by_day):
+    (log.parent / "link.txt").symlink_to(log)
+    for second, message in ((str(log), "is named twice; its"), (f"{log.parent}/./link.txt", "named twice, first as")):
+        with pytest.raises(ValueError, match=message):
+            prepare(Criteo((str(log), second), by_day=by_day), log.parent / "out")
+
+
+def test_a_damaged_result_of_a_step_is_made_again(log, monkeypatch):
+    whole = tree(run(log, "whole"))
+    with monkeypatch.context() as patch:
+        patch.setattr("tablefold.data.preparation.write_rejects", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(log)
+    damage = (b"", b"{", b"\xff" * 9, b"00000000 [1]", b'[["train", 5, 5, 5]]')
+    for number, path in enumerate(sorted((log.parent / ".out.partial" / "work").glob("*-0*.json"))):
+        if not path.name.startswith("rejects"):
+            path.write_bytes(damage[number % len(damage)])
+    assert tree(run(log)) == whole
+
+
+def test_a_damaged_record_of_a_job_is_another_job(log):
+    (log.parent / ".out.partial").mkdir()
+    (log.parent / ".out.partial" / "job.json").write_bytes(b"\xff\x00")
+    assert Dataset(run(log)).schema.rows == ROWS
 
 
 def test_two_processes_do_not_make_one_folder(log):

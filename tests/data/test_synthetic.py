@@ -1,5 +1,7 @@
 import json
 import math
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from tablefold.data.criteo import FIELDS, Criteo
 from tablefold.data.description import describe_tables, plot_frequencies
 from tablefold.data.lines import HEX, INTEGER, LABEL, MAX_DIGITS, MISSING, format_lines, hex_text, parse_lines
 from tablefold.data.preparation import Options, prepare
+from tablefold.data.room import free_disk, free_memory
 from tablefold.data.schema import PARTS
 from tablefold.data.split import Split
 from tablefold.data.synthetic import PRESETS, Synthetic, generate
@@ -138,3 +141,35 @@ def test_description(tmp_path):
         plot_frequencies(tables, tmp_path / "curves.what")
     prepare(Synthetic(500), tmp_path / "hash", Options(ids="hash"))
     assert {table.curve for table in describe_tables(tmp_path / "hash", dim=8)} == {None}
+
+
+def test_a_log_replaces_nothing(tmp_path):
+    for name in ("log", "log.best.json"):
+        (tmp_path / name).write_text("precious")
+        with pytest.raises(ValueError, match=rf"{name} is there already; name a new file or remove it first"):
+            generate(Synthetic(100), tmp_path / "log")
+        assert (tmp_path / name).read_text() == "precious"
+        (tmp_path / name).unlink()
+
+
+@pytest.mark.parametrize("rows", [10**30, 10**9])
+@pytest.mark.parametrize("prepared", [False, True])
+def test_more_rows_than_the_disk_holds_are_refused_before_the_first(tmp_path, monkeypatch, rows, prepared):
+    monkeypatch.setattr("tablefold.data.synthetic.free_disk", lambda path: 10**9)
+    source, out = Synthetic(rows), tmp_path / "log"
+    most = 10**9 // (157 if prepared else 260)
+    with pytest.raises(ValueError, match=rf"would take about .* and 1 GB are free .*: write at most {most:,} rows"):
+        prepare(source, out) if prepared else generate(source, out)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_bytes_of_a_row_are_estimated(preset):
+    chunk = Synthetic(20_000, preset=preset)
+    size = len(format_lines(chunk.draw(chunk.shards()[0]).values, "\t", FIELDS))
+    assert size / 20_000 == pytest.approx(synthetic.RAW_ROW_BYTES, rel=0.03)
+
+
+def test_free_disk_of_a_place_that_is_to_be(tmp_path):
+    assert free_disk(tmp_path / "a" / "b") == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)
+    assert 0 < free_memory() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

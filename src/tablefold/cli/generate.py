@@ -5,16 +5,20 @@ from __future__ import annotations
 import argparse
 import time
 
+from tablefold.cli.values import not_negative, positive
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `tablefold generate`."""
     parser.add_argument(
         "out",
         metavar="OUT",
-        help="the file to write, raw lines in Criteo's format; the figures of the best go to OUT.best.json",
+        help="the new file, raw lines in Criteo's format; the figures of the best go to OUT.best.json",
     )
-    parser.add_argument("--rows", type=int, default=200_000, metavar="N", help="lines (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="same seed, same log (default: %(default)s)")
+    parser.add_argument("--rows", type=positive, default=200_000, metavar="N", help="lines (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=not_negative, default=0, metavar="S", help="same seed, same log (default: %(default)s)"
+    )
     parser.add_argument(
         "--preset",
         default="small",
@@ -23,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prepared", action="store_true", help="write OUT as a prepared dataset at once, without the raw lines"
     )
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="of --prepared (default: %(default)s)")
+    parser.add_argument("--workers", type=positive, default=1, metavar="N", help="of --prepared (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
+import os
 import sys
 import time
 from typing import TYPE_CHECKING
+
+from tablefold.quoting import quoted
 
 if TYPE_CHECKING:
     from tablefold.data.schema import Schema
@@ -16,6 +20,7 @@ FILE (Parquet, or CSV with a header) lists what users took, one row each; items 
 negatives. --split random: 10 % of the positives test, 5 % validate; leave-last-out: the last of every user tests, the
 one before validates; by-time: the last seventh, first half test, second half validation."""
 
+_MOST_GIGABYTES = 1e9
 _SCHEMA = (
     'TOML: label = "NAME"; categorical, dense, counts (taken as log(1 + x)) = ["NAME", ...]; '
     'split = "order" (first 6/7 train, then test, then validation) or "last-file"'
@@ -76,24 +81,24 @@ def _add_log(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--memory",
-        type=float,
-        default=0.5,
+        type=_gigabytes,
+        default=_gigabytes("0.5"),
         metavar="GB",
-        help="gigabytes that merging the counts may take (default: %(default)s)",
+        help="gigabytes that merging the counts may take (default: 0.5)",
     )
 
 
 def _add_interactions(parser: argparse.ArgumentParser) -> None:
     _add_common(parser)
     parser.add_argument("file", metavar="FILE")
-    parser.add_argument("--user", required=True, metavar="COL", help="column of the user")
-    parser.add_argument("--item", required=True, metavar="COL", help="column of the item")
+    parser.add_argument("--user", type=_name, required=True, metavar="COL", help="column of the user")
+    parser.add_argument("--item", type=_name, required=True, metavar="COL", help="column of the item")
     parser.add_argument(
         "--negatives", type=int, default=4, metavar="N", help="items drawn per positive (default: %(default)s)"
     )
     parser.add_argument("--split", default="random", help="random, leave-last-out or by-time (default: %(default)s)")
-    parser.add_argument("--time", metavar="COL", help="column to order by (default: the order of the file)")
-    parser.add_argument("--rating", metavar="COL", help="column of a rating")
+    parser.add_argument("--time", type=_name, metavar="COL", help="column to order by (default: the order of the file)")
+    parser.add_argument("--rating", type=_name, metavar="COL", help="column of a rating")
     parser.add_argument("--min-rating", type=float, metavar="X", help="only rows rated at least X are positives")
     parser.add_argument(
         "--user-columns", type=_names, default=(), metavar="COL,..", help="attributes of the user, kept as look-ups"
@@ -107,8 +112,23 @@ def _add_interactions(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _name(text: str) -> str:
+    """A column's name: UTF-8, as in the file, whatever the locale says of the command line."""
+    return os.fsencode(text).decode("utf-8", "surrogateescape")
+
+
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(text.split(","))
+    return tuple(_name(text).split(","))
+
+
+def _gigabytes(text: str) -> int:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < _MOST_GIGABYTES:
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is not a number of gigabytes, such as 0.5")
+    return max(1, int(number * 1e9))
 
 
 def run(args: argparse.Namespace) -> None:
@@ -154,7 +174,7 @@ def _prepare_log(source: Source, args: argparse.Namespace) -> Schema:
         max_rejects=args.max_rejects,
         workers=args.workers,
         engine=args.engine,
-        memory=int(args.memory * 1e9),
+        memory=args.memory,
     )
     return prepare(source, args.out, options)
 

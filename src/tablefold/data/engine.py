@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -30,11 +31,13 @@ class Step:
     result: Path
 
     def __call__(self) -> Any:
-        """The result: computed, or read where it was computed before."""
-        if not self.result.exists():
+        """The result: computed, or read where it was computed before and is as it was written."""
+        checksum, _, text = self.result.read_bytes().partition(b" ") if self.result.is_file() else (b"", b"", b"")
+        if checksum != _checksum(text):
+            text = json.dumps(self.function(self.number, *self.arguments)).encode()
             with new_file(self.result) as file:
-                file.write_text(json.dumps(self.function(self.number, *self.arguments)))
-        return json.loads(self.result.read_text())
+                file.write_bytes(_checksum(text) + b" " + text)
+        return json.loads(text)
 
 
 class Engine:
@@ -96,6 +99,10 @@ class Engine:
             return list(self._ray.get([task.remote(step) for step in steps]))
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause from error
+
+
+def _checksum(text: bytes) -> bytes:
+    return b"%08x" % zlib.crc32(text)
 
 
 def _call(step: Step) -> Any:

@@ -21,18 +21,22 @@ from tablefold.data.dictionary_file import write_dictionary
 from tablefold.data.permutation import permute_ids
 from tablefold.data.records import column, read_records
 from tablefold.data.rejects import MAX_REJECTS, RejectRow, check_share, path_text, write_reject_rows
+from tablefold.data.room import free_memory
 from tablefold.data.schema import PARTS, PartSchema, Schema, TableSchema, dictionary_file, lookup_file
 from tablefold.data.shards import Examples, shard_name, write_shard
 from tablefold.data.source import describe_files
 from tablefold.data.split import Split
-from tablefold.files import new_folder
+from tablefold.files import check_free, new_folder
 from tablefold.quoting import one_line, quoted
+from tablefold.tables import show_bytes
 
 SPLITS = ("random", "leave-last-out", "by-time")
 TEST_SHARE = 0.10
 VALIDATION_SHARE = 0.05
 SHARD_ROWS = 1 << 20
 _REDRAWS = 20
+_ROW_BYTES, _SIDE_BYTES = 80, 16
+"""Memory that an example takes while it is made, and an attribute of it that is a table of its own."""
 
 _USER, _ITEM = _OWNERS = (column(0), column(1))
 """What the columns of users and items are called, whatever their names in the file."""
@@ -118,9 +122,11 @@ def prepare_interactions(source: Interactions, out: str | Path) -> Schema:
         ValueError: for a missing or malformed file, or an `out` that is taken. Nothing is left then.
     """
     description = {"name": "interactions", "files": describe_files([source.file]), **_options(source)}
+    check_free(out)
+    positives, rejects = _positives(source)
+    check_share(rejects, len(rejects) + len(positives), source.max_rejects, source.file)
+    _check_room(source, len(positives))
     with new_folder(out) as folder:
-        positives, rejects = _positives(source)
-        check_share(rejects, len(rejects) + len(positives), source.max_rejects, source.file)
         random = np.random.default_rng(source.seed)
         part = _split(source, positives, random)
         catalogues = [
@@ -149,6 +155,20 @@ def prepare_interactions(source: Interactions, out: str | Path) -> Schema:
         schema = Schema((), tuple(tables), parts, description, len(rejects), lookups=lookups)
         schema.save(folder)
     return schema
+
+
+def _check_room(source: Interactions, positives: int) -> None:
+    """Refuse more negatives than memory holds."""
+    side = len(source.user_columns + source.item_columns) if source.side_tables else 0
+    per_row, free = _ROW_BYTES + side * _SIDE_BYTES, free_memory()
+    needed = positives * (1 + source.negatives) * per_row
+    if needed > free:
+        most = free // (positives * per_row) - 1
+        way_out = f"draw at most {most:,}" if most >= 0 else "prepare a part of the file"
+        raise ValueError(
+            f"--negatives {quoted(source.negatives)} for {positives:,} positives would take about {show_bytes(needed)} "
+            f"of memory, and {show_bytes(free)} are free: {way_out}"
+        )
 
 
 def _options(source: Interactions) -> dict[str, Any]:

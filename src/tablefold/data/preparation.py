@@ -8,6 +8,7 @@ is there is not done again, so a killed job goes on where it was.
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,8 +22,10 @@ from tablefold.data.rejects import MAX_REJECTS, check_rejects, write_rejects
 from tablefold.data.schema import FORMAT, IDS, PARTS, PartSchema, Schema, TableSchema
 from tablefold.data.source import Shard, Source, identify
 from tablefold.data.workplace import is_finished, open_workplace
+from tablefold.quoting import quoted
 
 MEMORY = 512 << 20
+_WORKERS_PER_CORE, _ALWAYS_WORKERS = 4, 16
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,13 @@ class Options:
     def __post_init__(self) -> None:
         for option, value, allowed in (("--ids", self.ids, IDS), ("--engine", self.engine, ENGINES)):
             if value not in allowed:
-                raise ValueError(f"{option} {value!r}: choose one of {', '.join(allowed)}")
+                raise ValueError(f"{option} {quoted(value)}: choose one of {', '.join(allowed)}")
+        if self.workers > max_workers():
+            cores = os.cpu_count() or 1
+            raise ValueError(
+                f"--workers {quoted(self.workers)}: at most {max_workers()} on a machine of {cores} cores; a worker "
+                "per core is quickest"
+            )
         for option, number in (("--min-count", self.min_count), ("--workers", self.workers)):
             if number < 1:
                 raise ValueError(f"{option} {number} must be at least 1")
@@ -68,6 +77,11 @@ class Options:
         return {name: getattr(self, name) for name in ("ids", "min_count", "permute_ids", "max_rejects")}
 
 
+def max_workers() -> int:
+    """Processes that may work at a time: more would take memory and gain nothing."""
+    return max(_ALWAYS_WORKERS, _WORKERS_PER_CORE * (os.cpu_count() or 1))
+
+
 def prepare(source: Source, out: str | Path, options: Options | None = None) -> Schema:
     """Write the prepared dataset `out`.
 
@@ -78,6 +92,7 @@ def prepare(source: Source, out: str | Path, options: Options | None = None) -> 
     description = {**source.describe(), **options.output()}
     if is_finished(Path(out), description):
         return Schema.load(out)
+    source.check_room(Path(out))
     with open_workplace(Path(out), {"format": FORMAT, **description, **identify(source)}) as (folder, work):
         source = source.unpack(work)
         memory = max(1, options.memory // options.workers)

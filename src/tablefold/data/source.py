@@ -7,6 +7,7 @@ pure function of the shard, so shards can be read in any order, in any process, 
 from __future__ import annotations
 
 import gzip
+import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,6 +91,9 @@ class Source(Protocol):
     def split(self, shards: list[Shard], rows: list[int]) -> Split:
         """How the log is dealt to the parts, given the rows of each shard."""
 
+    def check_room(self, out: Path) -> None:
+        """Refuse, before anything is written, what cannot fit where `out` is to be, if that is known so early."""
+
     def describe(self) -> dict[str, Any]:
         """The source's name and options, and what identifies its input: for `schema.json`."""
 
@@ -126,10 +130,11 @@ def describe_files(files: Sequence[str]) -> list[dict[str, Any]]:
     """Name and size of every input file.
 
     Raises:
-        ValueError: for a file that is missing, not a file, or empty.
+        ValueError: for a file that is missing, not a file, empty, not to be read, or named twice.
     """
     if not files:
         raise ValueError("name at least one input file")
+    seen: dict[str, str] = {}
     for file in files:
         path = Path(file)
         if not path.exists():
@@ -138,7 +143,21 @@ def describe_files(files: Sequence[str]) -> list[dict[str, Any]]:
             raise ValueError(f"{file} is not a file")
         if path.stat().st_size == 0:
             raise ValueError(f"{file} is empty")
+        _check_readable(file)
+        real = os.path.realpath(file)
+        if real in seen:
+            also = "" if seen[real] == file else f", first as {seen[real]}"
+            raise ValueError(f"{file} is named twice{also}; its lines would count twice")
+        seen[real] = file
     return [{"name": Path(file).name, "bytes": Path(file).stat().st_size} for file in files]
+
+
+def _check_readable(file: str) -> None:
+    try:
+        with open(file, "rb") as stream:
+            stream.read(1)
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror or error}") from error
 
 
 def identify(source: Source) -> dict[str, Any]:

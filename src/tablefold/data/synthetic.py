@@ -18,16 +18,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tablefold.data.best import BestReachable
+from tablefold.data.best import BestReachable, best_file
 from tablefold.data.criteo import DENSE, FIELDS, TABLES, log_counts
 from tablefold.data.lines import HEX_DIGITS, MISSING, format_lines, hex_text
+from tablefold.data.room import free_disk
 from tablefold.data.source import Rows, Shard
 from tablefold.data.split import Split
-from tablefold.files import new_file
+from tablefold.files import check_unused, new_file
 from tablefold.hashing import bucket_bits_numpy, derive_key, hash_id_numpy
+from tablefold.quoting import quoted
+from tablefold.tables import show_bytes
 
 CHUNK_ROWS = 1 << 16
 """Rows drawn at a time; each chunk has a random stream of its own."""
+
+RAW_ROW_BYTES, PREPARED_ROW_BYTES = 260, 4 * (len(DENSE) + len(TABLES)) + 1
+"""What a row takes on the disk: as a line (on average), and prepared (without dictionaries)."""
 
 _VALUE, _EFFECT = range(2)
 """Uses of the hash: which hex digits a value is written with; its effects."""
@@ -106,7 +112,17 @@ class Synthetic:
         if self.seed < 0:
             raise ValueError(f"--seed {self.seed} must not be negative")
         if self.preset not in PRESETS:
-            raise ValueError(f"--preset {self.preset!r}: choose one of {', '.join(PRESETS)}")
+            raise ValueError(f"--preset {quoted(self.preset)}: choose one of {', '.join(PRESETS)}")
+
+    def check_room(self, out: Path, row_bytes: int = PREPARED_ROW_BYTES) -> None:
+        """Refuse more rows than the disk has room for."""
+        free = free_disk(out)
+        if self.length * row_bytes > free:
+            raise ValueError(
+                f"--rows {quoted(self.length)} would take about {show_bytes(self.length * row_bytes)}, and "
+                f"{show_bytes(free)} are free where {out} is to be: write at most {free // row_bytes:,} rows, or to a "
+                "larger disk"
+            )
 
     def describe(self) -> dict[str, Any]:
         """The source's name and options."""
@@ -167,8 +183,14 @@ class Synthetic:
 
 
 def generate(source: Synthetic, out: str | Path) -> dict[str, dict[str, float]]:
-    """Write the log as raw lines to the file `out`, and what the teacher reaches to `out.best.json` beside it."""
-    out = Path(out)
+    """Write the log as raw lines to the new file `out`, and what the teacher reaches to `out.best.json` beside it.
+
+    Raises:
+        ValueError: if one of the two is there already, or the disk has no room for so many rows.
+    """
+    out = check_unused(out)
+    check_unused(best_file(out))
+    source.check_room(out, RAW_ROW_BYTES)
     best = BestReachable(Split.by_order(source.length))
     with new_file(out) as file:
         with file.open("wb") as stream:

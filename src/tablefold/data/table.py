@@ -134,6 +134,9 @@ class Table:
         """Categorical columns."""
         return self.columns.categorical
 
+    def check_room(self, out: Path) -> None:
+        """How much a log takes is known when it is read."""
+
     def describe(self) -> dict[str, Any]:
         """The source's name, columns and input."""
         return {"name": "table", "columns": vars(self.columns), "files": describe_files(self.files)}

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from tablefold.data.schema import SCHEMA_FILE, Schema
-from tablefold.files import check_free, new_file, publish
+from tablefold.files import check_free, new_file, parents_of, publish
 
 _RECORD = "job.json"
+_WRONG_INPUT = (ValueError, PermissionError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
+"""Errors that the same job would meet again, so that there is nothing to go on with."""
 
 
 def is_finished(out: Path, description: dict[str, Any]) -> bool:
@@ -35,7 +37,7 @@ def is_finished(out: Path, description: dict[str, Any]) -> bool:
 def open_workplace(out: Path, job: dict[str, Any]) -> Iterator[tuple[Path, Path]]:
     """The folders `out/` and `work/` of the job that makes `out`; when the block ends, `out` appears.
 
-    An error in the input (`ValueError`) removes them; an interruption or a full disk leaves them for the next try.
+    An error in the input removes them; an interruption or a full disk leaves them for the next try.
 
     Args:
         out: the folder to make.
@@ -46,28 +48,36 @@ def open_workplace(out: Path, job: dict[str, Any]) -> Iterator[tuple[Path, Path]
     """
     check_free(out)
     partial = _partial(out)
-    partial.mkdir(parents=True, exist_ok=True)
+    with parents_of(partial):
+        partial.mkdir(exist_ok=True)
+        with _locked(partial, out):
+            try:
+                _adopt(partial, job)
+                yield partial / "out", partial / "work"
+                _clear_unfinished(partial / "out")
+                publish(partial / "out", out)
+            except _WRONG_INPUT:
+                shutil.rmtree(partial)
+                raise
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                raise ValueError(
+                    f"the disk is full; free some space where {out} is to be, and run the same again: it goes on "
+                    f"from what is done (in {partial})"
+                ) from error
+            shutil.rmtree(partial)
+
+
+@contextmanager
+def _locked(partial: Path, out: Path) -> Iterator[None]:
+    """While the block runs, no other process works in `partial`."""
     with (partial / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ValueError(f"{out} is being prepared by another process just now") from error
-        try:
-            _adopt(partial, job)
-            yield partial / "out", partial / "work"
-            _clear_unfinished(partial / "out")
-            publish(partial / "out", out)
-        except ValueError:
-            shutil.rmtree(partial)
-            raise
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise ValueError(
-                f"the disk is full; free some space where {out} is to be, and run the same again: it goes on "
-                f"from what is done (in {partial})"
-            ) from error
-        shutil.rmtree(partial)
+        yield
 
 
 def _clear_unfinished(folder: Path) -> None:
@@ -84,10 +94,10 @@ def _adopt(partial: Path, job: dict[str, Any]) -> None:
     """Keep what the same job has finished; clear what another one left."""
     record = partial / _RECORD
     text = json.dumps(job, indent=1)
-    if not record.exists() or record.read_text() != text:
+    if not record.exists() or record.read_bytes() != text.encode():
         for name in ("out", "work"):
             shutil.rmtree(partial / name, ignore_errors=True)
         with new_file(record) as file:
-            file.write_text(text)
+            file.write_text(text, encoding="utf-8")
     for name in ("out", "work"):
         (partial / name).mkdir(exist_ok=True)
