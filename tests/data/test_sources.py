@@ -1,14 +1,19 @@
+import codecs
 import gzip
 from collections import Counter
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from raw_logs import criteo_lines, read_dictionary, tree
+from tablefold.cli import main
 from tablefold.data import Dataset
 from tablefold.data.avazu import FIELDS, Avazu
 from tablefold.data.criteo import Criteo
+from tablefold.data.interactions import Interactions, prepare_interactions
 from tablefold.data.preparation import Options, prepare
 from tablefold.data.schema import PARTS
 from tablefold.data.table import Columns, Table
@@ -172,6 +177,225 @@ def test_table_rejects(shop, small_shards):
         "field age is not a finite number: 'inf'",
     ]
     assert schema.rows == 396
+
+
+@pytest.mark.parametrize("value", [3.5e38, -3.5e38, 1e300])
+@pytest.mark.parametrize("file", ["shop.csv", "shop.parquet"])
+def test_a_dense_value_beyond_float32_is_a_reject(shop, file, value):
+    """Counts are taken as logarithms, so they may be as large as they like."""
+    largest = float(np.finfo(np.float32).max)
+    frame = pl.read_parquet(shop / "shop.parquet").with_row_index()
+    at = pl.col("index")
+    frame = frame.with_columns(
+        age=pl.when(at == 5).then(value).when(at == 6).then(largest).when(at == 7).then(-largest).otherwise("age"),
+        visits=pl.when(at == 8).then(abs(value)).otherwise(pl.col("visits").cast(pl.Float64)),
+    )
+    frame.write_parquet(shop / "shop.parquet")
+    frame.write_csv(shop / "shop.csv")
+    schema = prepare_shop(shop, file, max_rejects=0.01)
+    assert schema.rejected == 1
+    rejects = pl.read_parquet(shop / "out" / "rejects.parquet")
+    assert rejects["line"].to_list() == [7 if file == "shop.csv" else 6]
+    assert rejects["reason"][0].startswith("field age is beyond float32, which ends at 3.402823e+38: '")
+    dense = read(shop / "out", 0)
+    assert np.isfinite(dense).all()
+    assert dense[5:7, 0].tolist() == [largest, -largest]
+
+
+SOME = [None, *range(1, 6)] * 70
+TYPES = {
+    "categorical": (lambda values: values.cast(pl.String).cast(pl.Categorical), None),
+    "enum": (lambda values: values.cast(pl.String).cast(pl.Enum(["5", "3", "1", "2", "4"])), None),
+    "int8": (lambda values: values.cast(pl.Int8), None),
+    "uint64": (lambda values: values.cast(pl.UInt64), None),
+    "int128": (lambda values: values.cast(pl.Int128), None),
+    "float32": (lambda values: values.cast(pl.Float32), None),
+    "decimal": (lambda values: values.cast(pl.Decimal(10, 2)), None),
+    "boolean": (lambda values: values > 3, None),
+    "date": (lambda values: values.cast(pl.Date), None),
+    "datetime": (lambda values: values.cast(pl.Datetime("ms", "UTC")), None),
+    "time": (lambda values: (values * 3_600_000_000_000).cast(pl.Time), None),
+    "null": (lambda values: pl.Series([None] * len(values)), None),
+    "binary": (lambda values: values.cast(pl.String).cast(pl.Binary), "Binary"),
+    "duration": (lambda values: values.cast(pl.Duration("ms")), "Duration"),
+    "list": (lambda values: values.reshape((-1, 1)).arr.to_list(), "List"),
+    "array": (lambda values: values.reshape((-1, 1)), "Array"),
+    "struct": (lambda values: values.to_frame("x").to_struct(), "Struct"),
+    "map": (None, "Map"),
+}
+
+
+KEPT = {
+    "age": {"numbers": 420, "boolean": 70, "date": 70, "datetime": 70, "time": 70},
+    "clicked": {"numbers": 70, "boolean": 350, "date": 0, "datetime": 0, "time": 0, "null": 0},
+}
+"""Rows that are no rejects: a missing number is 0, a missing label is none."""
+
+
+def write_typed(file, name, kind):
+    """A file with a column of some type among plain ones."""
+    columns = {"clicked": [0, 1] * 210, "city": SOME, "age": SOME, "time": SOME, "user": SOME}
+    columns["item"] = [row // 6 for row in range(420)]
+    if kind == "map":
+        table = pa.table(columns | {name: pa.array([[("a", 1)]] * 420, pa.map_(pa.string(), pa.int64()))})
+        pq.write_table(table, file)
+    else:
+        pl.DataFrame(columns).with_columns(TYPES[kind][0](pl.Series(SOME)).alias(name)).write_parquet(file)
+
+
+@pytest.mark.parametrize("column", ["city", "clicked", "age"])
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_type_is_read_or_refused_in_one_line(tmp_path, kind, column):
+    """As a category, a label and a number: either each value finds its place, or the type is named."""
+    write_typed(tmp_path / "log", column, kind)
+    table = Table((str(tmp_path / "log"),), Columns("clicked", ("city",), ("age",)))
+    message = f"log: the column '{column}' is of type {TYPES[kind][1]}.*so convert it first"
+    if TYPES[kind][1]:
+        with pytest.raises(ValueError, match=message):
+            prepare(table, tmp_path / "out")
+        assert [path.name for path in tmp_path.iterdir()] == ["log"]
+    elif column == "city":
+        prepare(table, tmp_path / "out")
+        texts = pl.read_parquet(tmp_path / "log")["city"].cast(pl.String).fill_null("").to_list()
+        assert [value for (value,) in raw(tmp_path / "out")] == texts
+    else:
+        kept = KEPT[column].get(kind, KEPT[column]["numbers"])
+        if kept:
+            assert prepare(table, tmp_path / "out", Options(max_rejects=1.0)).rows == kept
+        else:
+            with pytest.raises(ValueError, match=f"log, line 1: field {column} is not 0 or 1: .*420 of 420"):
+                prepare(table, tmp_path / "out", Options(max_rejects=1.0))
+
+
+@pytest.mark.parametrize("column", ["user", "item", "time", "rating", "city"])
+@pytest.mark.parametrize("kind", TYPES)
+def test_interactions_read_a_type_or_refuse_it_in_one_line(tmp_path, kind, column):
+    write_typed(tmp_path / "log", column, kind)
+    rating = {"rating": "rating", "min_rating": 1} if column == "rating" else {}
+    source = Interactions(
+        str(tmp_path / "log"), "user", "item", 0, time="time", user_columns=(("city",) if column == "city" else ()),
+        max_rejects=1.0, **rating,
+    )  # fmt: skip
+    refused = {
+        "null": ["user", "item", "time", "rating"],
+        "date": ["rating"],
+        "datetime": ["rating"],
+        "time": ["rating"],
+    }
+    refused |= {"boolean": ["rating"]}
+    if TYPES[kind][1]:
+        with pytest.raises(ValueError, match=f"log: the column '{column}' is of type {TYPES[kind][1]}"):
+            prepare_interactions(source, tmp_path / "out")
+        assert [path.name for path in tmp_path.iterdir()] == ["log"]
+    elif column in refused.get(kind, ()):
+        with pytest.raises(ValueError, match=r"log, line 1: field \w+ is (missing|not a number).*420 of 420"):
+            prepare_interactions(source, tmp_path / "out")
+    else:
+        schema = prepare_interactions(source, tmp_path / "out")
+        assert schema.rows + schema.rejected <= 420
+        values = pl.read_parquet(tmp_path / "log")[column].drop_nulls().cast(pl.String).unique().sort()
+        if column in ("user", "item"):
+            assert read_dictionary(tmp_path / "out", column)["value"].sort().equals(values)
+
+
+def test_categories_are_ordered_as_texts(tmp_path):
+    """Not by the order of an enum, nor by first appearance."""
+    for name, kind in (("text", pl.String), ("enum", pl.Enum(["b", "c", "a"])), ("category", pl.Categorical)):
+        frame = pl.DataFrame({"user": pl.Series(["c", "a", "b"] * 4, dtype=kind), "item": range(12)})
+        frame = frame.with_columns(time=pl.col("user"))
+        frame.write_parquet(tmp_path / name)
+        source = Interactions(str(tmp_path / name), "user", "item", 0, split="by-time", time="time")
+        prepare_interactions(source, tmp_path / f"{name} out")
+    assert tree(tmp_path / "text out" / "train") == tree(tmp_path / "enum out" / "train")
+    assert tree(tmp_path / "text out" / "train") == tree(tmp_path / "category out" / "train")
+
+
+@pytest.mark.parametrize("position", range(3))
+def test_a_byte_order_mark_is_no_part_of_a_name(shop, position):
+    """Whichever column comes first, in the log and in the schema file."""
+    plain = prepare_shop(shop, "shop.csv", out="plain")
+    names = [["device", "city", "age"], ["city", "device", "age"], ["clicked", "city", "device"]][position]
+    rest = [name for name in pl.read_csv(shop / "shop.csv").columns if name not in names]
+    pl.read_csv(shop / "shop.csv", infer_schema=False).select(*names, *rest).write_csv(shop / "marked.csv")
+    for file in ("marked.csv", "schema.toml"):
+        (shop / file).write_bytes(codecs.BOM_UTF8 + (shop / file).read_bytes())
+    schema = prepare_shop(shop, "marked.csv", out="marked")
+    assert (schema.tables, schema.rejected) == (plain.tables, 0)
+    assert tree(shop / "marked" / "train") == tree(shop / "plain" / "train")
+    source = Interactions(str(shop / "marked.csv"), names[0], names[1], 0, max_rejects=1.0)
+    assert [table.name for table in prepare_interactions(source, shop / "pairs").tables] == names[:2]
+
+
+def test_a_byte_order_mark_before_avazu(tmp_path):
+    (tmp_path / "train.csv").write_bytes(codecs.BOM_UTF8 + "\n".join(avazu_lines(30)).encode())
+    assert prepare(Avazu((str(tmp_path / "train.csv"),)), tmp_path / "out").rows == 30
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_column_that_is_there_twice_is_refused(shop, kind):
+    file = shop / f"twice.{kind}"
+    columns = {
+        name: pl.read_csv(shop / "shop.csv")[name].to_list() for name in ("clicked", "city", "device", "age", "visits")
+    }
+    if kind == "csv":
+        file.write_text(",".join([*columns, "city"]) + "\n" + "1,a,b,1,2,c\n" * 9)
+    else:
+        pq.write_table(pa.table([*columns.values(), columns["city"]], names=[*columns, "city"]), file)
+    with pytest.raises(ValueError, match="city"):
+        prepare_shop(shop, file.name)
+    with pytest.raises(ValueError, match="city"):
+        prepare_interactions(Interactions(str(file), "city", "device", 0), shop / "pairs")
+
+
+def test_a_column_that_is_there_twice_and_not_asked_for_is_none_of_ours(shop):
+    (shop / "twice.csv").write_text("clicked,city,device,age,visits,,\n" + "1,a,b,1,2,c,c\n" * 9)
+    assert prepare_shop(shop, "twice.csv").rows == 9
+
+
+JUNK = b"\x1b]0;owned\x07\x1b[2J\x00\xff\xfe" + bytes(range(256)).replace(b"\n", b"") * 40
+
+
+@pytest.mark.parametrize("where", ["header", "field", "label", "file", "schema"])
+@pytest.mark.parametrize("source", ["criteo", "avazu", "table", "interactions"])
+def test_junk_is_never_echoed_raw(shop, capsys, source, where):
+    """Whatever a file holds, the terminal gets one printable line of bounded length."""
+    good = {
+        "criteo": "\n".join(criteo_lines(20)),
+        "avazu": "\n".join(avazu_lines(20)),
+        "table": (shop / "shop.csv").read_text(),
+        "interactions": "city,device,age\n" + "a,b,1\n" * 20,
+    }[source].encode()
+    header, _, rest = good.partition(b"\n")
+    junk = {
+        "header": JUNK + b"\n" + rest,
+        "field": header + b"\n" + rest.replace(b",", b"," + JUNK, 3).replace(b"\t", b"\t" + JUNK, 3),
+        "label": header + b"\n" + JUNK + rest,
+        "file": JUNK,
+        "schema": good,
+    }[where]
+    (shop / "log").write_bytes(junk)
+    if where == "schema":
+        (shop / "schema.toml").write_bytes(b"label = " + JUNK)
+    options = {
+        "table": ["--schema", str(shop / "schema.toml")],
+        "interactions": ["--user", "city", "--item", "device", "--rating", "age", "--min-rating", "0"],
+    }
+    code = main(
+        [
+            "prepare",
+            source,
+            str(shop / "log"),
+            "--out",
+            str(shop / "out"),
+            *options.get(source, []),
+            "--max-rejects",
+            "0",
+        ]
+    )
+    error = capsys.readouterr().err
+    assert code == (2 if error else 0)
+    assert error.removesuffix("\n").isprintable()
+    assert len(error) < 1000
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,7 +73,7 @@ class Avazu:
         for file, path in zip(self.files, self.paths or self.files, strict=True):
             header = read_header(path)
             expected = ",".join(field.name for field in self.fields)
-            if header.rstrip(b"\r\n") != expected.encode():
+            if header.removeprefix(codecs.BOM_UTF8).rstrip(b"\r\n") != expected.encode():
                 raise ValueError(f"{file}, line 1: the header is not Avazu's ({expected})")
             shards += byte_shards(file, path, len(header))
         if not shards:

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tablefold.data.schema import PARTS
+from tablefold.data.schema import PARTS, read_best
 from tablefold.data.split import Split
 from tablefold.files import new_file
+from tablefold.json_files import load_json
 
 _BINS = 1 << 16
 
@@ -54,7 +55,7 @@ class BestReachable:
     def save(self, log: Path) -> None:
         """Write `LOG.best.json` beside the log."""
         with new_file(best_file(log)) as file:
-            file.write_text(json.dumps(self.result(), indent=1) + "\n")
+            file.write_text(json.dumps(self.result(), indent=1) + "\n", encoding="utf-8")
 
 
 def best_file(log: str | Path) -> Path:
@@ -63,11 +64,14 @@ def best_file(log: str | Path) -> Path:
 
 
 def load_best(files: tuple[str, ...]) -> dict[str, dict[str, float]] | None:
-    """The figures kept beside a single raw log; None for a log that has none."""
+    """The figures kept beside a single raw log; None for a log that has none.
+
+    Raises:
+        ValueError: where the file is damaged.
+    """
     if len(files) != 1 or not best_file(files[0]).is_file():
         return None
-    best: dict[str, dict[str, float]] = json.loads(best_file(files[0]).read_text())
-    return best
+    return read_best(load_json(best_file(files[0])))
 
 
 def _auc(negatives: NDArray[np.int64], positives: NDArray[np.int64]) -> float:

@@ -93,6 +93,7 @@ def prepare(source: Source, out: str | Path, options: Options | None = None) -> 
     if is_finished(Path(out), description):
         return Schema.load(out)
     source.check_room(Path(out))
+    best = source.best()
     with open_workplace(Path(out), {"format": FORMAT, **description, **identify(source)}) as (folder, work):
         source = source.unpack(work)
         memory = max(1, options.memory // options.workers)
@@ -106,7 +107,7 @@ def prepare(source: Source, out: str | Path, options: Options | None = None) -> 
         write_rejects(shards, counted, work, folder)
         tables = tuple(TableSchema(table, size) for table, size in zip(source.tables, sizes, strict=True))
         rejected = sum(shard["rejects"] for shard in counted)
-        schema = Schema(source.dense, tables, _parts(written), description, rejected, source.best())
+        schema = Schema(source.dense, tables, _parts(written), description, rejected, best)
         schema.save(folder)
     return schema
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tablefold.data.dictionary import Counts
 from tablefold.data.lines import MISSING
 from tablefold.data.source import Texts
+from tablefold.quoting import quoted
 
 
 def text_keys(values: pl.Series) -> tuple[NDArray[np.int64], Texts]:
@@ -51,7 +52,9 @@ def rank_texts(work: Path, table: int, counts: Iterable[Counts], min_count: int)
     texts = pl.scan_parquet(files, glob=False).unique().collect()
     double = texts.filter(pl.col("key").is_duplicated()).sort("key", "value")["value"].to_list()
     if double:
-        raise ValueError(f"the values {double[0]!r} and {double[1]!r} have the same 64-bit hash; rename one of them")
+        raise ValueError(
+            f"the values {quoted(double[0])} and {quoted(double[1])} have the same 64-bit hash; rename one of them"
+        )
     ranked = counted.filter(pl.col("count") >= min_count).join(texts, on="key", how="left")
     return ranked.sort(["count", "value"], descending=[True, False])
 
