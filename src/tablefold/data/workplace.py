@@ -72,7 +72,7 @@ def open_workplace(out: Path, job: dict[str, Any]) -> Iterator[tuple[Path, Path]
 @contextmanager
 def _locked(partial: Path, out: Path) -> Iterator[None]:
     """While the block runs, no other process works in `partial`."""
-    with (partial / "lock").open("w") as lock:
+    with (partial / "lock").open("wb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
