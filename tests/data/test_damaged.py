@@ -1,16 +1,27 @@
 """Prepared datasets that somebody else has changed: refused whole, by file and field."""
 
 import json
+import re
+import shutil
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
+from raw_logs import criteo_lines
 from tablefold.data import Dataset
+from tablefold.data.criteo import Criteo
+from tablefold.data.description import describe_tables
+from tablefold.data.encoder import Encoder, save_encoder
+from tablefold.data.preparation import prepare
 from tablefold.data.schema import PARTS, PartSchema, Schema, TableSchema
 from tablefold.data.shards import Examples, ShardLayout, shard_name, write_shard
+from tablefold.data.table import Columns, Table
 
 
 def rows_of(batches):
@@ -204,3 +215,140 @@ def test_what_is_no_dataset(tmp_path):
     make_damaged(tmp_path)
     with pytest.raises(ValueError, match="has no part 'dev'; choose one of train, test, validation"):
         Dataset(tmp_path).part("dev")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A log of two text columns, prepared."""
+    folder = tmp_path_factory.mktemp("prepared")
+    rows = range(70)
+    columns = {
+        "y": [row % 2 for row in rows],
+        "user": [f"u{row % 5}" for row in rows],
+        "city": [f"c{row % 3}" for row in rows],
+    }
+    pl.DataFrame(columns).write_parquet(folder / "log")
+    prepare(Table((str(folder / "log"),), Columns("y", ("user", "city"))), folder / "data")
+    return folder
+
+
+@pytest.fixture
+def data(prepared, tmp_path):
+    return Path(shutil.copytree(prepared / "data", tmp_path / "data"))
+
+
+def rewrite(path, **columns):
+    """A dictionary's file with other columns."""
+    pq.write_table(pa.table(pq.read_table(path).to_pydict() | columns), path)
+
+
+def flip(path, bit):
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+DICTIONARIES = {
+    "null value": (lambda path: rewrite(path, value=["u0", "u1", None, "u3", "u4"]), "column 'value' has a missing"),
+    "null count": (lambda path: rewrite(path, count=[1, 2, None, 4, 5]), "column 'count' has a missing"),
+    "negative": (lambda path: rewrite(path, count=[1, 2, -3, 4, 5]), "negative count"),
+    "numbers": (lambda path: rewrite(path, value=[1, 2, 3, 4, 5]), "no column 'value' of string"),
+    "texts": (lambda path: rewrite(path, count=["1"] * 5), "no column 'count' of int64"),
+    "lists": (lambda path: rewrite(path, value=[["a"]] * 5, count=[[1]] * 5), "no column"),
+    "longer": (lambda path: rewrite(path, value=["a"] * 6, count=[1] * 6), "it holds 6 values instead of 5"),
+    "shorter": (lambda path: rewrite(path, value=["a"] * 4, count=[1] * 4), "it holds 4 values instead of 5"),
+    "other": (lambda path: pq.write_table(pa.table({"x": [1] * 5}), path), "no column"),
+    "cut": (lambda path: path.write_bytes(path.read_bytes()[:-20]), "is missing or damaged"),
+    "empty": (lambda path: path.write_bytes(b""), "is missing or damaged"),
+    "flipped": (lambda path: flip(path, 8 * path.read_bytes().index(b"u3")), "is missing or damaged"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DICTIONARIES)
+def test_a_damaged_dictionary_is_refused_by_whoever_reads_it(data, tmp_path, kind):
+    """`describe` reads the counts, an encoder the values."""
+    damage, message = DICTIONARIES[kind]
+    save_encoder(Dataset(data), tmp_path / "encoder")
+    for folder in (data, tmp_path / "encoder"):  # a hard link
+        path = folder / "dictionary" / "000000.parquet"
+        content = path.read_bytes()
+        path.unlink()
+        path.write_bytes(content)
+        damage(path)
+    tables = list(Dataset(data).schema.tables)
+    errors = []
+    for read in (lambda: describe_tables(data, 4), lambda: Encoder(tmp_path / "encoder", tables, tmp_path)):
+        with suppress(ValueError):
+            read()
+            continue
+        with pytest.raises(ValueError, match=r"dictionary/000000\.parquet is (missing or )?damaged") as error:
+            read()
+        assert str(error.value).isprintable()
+        errors.append(str(error.value))
+    assert re.search(message, " ".join(errors))
+
+
+RECIPES = {
+    "no JSON": ("[", "is missing or damaged"),
+    "format": (lambda c: c | {"format": 7}, "has format 7, not 2"),
+    "name": (lambda c: c | {"name": ["table"]}, "name is a list of 1; it must be one of criteo"),
+    "other name": (lambda c: c | {"name": "interactions"}, "name is 'interactions'; it must be one of criteo"),
+    "ids": (lambda c: c | {"ids": None}, "ids is null; it must be one of dictionary, hash"),
+    "no columns": (lambda c: c | {"columns": None}, "columns is null; it must be the columns of a table"),
+    "a column of numbers": (lambda c: c | {"columns": c["columns"] | {"categorical": [1]}}, r"columns.categorical\[0\] is 1"),
+    "unknown": (lambda c: c | {"columns": c["columns"] | {"path": "/etc"}}, "columns.path is unknown"),
+    "twice": (lambda c: c | {"columns": c["columns"] | {"dense": ["user"]}}, "names a column twice"),
+    "split": (lambda c: c | {"columns": c["columns"] | {"split": "x"}}, "split 'x': choose one of"),
+    "others": (lambda c: c | {"columns": c["columns"] | {"categorical": ["../up", "city"]}}, "does not belong to a model"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", RECIPES)
+def test_a_damaged_encoder_is_refused_by_file_and_field(data, tmp_path, kind):
+    save_encoder(Dataset(data), tmp_path / "encoder")
+    change, message = RECIPES[kind]
+    path = tmp_path / "encoder" / "encoder.json"
+    path.write_text(change if isinstance(change, str) else json.dumps(change(json.loads(path.read_text()))))
+    with pytest.raises(ValueError, match=message) as error:
+        Encoder(tmp_path / "encoder", list(Dataset(data).schema.tables), tmp_path)
+    assert str(path) in str(error.value)
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("values", ["[]", '{"test": {"logloss": "x"}}', "{", '{"dev": {}}'])
+def test_damaged_figures_beside_a_log_are_refused_before_the_work(tmp_path, values):
+    (tmp_path / "log").write_text("\n".join(criteo_lines(20)))
+    (tmp_path / "log.best.json").write_text(values)
+    with pytest.raises(ValueError, match=r"log\.best\.json"):
+        prepare(Criteo((str(tmp_path / "log"),)), tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"log", "log.best.json"}
+
+
+def as_format_1(folder):
+    """A dataset, or an encoder, as the release before wrote it: dictionaries named after their columns."""
+    path = folder / ("schema.json" if (folder / "schema.json").exists() else "encoder.json")
+    content = json.loads(path.read_text())
+    for part in content.get("parts", {}).values():
+        del part["checksums"]
+    path.write_text(json.dumps(content | {"format": 1}))
+    for number, column in enumerate(("user", "city")):
+        (folder / "dictionary" / f"{number:06d}.parquet").rename(folder / "dictionary" / f"{column}.parquet")
+
+
+def test_what_the_release_before_wrote_still_opens(data, prepared, tmp_path):
+    before = describe_tables(data, 4)
+    batches = list(Dataset(data).part("train").batches(9, seed=1))
+    save_encoder(Dataset(data), tmp_path / "encoder")
+    tables = list(Dataset(data).schema.tables)
+    encoded = [piece.ids for piece in Encoder(tmp_path / "encoder", tables, tmp_path).read(str(prepared / "log"))]
+    as_format_1(data)
+    as_format_1(tmp_path / "encoder")
+    assert [(table.name, table.rows, table.head) for table in describe_tables(data, 4)] == [
+        (table.name, table.rows, table.head) for table in before
+    ]
+    for one, other in zip(batches, Dataset(data).part("train").batches(9, seed=1), strict=True):
+        assert (one.ids == other.ids).all()
+    save_encoder(Dataset(data), tmp_path / "from format 1")
+    for folder in ("encoder", "from format 1"):
+        again = [piece.ids for piece in Encoder(tmp_path / folder, tables, tmp_path).read(str(prepared / "log"))]
+        assert all((one == other).all() for one, other in zip(encoded, again, strict=True))
