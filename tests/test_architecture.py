@@ -19,7 +19,8 @@ ALLOWED = {
     "spec": set(),
     "files": set(),
     "json_files": {"quoting"},
-    "locks": set(),
+    "locks": {"quoting"},
+    "processes": set(),
     "quoting": set(),
     "compilation": set(),
     "partitions": {"hashing"},
@@ -34,10 +35,10 @@ ALLOWED = {
     "optim": {"ops"},
     "theory": CORE | {"group", "method", "theory"},
     "models": {"group", "method", "models", "spec"},
-    "data": {"compilation", "data", "files", "hashing", "json_files", "locks", "quoting", "tables"},
+    "data": {"compilation", "data", "files", "hashing", "json_files", "locks", "processes", "quoting", "tables"},
     "train": {
         *("data", "files", "group", "hashing", "json_files", "locks", "method", "models", "optim", "placement"),
-        *("quoting", "storage", "tables", "train"),
+        *("processes", "quoting", "storage", "tables", "train"),
     },
     "click_model": {"data", "files", "train"},
 }
