@@ -70,6 +70,7 @@ def test_what_is_written_is_read(tmp_path):
         (lambda v: v["name"].choice(["a", "b"]), "f.json: name is 'log'; it must be one of a, b"),
         (lambda v: v["rows"].choice(["a", "b"]), "f.json: rows is 4; it must be one of a, b"),
         (lambda v: v.refuse_unknown(["name"]), "f.json: rows is unknown to this version of tablefold"),
+        (lambda v: v["tables"].items(most=1), "f.json: tables is a list of 2; it must be a list of at most 1"),
         (lambda v: v.items(), "f.json: the whole is an object of 7; it must be a list"),
     ],
 )
@@ -155,6 +156,7 @@ class Asked:
     lr: float | None = None
     storage: Literal["fp32", "int8"] = "fp32"
     sizes: tuple[int, ...] = ()
+    pair: tuple[int, float] = (0, 0.0)
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     size: int | str = 1
     compile: bool = False
@@ -168,9 +170,9 @@ ASKED = {"name": "a", "rows": 2, "table": {"name": "t", "rows": None, "dim": 4}}
 
 
 def test_a_dataclass_is_read_by_its_types():
-    given = {**ASKED, "lr": 1, "storage": "int8", "sizes": [3, 4], "options": {"a": [1]}, "size": "all"}
+    given = {**ASKED, "lr": 1, "storage": "int8", "sizes": [3, 4], "pair": [1, 2], "options": {"a": [1]}, "size": "all"}
     read = value(given).into(Asked)
-    assert read == Asked("a", 2, TableSpec("t", None, 4), 1.0, "int8", (3, 4), {"a": [1]}, "all")
+    assert read == Asked("a", 2, TableSpec("t", None, 4), 1.0, "int8", (3, 4), (1, 2.0), {"a": [1]}, "all")
     assert value(ASKED).into(Asked) == Asked("a", 2, TableSpec("t", None, 4))
 
 
@@ -184,6 +186,8 @@ def test_a_dataclass_is_read_by_its_types():
         ({"storage": "fp4"}, "f.json: storage is 'fp4'; it must be one of fp32, int8"),
         ({"sizes": [1, 2.5]}, "f.json: sizes[1] is 2.5; it must be an integer"),
         ({"sizes": 3}, "f.json: sizes is 3; it must be a list"),
+        ({"pair": [1]}, "f.json: pair is a list of 1; it must be a list of 2"),
+        ({"pair": [1, "x"]}, "f.json: pair[1] is 'x'; it must be a finite number"),
         ({"options": []}, "f.json: options is a list of 0; it must be an object"),
         ({"size": 1.5}, "f.json: size is 1.5; it must be text"),
         ({"compile": 1}, "f.json: compile is 1; it must be true or false"),

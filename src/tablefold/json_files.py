@@ -20,7 +20,8 @@ import math
 import os
 import stat
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -157,10 +158,10 @@ class JsonValue:
             self.refuse("an object")
         return {key: self._at(key, value) for key, value in self.plain.items()}
 
-    def items(self) -> list[JsonValue]:
-        """The items of a list."""
-        if not isinstance(self.plain, list):
-            self.refuse("a list")
+    def items(self, most: int | None = None) -> list[JsonValue]:
+        """The items of a list, of which there are at most `most`."""
+        if not isinstance(self.plain, list) or (most is not None and len(self.plain) > most):
+            self.refuse("a list" if most is None else f"a list of at most {most:,}")
         return [JsonValue(item, self.file, f"{self.place}[{number}]") for number, item in enumerate(self.plain)]
 
     def text(self) -> str:
@@ -217,16 +218,26 @@ class JsonValue:
         Raises:
             ValueError: for a field of another type, a missing or an unknown one, or what `kind` itself refuses.
         """
-        known = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-        self.refuse_unknown(known)
+        values = self.values_of(kind)
+        self.refuse_unknown(field.name for field in dataclasses.fields(kind))  # type: ignore[arg-type]
+        with self.naming():
+            return kind(**values)
+
+    def values_of(self, kind: type[Any]) -> dict[str, Any]:
+        """What the fields of the dataclass `kind` are here, each of its type; those with a default may be missing."""
         hints, values = get_type_hints(kind), {}
-        for name, field in known.items():
-            given = self[name]
+        for field in dataclasses.fields(kind):
+            given = self[field.name]
             optional = (field.default, field.default_factory) != (dataclasses.MISSING, dataclasses.MISSING)
             if given.plain is not _MISSING or not optional:
-                values[name] = given._of_type(hints[name])
+                values[field.name] = given._of_type(hints[field.name])
+        return values
+
+    @contextmanager
+    def naming(self) -> Iterator[None]:
+        """Name the file and the place in every `ValueError` that the block raises."""
         try:
-            return kind(**values)
+            yield
         except ValueError as error:
             raise ValueError(f"{self._where()}: {error}") from error
 
@@ -254,7 +265,7 @@ class JsonValue:
         if kind is Literal:
             return self.choice(arguments)
         if kind is tuple:
-            return tuple(item._of_type(arguments[0]) for item in self.items())
+            return self._tuple(arguments)
         if kind is list:
             return [item._of_type(arguments[0]) for item in self.items()]
         if kind is dict:
@@ -269,6 +280,14 @@ class JsonValue:
             Any: lambda value: value.plain,
         }
         return simple[kind](self)
+
+    def _tuple(self, hints: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The list as `tuple[int, ...]`, or `tuple[int, float]`, says."""
+        items = self.items()
+        if hints[-1] is not Ellipsis and len(items) != len(hints):
+            self.refuse(f"a list of {len(hints)}")
+        each = [hints[0]] * len(items) if hints[-1] is Ellipsis else hints
+        return tuple(item._of_type(hint) for item, hint in zip(items, each, strict=True))
 
     def _of_one(self, alternatives: tuple[Any, ...]) -> Any:
         """The value as the first annotation that it fits; the refusal is that of the last."""

@@ -73,6 +73,40 @@ def test_a_mistake_is_one_line(capsys, argv, message):
     assert message in fails(capsys, *argv)
 
 
+@pytest.mark.parametrize("argv", [["train", "d", "--out", "r", "--method"], ["train", "d", "--out", "r", "--dim"], []])
+@pytest.mark.parametrize("text", ["y" * 100_000, "\x1b]0;evil\x07" * 50, "a\nb\u202e"])
+def test_what_a_user_wrote_is_echoed_cut_and_escaped(capsys, argv, text):
+    line = fails(capsys, *argv, text)
+    assert len(line) < 1200
+    assert line.isprintable()
+
+
+def test_a_long_line_keeps_its_beginning_and_its_end(capsys, monkeypatch):
+    error = ValueError("beginning " + "x" * 100_000 + " the way out")
+    monkeypatch.setattr("tablefold.cli._verb", lambda name: _with_help(Broken(error)))
+    assert main(["train"]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("tablefold train: beginning")
+    assert line.endswith(" the way out\n")
+    assert len(line) < 1200
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_stream_is_quiet(tmp_path, closed):
+    command = f"{sys.executable} -m tablefold methods {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_text_beyond_the_locale_is_printed_escaped(tmp_path):
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [*COMMAND, "evaluate", str(tmp_path / "日本")]
+    done = subprocess.run(command, capture_output=True, check=False, env=environment)
+    assert done.returncode == 2
+    assert b"holds no finished run" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
 class Broken:
     """A verb that fails as told."""
 

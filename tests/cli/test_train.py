@@ -42,7 +42,7 @@ def test_until_says_whether_the_target_was_reached(data, tmp_path, capsys):
 
 def test_a_refused_training_leaves_no_folder(data, tmp_path, capsys):
     for options, message in {
-        ("--compression", "0"): "compression=0 must be at least 1",
+        ("--compression", "0"): "--compression: '0' is not a number of at least 1",
         ("--method", "hash", "--budget", "10"): "below the smallest possible",
         ("--method", "qr:colisions=4"): "did you mean 'collisions'",
         ("--model", "dcn", "--top-mlp", "8"): "model 'dcn' has no option 'top_mlp'",

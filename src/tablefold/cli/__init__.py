@@ -16,10 +16,15 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn, Protocol, cast
 
+from tablefold.quoting import one_line
+
 VERBS = (
     *("generate", "prepare", "describe", "methods", "inspect", "theory"),
     *("train", "evaluate", "predict", "compare", "study", "demo"),
 )
+
+LONGEST_LINE = 1000
+"""Letters of an error: what a file or a user wrote may be of any length, and hold what moves a terminal's cursor."""
 
 EXIT_WRONG_USE = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT
@@ -48,7 +53,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with code 2 after one line, instead of the usage text."""
-        self.exit(EXIT_WRONG_USE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(EXIT_WRONG_USE, f"{self.prog}: {one_line(message, LONGEST_LINE)} (see {self.prog} --help)\n")
 
     def named_by(self, arguments: Sequence[str]) -> Parser:
         """The parser of the verb, or of the verb's own verb, that `arguments` name."""
@@ -75,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     # torch's OpenMP threads wait by spinning; when anything else wants a core, a step then takes 60 times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _mend_streams()
     try:
         verb, args, parser = _parse(argv)
     except SystemExit as request:  # --help, --version or a mistake, already reported
@@ -83,6 +89,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         verb.run(args)
         return 0
     return _guarded(verb, args, parser.prog)
+
+
+def _mend_streams() -> None:
+    """Let every text be printed, whatever the locale, and nothing be said where a stream is closed (`>&-`)."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  (for as long as we run)
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _parse(argv: list[str]) -> tuple[Verb, argparse.Namespace, Parser]:
@@ -143,7 +159,7 @@ def _guarded(verb: Verb, args: argparse.Namespace, prog: str) -> int:
 
 
 def _report(prog: str, message: str, code: int) -> int:
-    print(f"{prog}: {' '.join(message.split())}", file=sys.stderr)
+    print(f"{prog}: {one_line(' '.join(message.split()), LONGEST_LINE)}", file=sys.stderr)
     return code
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from tablefold.cli.compare import results_table
 from tablefold.cli.study import StudyDisplay
-from tablefold.cli.values import positive
+from tablefold.cli.values import positive, workers
 
 if TYPE_CHECKING:
     from tablefold.study.definition import Study
@@ -39,7 +39,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--rows", type=positive, default=150_000, metavar="N", help="rows of the log (default: %(default)s)"
     )
     parser.add_argument(
-        "--workers", type=positive, metavar="N", help="runs at a time, one thread each (default: the cores, at most 8)"
+        "--workers", type=workers, metavar="N", help="runs at a time, one thread each (default: the cores, at most 8)"
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from tablefold.cli.values import integer
+
 LONGEST_NAME = 40
 """Characters of a table's name that are shown."""
 
@@ -12,7 +14,9 @@ LONGEST_NAME = 40
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `tablefold describe`."""
     parser.add_argument("dir", metavar="DIR", help="a prepared dataset")
-    parser.add_argument("--dim", type=int, default=16, metavar="N", help="floats per id (default: %(default)s)")
+    parser.add_argument(
+        "--dim", type=integer(1, 65_536), default=16, metavar="N", help="floats per id (default: %(default)s)"
+    )
     parser.add_argument(
         "--picture", metavar="FILE", help="draw the frequency curves to this .png or .svg (default: do not)"
     )

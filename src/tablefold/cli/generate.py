@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from tablefold.cli.values import not_negative, positive
+from tablefold.cli.values import positive, seed, workers
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,9 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the new file, raw lines in Criteo's format; the figures of the best go to OUT.best.json",
     )
     parser.add_argument("--rows", type=positive, default=200_000, metavar="N", help="lines (default: %(default)s)")
-    parser.add_argument(
-        "--seed", type=not_negative, default=0, metavar="S", help="same seed, same log (default: %(default)s)"
-    )
+    parser.add_argument("--seed", type=seed, default=0, metavar="S", help="same seed, same log (default: %(default)s)")
     parser.add_argument(
         "--preset",
         default="small",
@@ -27,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prepared", action="store_true", help="write OUT as a prepared dataset at once, without the raw lines"
     )
-    parser.add_argument("--workers", type=positive, default=1, metavar="N", help="of --prepared (default: %(default)s)")
+    parser.add_argument("--workers", type=workers, default=1, metavar="N", help="of --prepared (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> None:

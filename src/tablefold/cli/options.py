@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from tablefold.cli.values import byte_size, integers, not_negative, positive
+from tablefold.cli.values import byte_size, integer, integers, not_negative, number, positive
 
 
 def add_method_options(parser: ArgumentParser) -> None:
@@ -27,7 +27,7 @@ def add_method_options(parser: ArgumentParser) -> None:
     size = group.add_mutually_exclusive_group()
     size.add_argument(
         "--compression",
-        type=float,
+        type=number(1),
         metavar="R",
         help="size the method so that all embeddings take 1/R of the full bytes",
     )
@@ -43,7 +43,7 @@ def add_method_options(parser: ArgumentParser) -> None:
         metavar="FORMAT",
         help="each float of memory in fp32, bf16, fp16 or int8; fewer bits leave more to a budget (default: fp32)",
     )
-    group.add_argument("--dim", type=positive, default=16, help="floats of one embedding (default: 16)")
+    group.add_argument("--dim", type=integer(1, 65_536), default=16, help="floats of one embedding (default: 16)")
 
 
 def add_model_options(parser: ArgumentParser) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from tablefold.cli.values import not_negative, number, positive, seed, workers
 from tablefold.quoting import quoted
 
 if TYPE_CHECKING:
@@ -53,13 +54,13 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="the dataset to write; must not exist yet")
     parser.add_argument(
         "--max-rejects",
-        type=float,
+        type=number(0, 1),
         default=0.001,
         metavar="SHARE",
         help="fail if a larger share of the lines is malformed (default: %(default)s)",
     )
     parser.add_argument(
-        "--permute-ids", type=int, metavar="SEED", help="permute the ids (default: ranked by frequency)"
+        "--permute-ids", type=seed, metavar="SEED", help="permute the ids (default: ranked by frequency)"
     )
 
 
@@ -67,7 +68,7 @@ def _add_log(parser: argparse.ArgumentParser) -> None:
     _add_common(parser)
     parser.add_argument(
         "--min-count",
-        type=int,
+        type=positive,
         default=1,
         metavar="N",
         help="values seen less often in training share one id (default: %(default)s)",
@@ -75,7 +76,7 @@ def _add_log(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ids", default="dictionary", help="dictionary, or hash: one pass, open vocabulary (default: %(default)s)"
     )
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
+    parser.add_argument("--workers", type=workers, default=1, metavar="N", help="processes (default: %(default)s)")
     parser.add_argument(
         "--engine", default="local", help="local, or ray: the same steps as Ray tasks (default: %(default)s)"
     )
@@ -94,12 +95,14 @@ def _add_interactions(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--user", type=_name, required=True, metavar="COL", help="column of the user")
     parser.add_argument("--item", type=_name, required=True, metavar="COL", help="column of the item")
     parser.add_argument(
-        "--negatives", type=int, default=4, metavar="N", help="items drawn per positive (default: %(default)s)"
+        "--negatives", type=not_negative, default=4, metavar="N", help="items drawn per positive (default: %(default)s)"
     )
     parser.add_argument("--split", default="random", help="random, leave-last-out or by-time (default: %(default)s)")
     parser.add_argument("--time", type=_name, metavar="COL", help="column to order by (default: the order of the file)")
     parser.add_argument("--rating", type=_name, metavar="COL", help="column of a rating")
-    parser.add_argument("--min-rating", type=float, metavar="X", help="only rows rated at least X are positives")
+    parser.add_argument(
+        "--min-rating", type=number(-1e18), metavar="X", help="only rows rated at least X are positives"
+    )
     parser.add_argument(
         "--user-columns", type=_names, default=(), metavar="COL,..", help="attributes of the user, kept as look-ups"
     )
@@ -108,7 +111,7 @@ def _add_interactions(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--side-tables", action="store_true", help="make the attributes tables of their own, too")
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="of split, negatives and row order (default: %(default)s)"
+        "--seed", type=seed, default=0, metavar="S", help="of split, negatives and row order (default: %(default)s)"
     )
 
 

@@ -13,7 +13,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tablefold.cli.values import positive
+from tablefold.cli.values import workers
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -40,7 +40,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     run_parser.add_argument("--keep-models", action="store_true", help="keep every trained run under OUT/models")
     run_parser.add_argument(
         "--processes",
-        type=positive,
+        type=workers,
         default=1,
         metavar="N",
         help="runs at a time; they share the cores, so compare speeds only within one setting (default: 1)",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
-from tablefold.cli.values import positive, show_bytes
+from tablefold.cli.values import number, positive, show_bytes
 
 if TYPE_CHECKING:
     from tablefold.method import Method
@@ -26,8 +26,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--rows", type=positive, action="append", required=True, metavar="N", help="ids of a table; may be repeated"
     )
-    parser.add_argument("--eps", type=float, default=0.1, help="largest share of reads in common (default: 0.1)")
-    parser.add_argument("--delta", type=float, default=0.01, help="probability of failure (default: 0.01)")
+    parser.add_argument("--eps", type=number(0), default=0.1, help="largest share of reads in common (default: 0.1)")
+    parser.add_argument("--delta", type=number(0), default=0.01, help="probability of failure (default: 0.01)")
     parser.add_argument("--dim", type=positive, default=128, help="floats of one embedding (default: 128)")
     parser.add_argument(
         "--method",

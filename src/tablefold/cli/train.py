@@ -11,7 +11,7 @@ from argparse import ArgumentParser, Namespace
 from typing import Any
 
 from tablefold.cli.options import add_device_option, add_method_options, add_model_options, model_options
-from tablefold.cli.values import not_negative, positive, show_bytes
+from tablefold.cli.values import number, positive, seed, show_bytes
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     group.add_argument(
         "--optimizer", default="amsgrad", help="adagrad, amsgrad, sgd or rowwise_adagrad (default: amsgrad)"
     )
-    group.add_argument("--lr", type=float, help="learning rate (default: torch's for the optimizer)")
+    group.add_argument("--lr", type=number(0, above=True), help="learning rate (default: torch's for the optimizer)")
     group.add_argument("--batch-size", type=positive, default=128, help="rows of a batch (default: 128)")
     group.add_argument("--epochs", type=positive, default=1, help="passes over the training part (default: 1)")
     group.add_argument(
@@ -61,9 +61,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         action="store_true",
         help="compile the model with torch.compile: faster steps, where there is a C++ compiler (default: off)",
     )
-    group.add_argument(
-        "--seed", type=not_negative, default=0, help="of addresses, start values and order of rows (default: 0)"
-    )
+    group.add_argument("--seed", type=seed, default=0, help="of addresses, start values and order of rows (default: 0)")
     add_device_option(parser)
 
 

@@ -1,11 +1,25 @@
-"""Values of options: byte sizes, lists of integers, counts. Each raises what argparse turns into one line."""
+"""Values of options: byte sizes, counts, rates. Each raises what argparse turns into one line.
+
+An option takes one of these types, never Python's `int` or `float`: those let `inf`, `nan` and numbers of 400 digits
+through to whoever computes with them.
+"""
 
 from __future__ import annotations
 
+import math
+import os
 import re
 from argparse import ArgumentTypeError
+from collections.abc import Callable
+from fractions import Fraction
 
+from tablefold.quoting import quoted
 from tablefold.tables import show_bytes as show_bytes
+
+LARGEST = 1 << 62
+"""No count and no number of bytes is larger: it is a mistake, and computing with it would overflow."""
+
+LARGEST_SEED = (1 << 63) - 1
 
 _UNITS = {"": 1, "B": 1}
 for _power, _letter in enumerate("KMGT", start=1):
@@ -19,10 +33,13 @@ def byte_size(text: str) -> int:
     >>> byte_size("10MB"), byte_size("64_000"), byte_size("1.5GiB")
     (10000000, 64000, 1610612736)
     """
-    match = re.fullmatch(r"([0-9][0-9_]*(?:\.[0-9]+)?)\s*([A-Za-z]*)", text.strip())
+    match = re.fullmatch(r"([0-9][0-9_]{0,99}(?:\.[0-9]{1,99})?)\s*([A-Za-z]*)", text.strip(), flags=re.ASCII)
     if match is None or match[2].upper() not in _UNITS:
-        raise ArgumentTypeError(f"{text!r} is not a size in bytes, such as 64_000, 10MB or 1.5GiB")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+        raise ArgumentTypeError(f"{quoted(text)} is not a size in bytes, such as 64_000, 10MB or 1.5GiB")
+    size = int(Fraction(match[1].replace("_", "")) * _UNITS[match[2].upper()])
+    if size > LARGEST:
+        raise ArgumentTypeError(f"{quoted(text)} is more than {LARGEST:,} bytes")
+    return size
 
 
 def integers(text: str) -> tuple[int, ...]:
@@ -32,29 +49,76 @@ def integers(text: str) -> tuple[int, ...]:
     ((512, 256), ())
     """
     try:
-        values = tuple(int(part) for part in text.split(",")) if text.strip() else ()
-    except ValueError:
-        values = (0,)
-    if any(value < 1 for value in values):
-        raise ArgumentTypeError(f"{text!r} is not a list of positive integers, such as 512,256")
-    return values
+        return tuple(positive(part) for part in text.split(",")) if text.strip() else ()
+    except ArgumentTypeError:
+        raise ArgumentTypeError(f"{quoted(text)} is not a list of positive integers, such as 512,256") from None
 
 
 def positive(text: str) -> int:
     """An integer from 1 up; underscores are fine: 1_000."""
-    return _at_least(text, 1)
+    return integer(1)(text)
 
 
 def not_negative(text: str) -> int:
     """An integer from 0 up."""
-    return _at_least(text, 0)
+    return integer(0)(text)
 
 
-def _at_least(text: str, least: int) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = least - 1
-    if value < least:
-        raise ArgumentTypeError(f"{text!r} is not an integer of at least {least}")
-    return value
+def seed(text: str) -> int:
+    """The seed of something random."""
+    return integer(0, LARGEST_SEED)(text)
+
+
+def workers(text: str) -> int:
+    """How many processes to start: many times the cores of the machine would only take its memory.
+
+    >>> workers("2")
+    2
+    """
+    most = max(16, 4 * (os.cpu_count() or 1))
+    count = positive(text)
+    if count > most:
+        raise ArgumentTypeError(f"{count:,} processes are too many for {os.cpu_count()} cores: take at most {most}")
+    return count
+
+
+def integer(least: int, most: int = LARGEST) -> Callable[[str], int]:
+    """The type of an option that takes an integer from `least` to `most`.
+
+    >>> integer(1, 65_536)("16")
+    16
+    """
+
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:  # no integer, or one of more digits than Python reads
+            digits = text.strip().removeprefix("+").replace("_", "").isdecimal()
+            value = most + 1 if digits else least - 1
+        if value < least:
+            raise ArgumentTypeError(f"{quoted(text)} is not an integer of at least {least}")
+        if value > most:
+            raise ArgumentTypeError(f"{quoted(text)} is more than {most:,}")
+        return value
+
+    return convert
+
+
+def number(least: float, most: float = 1e18, *, above: bool = False) -> Callable[[str], float]:
+    """The type of an option that takes a finite number from `least` to `most`; `above` leaves `least` itself out.
+
+    >>> number(0, 1)("0.25")
+    0.25
+    """
+
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (least < value if above else least <= value) or not value <= most:
+            bound = f"greater than {least:g}" if above else f"of at least {least:g}"
+            raise ArgumentTypeError(f"{quoted(text)} is not a number {bound} and at most {most:g}")
+        return value
+
+    return convert
