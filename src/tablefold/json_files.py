@@ -212,24 +212,28 @@ class JsonValue:
         """
         return default if self.plain is _MISSING or self.plain is None else read(self)
 
-    def into(self, kind: type[_T]) -> _T:
-        """The dataclass `kind`, its fields read by their types; a field with a default may be missing.
+    def into(self, kind: type[_T], *, complete: bool = False) -> _T:
+        """The dataclass `kind`, its fields read by their types.
+
+        Args:
+            kind: a dataclass whose fields are text, numbers, flags, Literals, lists, tuples, dicts or dataclasses.
+            complete: refuse a missing field that has a default, too.
 
         Raises:
             ValueError: for a field of another type, a missing or an unknown one, or what `kind` itself refuses.
         """
-        values = self.values_of(kind)
+        values = self.values_of(kind, complete=complete)
         self.refuse_unknown(field.name for field in dataclasses.fields(kind))  # type: ignore[arg-type]
         with self.naming():
             return kind(**values)
 
-    def values_of(self, kind: type[Any]) -> dict[str, Any]:
-        """What the fields of the dataclass `kind` are here, each of its type; those with a default may be missing."""
+    def values_of(self, kind: type[Any], *, complete: bool = False) -> dict[str, Any]:
+        """What the fields of the dataclass `kind` are here, each of its type; arguments and errors as of `into`."""
         hints, values = get_type_hints(kind), {}
         for field in dataclasses.fields(kind):
             given = self[field.name]
             optional = (field.default, field.default_factory) != (dataclasses.MISSING, dataclasses.MISSING)
-            if given.plain is not _MISSING or not optional:
+            if given.plain is not _MISSING or complete or not optional:
                 values[field.name] = given._of_type(hints[field.name])
         return values
 
@@ -239,7 +243,7 @@ class JsonValue:
         try:
             yield
         except ValueError as error:
-            raise ValueError(f"{self._where()}: {error}") from error
+            raise ValueError(f"{self._where()}: {one_line(str(error), 400)}") from error
 
     def refuse_unknown(self, known: Iterable[str]) -> None:
         """Refuse an object that has a field beside the `known` ones."""

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -21,8 +21,15 @@ from tablefold.models.dcn_v2 import DCNv2
 from tablefold.models.dlrm import DLRM
 from tablefold.models.network import Network
 from tablefold.models.neumf import NeuMF
+from tablefold.quoting import one_line, quoted
 
-__all__ = ["DCN", "DLRM", "DCNv2", "Network", "NeuMF", "all_models", "build_model", "model_options"]
+__all__ = ["DCN", "DLRM", "DCNv2", "Network", "NeuMF", "all_models", "build_model", "check_options", "model_options"]
+
+
+LARGEST_WIDTH = 1 << 16
+"""Of a layer: the weights between two such layers take 17 GB."""
+
+MOST_LAYERS = 1000
 
 
 def all_models() -> dict[str, type[Network]]:
@@ -47,9 +54,36 @@ def model_options(name: str) -> dict[str, Any]:
     if name not in models:
         near = get_close_matches(name, models, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"unknown model {name!r}; {hint}models are: {', '.join(sorted(models))}")
+        raise ValueError(f"unknown model {quoted(name)}; {hint}models are: {', '.join(sorted(models))}")
     parameters = inspect.signature(models[name]).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "seed"}
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse sizes that the model `name` does not have, or that no model can have.
+
+    Raises:
+        ValueError: says which, and what it may be.
+
+    >>> check_options("neumf", {"top_mlp": [64, 0]})
+    Traceback (most recent call last):
+    ValueError: top_mlp=[64, 0] must be a list of integers from 1 to 65,536
+    """
+    known = model_options(name)
+    for option, value in options.items():
+        if option not in known:
+            raise ValueError(f"model {name!r} has no option {quoted(option)}; it has: {', '.join(known)}")
+        widths = value if isinstance(value, (list, tuple)) else [value]
+        least = 1 if isinstance(known[option], Sequence) else 0
+        if isinstance(known[option], Sequence) != isinstance(value, (list, tuple)) or not all(
+            isinstance(width, int) and not isinstance(width, bool) and least <= width <= LARGEST_WIDTH
+            for width in widths
+        ):
+            what = "a list of integers" if least else "an integer"
+            shown = one_line(repr(value), 60)
+            raise ValueError(f"{option}={shown} must be {what} from {least} to {LARGEST_WIDTH:,}")
+        if len(widths) > MOST_LAYERS:
+            raise ValueError(f"{option} has {len(widths):,} layers; a model has at most {MOST_LAYERS}")
 
 
 def build_model(name: str, group: EmbeddingGroup, dense_columns: int = 13, *, seed: int = 0, **options: Any) -> Network:
@@ -63,11 +97,8 @@ def build_model(name: str, group: EmbeddingGroup, dense_columns: int = 13, *, se
         options: sizes; what is left out keeps the paper's default.
 
     Raises:
-        ValueError: for an unknown model or an option it does not have.
+        ValueError: for an unknown model, an option it does not have, or a size that cannot be.
     """
-    known = model_options(name)
-    for option in options:
-        if option not in known:
-            raise ValueError(f"model {name!r} has no option {option!r}; it has: {', '.join(known)}")
+    check_options(name, options)
     model: Callable[..., Network] = all_models()[name]
     return model(group, dense_columns, seed=seed, **options)

@@ -24,7 +24,8 @@ def linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
     """
     if inputs < 1 or outputs < 1:
         raise ValueError(f"a layer of {inputs} -> {outputs} is not possible: every width must be at least 1")
-    layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")  # no draw from the global state
+    device = torch.get_default_device()
+    layer = nn.Linear(inputs, outputs, device="meta").to_empty(device=device)  # no draw from the global state
     nn.init.xavier_normal_(layer.weight, generator=generator)
     nn.init.zeros_(layer.bias)
     return layer

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,19 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from tablefold.json_files import JsonValue, parse_json, strict
+from tablefold.quoting import one_line
 from tablefold.train.journal import Journal
 from tablefold.train.loop import Trainer
+from tablefold.train.optimizer import remembered
 from tablefold.train.progress import Listener, Progress
-from tablefold.train.tensors import save_tensors
+from tablefold.train.tensors import check_tensors, save_tensors
 
 MODEL, BEST, OPTIMIZER = "model.", "best.", "optimizer."
 KEPT = 2
 """Checkpoints on disk: the newest, and one to fall back to."""
+
+_WRITING = "writing-"
 
 
 class Checkpoints(Listener):
@@ -57,6 +63,8 @@ class Checkpoints(Listener):
             ValueError: when the checkpoints are of another training.
         """
         self._trainer, self._journal = trainer, journal
+        for left in self.folder.glob(f"{_WRITING}*"):  # by a process that was killed: of two, the lock refuses one
+            left.unlink()
         for path in reversed(self._paths()):
             if path.stem.rpartition("-")[2] != _checksum(path):
                 _tell(trainer, f"{path} is damaged; falling back to the one before it")
@@ -76,11 +84,11 @@ class Checkpoints(Listener):
             return
         assert self._trainer is not None, "attach a trainer first"
         self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / "writing"
+        temporary = self.folder / f"{_WRITING}{os.getpid()}"
         tensors, values = capture(self._trainer)
         values.update(identity=self._identity, records=self._journal.records, torch=torch.__version__)
         try:
-            save_tensors(temporary, tensors, {"checkpoint": json.dumps(values)})
+            save_tensors(temporary, tensors, {"checkpoint": json.dumps(strict(values), allow_nan=False)})
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             step = self._trainer.progress.step
@@ -96,25 +104,29 @@ class Checkpoints(Listener):
 
     def _paths(self) -> list[Path]:
         """Oldest first."""
-        return sorted(self.folder.glob("step-*.safetensors"))
+        return sorted(path for path in self.folder.glob("step-*.safetensors") if path.is_file())
 
     def _restore(self, path: Path, trainer: Trainer, journal: Journal) -> None:
+        """Read all of a checkpoint and check all of it; only then change the trainer and its journal."""
         try:
-            with safe_open(path, framework="pt") as file:
-                values = json.loads(file.metadata()["checkpoint"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is no checkpoint of this version ({error}); remove {self.folder}") from error
-        changed = _first_difference(values["identity"], self._identity)
+            tensors, values = _read(path)
+            identity, version = _plain_object(values["identity"]), values["torch"].text()
+            records = [_plain_object(record) for record in values["records"].items()]
+        except ValueError as error:
+            raise ValueError(f"{error}; remove {self.folder} to start anew") from error
+        changed = _first_difference(identity, self._identity)
         if changed:
             raise ValueError(
                 f"{self.folder} holds checkpoints of another command ({changed}): "
                 "repeat that command to go on, remove the folder to start anew, or name another --out"
             )
-        if values["torch"] != torch.__version__:
-            _tell(trainer, f"{path} was written by torch {values['torch']}, this is {torch.__version__}")
-        restore(trainer, tensors, values)
-        journal.records[:] = values["records"]
+        try:
+            restore(trainer, tensors, values)
+        except ValueError as error:
+            raise ValueError(f"{error}; remove {self.folder} to start anew") from error
+        journal.records[:] = records
+        if version != torch.__version__:
+            _tell(trainer, f"{path} was written by torch {one_line(version, 40)}, this is {torch.__version__}")
 
 
 def capture(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -133,18 +145,66 @@ def capture(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, values
 
 
-def restore(trainer: Trainer, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-    """Bring a trainer of the same config to the state that `capture` gave."""
+def restore(trainer: Trainer, tensors: dict[str, Tensor], values: JsonValue) -> None:
+    """Bring a trainer of the same config to the state that `capture` gave.
+
+    Raises:
+        ValueError: for values or tensors that are not those of such a trainer, which then is as it was.
+    """
+    progress = values["progress"].into(Progress, complete=True)
+    losses = [loss.number() for loss in values["losses"].items()]
+    weights, likes = trainer.model.state_dict(), remembered(trainer.optimizer)
+    moved = {name.partition(".")[0] for name in _under(OPTIMIZER, tensors)} | set(values["optimizer"].fields())
+    expected = {MODEL + name: tensor for name, tensor in weights.items()}
+    if progress.best_step is not None:
+        expected |= {BEST + name: tensor for name, tensor in weights.items()}
+    state: dict[int, dict[str, Any]] = {}
+    for index, like in enumerate(likes):
+        if str(index) in moved:
+            held = {name: value for name, value in like.items() if isinstance(value, Tensor)}
+            expected |= {f"{OPTIMIZER}{index}.{name}": value for name, value in held.items()}
+            state[index] = _numbers(values["optimizer"][str(index)], like.keys() - held.keys())
+    check_tensors(tensors, expected, values.file)
+    values["optimizer"].refuse_unknown(map(str, state))
+    for name, tensor in _under(OPTIMIZER, tensors).items():
+        number, _, key = name.partition(".")
+        state[int(number)][key] = tensor
     trainer.model.load_state_dict(_under(MODEL, tensors))
     trainer.best_state = _under(BEST, tensors) or None
-    state: dict[int, dict[str, Any]] = {int(index): dict(n) for index, n in values["optimizer"].items()}
-    for name, tensor in _under(OPTIMIZER, tensors).items():
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = tensor
     groups = trainer.optimizer.state_dict()["param_groups"]
     trainer.optimizer.load_state_dict({"state": state, "param_groups": groups})
-    trainer.progress = Progress(**values["progress"])
-    trainer.recent_losses = list(values["losses"])
+    trainer.progress, trainer.recent_losses = progress, losses
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], JsonValue]:
+    """The tensors and the JSON of a checkpoint, unchecked.
+
+    Raises:
+        ValueError: for a file that is none.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            note = (file.metadata() or {}).get("checkpoint")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} is no checkpoint ({one_line(str(error), 200)})") from error
+    if note is None:
+        raise ValueError(f"{path} is no checkpoint of this version (it has no entry 'checkpoint')")
+    return tensors, parse_json(note, str(path))
+
+
+def _plain_object(value: JsonValue) -> dict[str, Any]:
+    value.fields()  # refuses what is no object
+    plain: dict[str, Any] = value.plain
+    return plain
+
+
+def _numbers(given: JsonValue, names: Iterable[str]) -> dict[str, int]:
+    """What an optimiser remembers of a parameter beside tensors: counts of steps."""
+    if not names:
+        return {}
+    given.refuse_unknown(names)
+    return {name: given[name].integer(least=1) for name in names}
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -164,7 +224,7 @@ def _first_difference(there: Any, here: Any, name: str = "") -> str:
             if found:
                 return found
         return ""
-    return "" if there == here else f"its {name} was {there}, here it is {here}"
+    return "" if there == here else f"its {name} was {one_line(str(there), 100)}, here it is {one_line(str(here), 100)}"
 
 
 def _tell(trainer: Trainer, text: str) -> None:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from tablefold.json_files import JsonValue
 from tablefold.method import parse
+from tablefold.models import check_options
 from tablefold.placement import Placement
+from tablefold.quoting import quoted
 from tablefold.storage import Storage, check_storage
 from tablefold.tables import TableSpec, full_bytes
 from tablefold.train.progress import Schedule
 from tablefold.train.target import Target
+
+LARGEST_BUDGET = 1 << 62
+LARGEST_SEED = (1 << 63) - 1
+LARGEST_DIM = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -68,11 +76,19 @@ class Config:
     def __post_init__(self) -> None:
         if self.compression is not None and self.budget is not None:
             raise ValueError("a compression and a budget both set the size; give one of them")
-        if self.compression is not None and not self.compression >= 1:
-            raise ValueError(f"compression={self.compression:g} must be at least 1 (100 keeps one byte in a hundred)")
+        if self.compression is not None and not 1 <= self.compression < math.inf:
+            raise ValueError(
+                f"compression={self.compression:g} must be at least 1 and finite (100 keeps one byte in a hundred)"
+            )
+        if self.budget is not None and not 0 <= self.budget <= LARGEST_BUDGET:
+            raise ValueError(f"budget={self.budget:.6g} must lie in 0 .. {LARGEST_BUDGET:,} bytes")
         check_storage(self.storage)
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed} must be at least 0")
+        parse(self.method)
+        check_options(self.model, self.model_options)
+        for name, least, most in (("seed", 0, LARGEST_SEED), ("dim", 1, LARGEST_DIM)):
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise ValueError(f"{name}={quoted(value)} must be at least {least} and at most {most:,}")
         self.schedule()  # refuses numbers and targets that cannot be
 
     def placement(self, tables: Sequence[TableSpec]) -> Placement:
@@ -104,13 +120,11 @@ class Config:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Config:
-        """The config that `to_json` wrote.
+    def from_json(cls, values: Mapping[str, Any] | JsonValue) -> Config:
+        """The config that `to_json` wrote; a run of an earlier version lacks fields, which had their defaults.
 
         Raises:
-            ValueError: for a field this version does not know.
+            ValueError: for a field this version does not know, or a value that it cannot have.
         """
-        unknown = sorted(set(values) - {field.name for field in fields(cls)})
-        if unknown:
-            raise ValueError(f"the run's config has unknown fields: {', '.join(unknown)}")
-        return cls(**values)
+        given = values if isinstance(values, JsonValue) else JsonValue(dict(values), "the run's config", "")
+        return given.into(cls)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from tablefold.optim import SGD, Adagrad, AMSGrad, RowOptimizer, RowwiseAdagrad
+from tablefold.quoting import quoted
 
 OPTIMIZERS: dict[str, type[RowOptimizer]] = {
     "adagrad": Adagrad,
@@ -33,12 +36,38 @@ def build_optimizer(name: str, parameters: Iterable[Parameter], lr: float | None
     if name not in OPTIMIZERS:
         near = get_close_matches(name, OPTIMIZERS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"unknown optimizer {name!r}; {hint}optimizers are: {', '.join(OPTIMIZERS)}")
-    if lr is not None and not lr > 0:
-        raise ValueError(f"lr={lr} must be greater than 0")
+        raise ValueError(f"unknown optimizer {quoted(name)}; {hint}optimizers are: {', '.join(OPTIMIZERS)}")
+    if lr is not None and not 0 < lr < math.inf:
+        raise ValueError(f"lr={lr} must be greater than 0 and finite")
     learnable = [parameter for parameter in parameters if parameter.requires_grad]
     options: dict[str, Any] = {} if lr is None else {"lr": lr}
     return OPTIMIZERS[name](learnable, **options)
+
+
+def remembered(optimizer: RowOptimizer) -> list[dict[str, Any]]:
+    """For every parameter, in order, what the optimiser remembers of it once it has moved it.
+
+    Arrays stand there as tensors on the device "meta", of their type and shape; counts as they are after one step.
+
+    >>> import torch
+    >>> remembered(build_optimizer("rowwise_adagrad", [Parameter(torch.zeros(5, 2))]))
+    [{'sum': tensor(..., device='meta', size=(5,))}]
+    """
+    sample = Parameter(torch.zeros(2, 3))
+    sample.grad = torch.zeros_like(sample)
+    kind: Any = type(optimizer)  # each has defaults for all but its parameters
+    small = kind([sample])
+    small.step()
+    held = small.state[sample].items()
+
+    def like(value: Any, parameter: Tensor) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        shape = parameter.shape if value.shape == sample.shape else parameter.shape[:1]
+        return torch.empty(shape, dtype=value.dtype, device="meta")
+
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return [{name: like(value, parameter) for name, value in held} for parameter in parameters]
 
 
 def state_bytes(optimizer: Optimizer) -> int:

@@ -63,6 +63,9 @@ class Progress:
         best_step: after which step.
         looks_since_best: evaluations since.
         out_of_patience: whether that ended the training.
+
+    Raises:
+        ValueError: for a count below 0.
     """
 
     step: int = 0
@@ -76,6 +79,11 @@ class Progress:
     best_step: int | None = None
     looks_since_best: int = 0
     out_of_patience: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("step", "epoch", "batch", "examples", "seconds", "looks_since_best"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 0")
 
     @property
     def finished(self) -> bool:

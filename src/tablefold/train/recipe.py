@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast, get_args
+
+import torch
 
 from tablefold.data import Schema
 from tablefold.hashing import derive_key
-from tablefold.method import Method
+from tablefold.json_files import JsonValue
+from tablefold.method import Method, all_methods
 from tablefold.models import Network, build_model
 from tablefold.placement import Placement
+from tablefold.quoting import quoted
+from tablefold.storage import Storage
 from tablefold.tables import TableSpec
 from tablefold.train.config import Config
 
 FORMAT = 1
 """Version of `config.json`; a reader refuses another."""
+
+MOST_COLUMNS = 10_000
+"""Dense columns, and tables, of a run that is read back."""
 
 _NETWORK_SEED = 1 << 32  # far from the small numbers under which groups derive seeds
 
@@ -47,8 +55,16 @@ class Recipe:
 
     def build(self) -> Network:
         """The model as training starts, on the CPU."""
+        return self._build("cpu")
+
+    def blank(self) -> Network:
+        """The model without its numbers, on the device "meta": it costs no memory, and says what its weights are."""
+        with torch.device("meta"):
+            return self._build("meta")
+
+    def _build(self, device: str) -> Network:
         config = self.config
-        group = self.placement.build(self.tables, seed=config.seed)
+        group = self.placement.build(self.tables, seed=config.seed, device=device)
         seed = derive_key(config.seed, _NETWORK_SEED)
         return build_model(config.model, group, len(self.dense), seed=seed, **config.model_options)
 
@@ -84,16 +100,28 @@ class Recipe:
         }
 
     @classmethod
-    def from_json(cls, content: dict[str, Any]) -> Recipe:
-        """The recipe that `to_json` wrote."""
-        if content.get("format") != FORMAT:
-            raise ValueError(f"the run has format {content.get('format')}; this tablefold reads {FORMAT}")
-        placement = content["placement"]
+    def from_json(cls, content: JsonValue) -> Recipe:
+        """The recipe that `to_json` wrote.
+
+        Raises:
+            ValueError: names the file, the field, and what must stand there.
+        """
+        if content["format"].plain != FORMAT:
+            given = content["format"].optional(lambda value: quoted(value.plain), "missing")
+            raise ValueError(f"{content.file}: format is {given}; this tablefold reads {FORMAT}")
         return cls(
             config=Config.from_json(content["asked"]),
-            placement=Placement(
-                Method.from_json(placement["method"]), placement["threshold"], placement.get("storage", "fp32")
-            ),
-            dense=tuple(content["dense"]),
-            tables=tuple(TableSpec(**table) for table in content["tables"]),
+            placement=_placement(content["placement"]),
+            dense=tuple(column.text() for column in content["dense"].items(MOST_COLUMNS)),
+            tables=tuple(table.into(TableSpec) for table in content["tables"].items(MOST_COLUMNS)),
         )
+
+
+def _placement(content: JsonValue) -> Placement:
+    method = content["method"]
+    kind = all_methods()[method["method"].choice(all_methods())]
+    typed = method.values_of(kind)
+    with method.naming():
+        built = Method.from_json({**method.plain, **typed})
+    storage = content["storage"].optional(lambda value: value.choice(get_args(Storage)), "fp32")
+    return Placement(built, content["threshold"].integer(least=0), cast(Storage, storage))

@@ -21,8 +21,9 @@ from typing import Any
 from tablefold.data import Dataset, Schema
 from tablefold.data.encoder import save_encoder
 from tablefold.files import check_free, new_folder
-from tablefold.json_files import read_json, write_json
+from tablefold.json_files import load_json, write_json
 from tablefold.models import Network
+from tablefold.quoting import one_line
 from tablefold.tables import full_bytes
 from tablefold.train.checkpoint import Checkpoints
 from tablefold.train.config import Config
@@ -166,18 +167,22 @@ def load_run(folder: str | Path) -> Run:
     folder = Path(folder)
     if not (folder / RESULT).is_file():
         raise ValueError(f"{folder} holds no finished run (no {RESULT}); see `tablefold train`")
-    content = read_json(folder / CONFIG)
+    recipe = Recipe.from_json(load_json(folder / CONFIG))
     try:
-        recipe = Recipe.from_json(content)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{folder / CONFIG} is damaged ({error!r})") from error
+        blank = recipe.blank()  # so that no memory is taken for sizes that the weights do not have
+    except (ValueError, RuntimeError, TypeError, OverflowError) as error:  # torch's own, for sizes beyond its integers
+        raise ValueError(f"{folder / CONFIG}: {_in_one_line(error)}") from error
+    state = load_tensors(folder / WEIGHTS, blank.state_dict(), CONFIG)
     model = recipe.build()
-    state = load_tensors(folder / WEIGHTS)
     try:
         model.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"{folder / WEIGHTS} does not fit {CONFIG}: {' '.join(str(error).split())}") from error
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"{folder / WEIGHTS} does not fit {CONFIG}: {_in_one_line(error)}") from error
     return Run(folder, recipe, model)
+
+
+def _in_one_line(error: Exception) -> str:
+    return one_line(" ".join(str(error).split()), 400)
 
 
 def _figures(test: Metrics, schema: Schema) -> dict[str, Any]:

@@ -9,6 +9,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tablefold.quoting import one_line, quoted
+
+LARGEST_HEADER = 16 << 20
+"""Bytes that the names and shapes of a file's tensors, and its note, may take."""
+
+_EXTRA_STATE = "_extra_state"  # torch's name for it
+
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], note: dict[str, str]) -> None:
     """Write tensors and one entry of text.
@@ -32,13 +39,56 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], note: dict[str, str]
     path.chmod(mode)
 
 
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read all tensors of a file.
+def load_tensors(path: Path, expected: Mapping[str, Tensor], origin: str) -> dict[str, Tensor]:
+    """Read all tensors of a file, which must be those that are expected.
+
+    Args:
+        path: the file.
+        expected: for every tensor its type and shape; on any device, "meta" too.
+        origin: what says so, for errors.
 
     Raises:
-        ValueError: when it is missing or damaged.
+        ValueError: when it is missing, damaged or too large, or a tensor is missing, of another type or shape, or one
+            too many.
     """
+    check_file(path, sum(tensor.nbytes for tensor in expected.values()))
     try:
-        return load_file(path)
+        found = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} is missing or damaged ({error})") from error
+        raise ValueError(f"{path} is missing or damaged ({one_line(str(error), 200)})") from error
+    check_tensors(found, expected, f"{path} does not fit {origin}")
+    return found
+
+
+def check_file(path: Path, content: int) -> None:
+    """Refuse what is no file, or larger than tensors of `content` bytes can be.
+
+    Raises:
+        ValueError: names the file.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is missing or damaged (it is no file)")
+    if path.stat().st_size > content + LARGEST_HEADER:
+        raise ValueError(f"{path} is damaged: it has more than the {content:,} bytes of its tensors")
+
+
+def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], origin: str) -> None:
+    """Refuse tensors that are not those expected, by name, type and shape.
+
+    What a module keeps beside its tensors (torch's "extra state") it checks itself when it loads them.
+
+    Raises:
+        ValueError: begins with `origin` and names the first that differs.
+    """
+    for name, like in expected.items():
+        if name not in found:
+            raise ValueError(f"{origin}: the tensor {name} is missing")
+        if name.rpartition(".")[2] != _EXTRA_STATE and _describe(found[name]) != _describe(like):
+            raise ValueError(f"{origin}: the tensor {name} is {_describe(found[name])}; it must be {_describe(like)}")
+    for name in found:
+        if name not in expected:
+            raise ValueError(f"{origin}: there is no tensor {quoted(name)} in this model")
+
+
+def _describe(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
