@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from raw_logs import criteo_lines
 from tablefold.cli import main
@@ -20,7 +21,7 @@ from tablefold.data.criteo import Criteo
 from tablefold.data.preparation import Options, prepare
 from tablefold.data.table import Columns, Table
 from tablefold.train.config import Config
-from tablefold.train.prediction import predict_file
+from tablefold.train.prediction import Scorer, predict_file
 from tablefold.train.run import load_run, train_run
 
 ROWS = 420  # 360 train, 30 test, 30 validation
@@ -201,6 +202,35 @@ def test_mistakes_are_one_line_and_leave_nothing(criteo_run, data, tmp_path, cap
     shutil.copy(raw, tmp_path / "raw")
     assert main(["predict", str(run), str(tmp_path / "raw"), "--out", str(tmp_path / "raw")]) == 2
     assert "is the file to read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["model.safetensors", "config.json", "new.parquet", "encoder/scores", "../link/new"])
+def test_nothing_is_written_into_a_run(criteo_run, tmp_path, capsys, place):
+    run = shutil.copytree(criteo_run[0], tmp_path / "run")
+    (tmp_path / "link").symlink_to(run)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert main(["predict", str(run), str(criteo_run[1]), "--out", str(run / place)]) == 2
+    error = capsys.readouterr().err
+    assert "lies in the run" in error
+    assert error.count("\n") == 1
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert main(["predict", str(tmp_path / "link"), str(criteo_run[1]), "--out", str(tmp_path / "scores")]) == 0
+
+
+def test_scores_that_are_not_finite_are_refused(criteo_run, tmp_path, capsys):
+    run, raw = shutil.copytree(criteo_run[0], tmp_path / "run"), criteo_run[1]
+    weights = load_file(run / "model.safetensors")
+    memory = weights["group.memory"]
+    memory[len(memory) // 2 :] = float("nan")
+    save_file(weights, run / "model.safetensors")
+    refusal = rf"of {ROWS} scores are not finite, the first: {raw}, row 1: the model's weights are damaged"
+    with Scorer(load_run(run)) as scorer, pytest.raises(ValueError, match=refusal):
+        list(scorer.score(raw))
+    assert main(["predict", str(run), str(raw), "--out", str(tmp_path / "scores")]) == 2
+    error = capsys.readouterr().err
+    assert "train it again" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "scores").exists()
 
 
 def test_the_pages_python_runs(criteo_run, tmp_path, monkeypatch):

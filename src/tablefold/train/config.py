@@ -81,7 +81,7 @@ class Config:
                 f"compression={self.compression:g} must be at least 1 and finite (100 keeps one byte in a hundred)"
             )
         if self.budget is not None and not 0 <= self.budget <= LARGEST_BUDGET:
-            raise ValueError(f"budget={self.budget:.6g} must lie in 0 .. {LARGEST_BUDGET:,} bytes")
+            raise ValueError(f"budget={quoted(self.budget)} must lie in 0 .. {LARGEST_BUDGET:,} bytes")
         check_storage(self.storage)
         parse(self.method)
         check_options(self.model, self.model_options)

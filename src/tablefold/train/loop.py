@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from tablefold.data import Batch, Part
 from tablefold.models import Network
+from tablefold.quoting import quoted
 from tablefold.train.compiled_network import Forward, compiled
 from tablefold.train.metrics import Meter, Metrics
 from tablefold.train.optimizer import build_optimizer
@@ -231,15 +232,21 @@ def choose_device(name: str) -> torch.device:
     """The device that "auto", "cpu" or "cuda" (or "cuda:1") names.
 
     Raises:
-        ValueError: for another name, or CUDA on a machine without it.
+        ValueError: for another name, CUDA on a machine without it, or a number that no device has.
     """
-    kind = name.partition(":")[0]
-    if name != "auto" and kind not in ("cpu", "cuda"):
-        raise ValueError(f"unknown device {name!r}; choose auto, cpu or cuda")
+    kind, colon, number = name.partition(":")
+    if kind not in (("cpu", "cuda") if colon else ("auto", "cpu", "cuda")):
+        raise ValueError(f"unknown device {quoted(name)}; choose auto, cpu or cuda")
     if kind == "cuda" and not torch.cuda.is_available():
         raise ValueError("this machine has no CUDA device that torch can use; choose --device cpu or auto")
-    if name == "auto":
-        kind = name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda":  # of several processes on one machine each takes its own
-        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    return torch.device(name)
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    if kind == "cpu" and not colon:
+        return torch.device("cpu")
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if not colon:  # of several processes on one machine each takes its own
+        number = os.environ.get("LOCAL_RANK", "0")
+    if not (number.isascii() and number.isdecimal() and len(number) < 4 and int(number) < count):
+        there = f"{kind} device, {kind}:0" if count == 1 else f"{kind} devices, {kind}:0 to {kind}:{count - 1}"
+        raise ValueError(f"there is no device {quoted(f'{kind}:{number}')}: this machine has {count} {there}")
+    return torch.device("cpu" if kind == "cpu" else f"cuda:{int(number)}")

@@ -106,18 +106,26 @@ class Scorer:
         """Scores of all lines (or records) of a file, piece by piece.
 
         Raises:
-            ValueError: for a file that is missing, empty, or of another format.
+            ValueError: for a file that is missing, empty, or of another format, or where the model gives a score that
+                is not finite.
         """
+        lines = 0
         for piece in self._encoder.read(str(file)):
-            probability = np.full(len(piece.fits), np.nan, dtype=np.float32)
-            probability[piece.fits] = self._probability(piece)
-            yield Scores(probability, piece.fits, piece.rejects)
+            yield self._score(piece, f"{file}, row", first=lines + 1)
+            lines += len(piece.fits)
 
-    def _probability(self, piece: Encoded) -> NDArray[np.float32]:
+    def _score(self, piece: Encoded, where: str, first: int) -> Scores:
+        """Scores of encoded rows; `where` and the number of the first say to whom it was given which row is meant."""
         logits: list[Tensor] = []
         self._trainer.predict(_batches(piece), lambda batch, _: logits.append(batch.cpu()))
         scores: NDArray[np.float32] = torch.cat([torch.empty(0), *logits]).sigmoid().numpy()
-        return scores
+        probability = np.full(len(piece.fits), np.nan, dtype=np.float32)
+        probability[piece.fits] = scores
+        wild = np.flatnonzero(piece.fits & ~np.isfinite(probability))
+        if len(wild):
+            found = f"{len(wild):,} of {len(scores):,} scores are not finite, the first: {where} {first + wild[0]:,}"
+            raise ValueError(f"{found}: the model's weights are damaged, or its training diverged; train it again")
+        return Scores(probability, piece.fits, piece.rejects)
 
 
 def predict_file(run: str | Path, file: str | Path, out: str | Path, device: str = "auto") -> Summary:
@@ -127,12 +135,12 @@ def predict_file(run: str | Path, file: str | Path, out: str | Path, device: str
     It appears whole or not at all, and replaces a file of that name.
 
     Raises:
-        ValueError: for a run that cannot read raw lines, or a file that is missing, empty, or of another format.
+        ValueError: for a run that cannot read raw lines, a file that is missing, empty, or of another format, an `out`
+            that is that file or in the run's folder, or where the model gives a score that is not finite.
         OSError: when `out` cannot be written.
     """
     out, summary = Path(out), Summary()
-    if out.exists() and Path(file).exists() and out.samefile(file):
-        raise ValueError(f"{out} is the file to read; name another one to write")
+    _check_target(out, Path(run), Path(file))
     loaded = load_run(run)
     with new_file(out) as target, Scorer(loaded, device, out.absolute().parent) as scorer:
         with pq.ParquetWriter(target, _SCHEMA) as writer:
@@ -141,6 +149,15 @@ def predict_file(run: str | Path, file: str | Path, out: str | Path, device: str
                 writer.write_table(_to_arrow(scores))
         summary.check(str(file))
     return summary
+
+
+def _check_target(out: Path, run: Path, file: Path) -> None:
+    """Refuse to write what is read: the file of lines, under whatever name, and anything in the run's folder."""
+    if out.exists() and file.exists() and out.samefile(file):
+        raise ValueError(f"{out} is the file to read; name another one to write")
+    place = out.resolve()
+    if run.exists() and any(folder.exists() and folder.samefile(run) for folder in (place, *place.parents)):
+        raise ValueError(f"{out} lies in the run {run}, which is read and never written; name a file elsewhere")
 
 
 def _to_arrow(scores: Scores) -> pa.Table:

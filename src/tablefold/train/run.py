@@ -22,6 +22,7 @@ from tablefold.data import Dataset, Schema
 from tablefold.data.encoder import save_encoder
 from tablefold.files import check_free, new_folder
 from tablefold.json_files import load_json, write_json
+from tablefold.locks import locked
 from tablefold.models import Network
 from tablefold.quoting import one_line
 from tablefold.tables import full_bytes
@@ -82,18 +83,28 @@ def train_run(
         checkpoint_every: steps between checkpoints; None writes none.
 
     Raises:
-        ValueError: for a config that does not fit the data, a taken `out`, or a training that diverges.
+        ValueError: for a config that does not fit the data, a taken `out`, one that another process is writing, or a
+            training that diverges.
         OSError: when `out` cannot be written.
     """
-    began = time.perf_counter()
     out = Path(out)
     world = World.join(choose_device(config.device))
-    if world.leads:
+    if not world.leads:  # the first process writes
+        return _train(config, out, listeners, world, None)
+    with locked(out):
         _check_writable(out)
+        return _train(config, out, listeners, world, checkpoint_every)
+
+
+def _train(
+    config: Config, out: Path, listeners: Sequence[Listener], world: World, checkpoint_every: int | None
+) -> dict[str, Any]:
+    """What this process of `train_run` does once it may write."""
+    began = time.perf_counter()
     dataset = Dataset(config.data)
     recipe = Recipe.of(config, dataset.schema)
     train, journal = dataset.part("train"), Journal()
-    checkpoints = Checkpoints(out, _identity(recipe, train.rows), checkpoint_every if world.leads else None)
+    checkpoints = Checkpoints(out, _identity(recipe, train.rows), checkpoint_every)
     trainer = _trainer(recipe, world, [journal, checkpoints, *listeners])
     checkpoints.attach(trainer, journal)
     trainer.fit(train, config.schedule(), dataset.part("validation"))
