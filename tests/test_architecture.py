@@ -34,7 +34,7 @@ ALLOWED = {
     "nn": {"group", "method", "ops", "placement", "spec", "starts", "storage", "tables"},
     "optim": {"ops"},
     "theory": CORE | {"group", "method", "theory"},
-    "models": {"group", "method", "models", "spec"},
+    "models": {"group", "method", "models", "quoting", "spec"},
     "data": {"compilation", "data", "files", "hashing", "json_files", "locks", "processes", "quoting", "tables"},
     "train": {
         *("data", "files", "group", "hashing", "json_files", "locks", "method", "models", "optim", "placement"),

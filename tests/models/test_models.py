@@ -113,7 +113,9 @@ def test_neumf_of_two_tables_reads_both_and_their_product():
 def test_unknown_names_and_options_say_what_there_is():
     with pytest.raises(ValueError, match=r"unknown model 'dlmr'; did you mean 'dlrm'\? models are: dcn,"):
         build_model("dlmr", Lookup())
-    with pytest.raises(ValueError, match="'neumf' has no option 'bottom_mlp'; it has: top_mlp"):
+    with pytest.raises(
+        ValueError, match=r"'neumf' has no option 'bottom_mlp' \(did you mean 'top_mlp'\?\); it has: top"
+    ):
         build_model("neumf", Lookup(), bottom_mlp=(3,))
     with pytest.raises(ValueError, match="cross_layers=0 must be at least 1"):
         build_model("dcn", Lookup(), cross_layers=0)

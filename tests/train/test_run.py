@@ -1,7 +1,9 @@
 """A run's folder: what it holds, that it says the truth, and that it can be read back."""
 
 import json
+import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from prepared import write_dataset
+from tablefold import all_methods, full_bytes
 from tablefold.train.config import Config
 from tablefold.train.run import load_run, train_run
 
@@ -75,6 +78,33 @@ def test_same_config_same_weights(run, data, tmp_path):
     assert other["auc"] != result["auc"]
 
 
+@pytest.mark.parametrize("storage", ["fp32", "int8"])
+@pytest.mark.parametrize("threshold", [0, 10])
+@pytest.mark.parametrize("name", sorted(all_methods()))
+def test_the_largest_compression_is_named_and_can_be_had(kaggle_tables, name, threshold, storage):
+    if name == "custom":
+        return  # its metadata are for tables of their own
+    asked = Config("", method=name, compression=1e15, threshold=threshold, storage=storage)
+    with pytest.raises(ValueError, match="folds these tables at most") as caught:
+        asked.placement(kaggle_tables)
+    most = float(re.search(r"at most ([0-9.,]+)x", str(caught.value))[1].replace(",", ""))
+    placement = replace(asked, compression=most).placement(kaggle_tables)
+    assert placement.num_bytes(kaggle_tables) <= full_bytes(kaggle_tables) / most
+    with pytest.raises(ValueError, match="folds these tables at most"):
+        replace(asked, compression=most * 1.01 + 0.01).placement(kaggle_tables)
+
+
+def test_a_method_that_is_named_instead_can_be_had(kaggle_tables):
+    asked = Config("", method="qr", compression=1e5)
+    with pytest.raises(ValueError, match=r"at most 1,172x: ask for less, or take (.*) for more") as caught:
+        asked.placement(kaggle_tables)
+    others = re.search(r"take (.*) for more", str(caught.value))[1].replace(" or ", ", ").split(", ")
+    assert set(others) == {"hash", "robe", "unified", "hash_embeddings"}
+    for other in others:
+        placement = replace(asked, method=other).placement(kaggle_tables)
+        assert placement.num_bytes(kaggle_tables) <= full_bytes(kaggle_tables) / 1e5
+
+
 @pytest.mark.parametrize("method", ["hash", "qr", "robe:block=4"])
 def test_a_compression_is_kept(data, tmp_path, method):
     result = train_run(config(data, method=method, compression=5), tmp_path / "run")
@@ -106,7 +136,13 @@ def test_until_is_recorded(data, tmp_path):
         ({"compression": float("nan")}, "compression=nan must be at least 1"),
         ({"compression": 2, "budget": 5}, "give one of them"),
         ({"budget": 10}, "a budget of 10 bytes is below the smallest possible"),
-        ({"compression": 1e9}, "is below the smallest possible"),
+        ({"compression": 1e9}, r"compression=1e\+09 cannot be: hash folds these tables at most 165.6x: ask for less"),
+        ({"compression": 160, "method": "qr"}, "at most .*x: ask for less, or take .*hash.* for more"),
+        (
+            {"budget": 100, "method": "qr"},
+            "smallest possible for qr here, .*: raise the budget, or take .* for less",
+        ),
+        ({"budget": 100, "threshold": 9}, "or lower the threshold, which keeps 224 bytes full"),
         ({"method": "qr:colisions=4"}, "did you mean 'collisions'"),
         ({"method": "no"}, "no method 'no'"),
         ({"threshold": -1}, "threshold=-1"),

@@ -22,6 +22,7 @@ from tablefold.models.dlrm import DLRM
 from tablefold.models.network import Network
 from tablefold.models.neumf import NeuMF
 from tablefold.quoting import one_line, quoted
+from tablefold.spec import nearest
 
 __all__ = ["DCN", "DLRM", "DCNv2", "Network", "NeuMF", "all_models", "build_model", "check_options", "model_options"]
 
@@ -72,7 +73,8 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
     known = model_options(name)
     for option, value in options.items():
         if option not in known:
-            raise ValueError(f"model {name!r} has no option {quoted(option)}; it has: {', '.join(known)}")
+            near = nearest(option, known)
+            raise ValueError(f"model {name!r} has no option {quoted(option)}{near}; it has: {', '.join(known)}")
         widths = value if isinstance(value, (list, tuple)) else [value]
         least = 1 if isinstance(known[option], Sequence) else 0
         if isinstance(known[option], Sequence) != isinstance(value, (list, tuple)) or not all(

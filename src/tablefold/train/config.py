@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from tablefold.json_files import JsonValue
-from tablefold.method import parse
+from tablefold.method import all_methods, parse
 from tablefold.models import check_options
 from tablefold.placement import Placement
 from tablefold.quoting import quoted
@@ -20,6 +21,38 @@ from tablefold.train.target import Target
 LARGEST_BUDGET = 1 << 62
 LARGEST_SEED = (1 << 63) - 1
 LARGEST_DIM = 1 << 16
+
+
+def smallest_bytes(placement: Placement, tables: Sequence[TableSpec]) -> int:
+    """Bytes for `tables` with the placement's method at its smallest size: no budget below it can be met."""
+    _, folded = placement.split(tables)
+    if not folded:
+        return placement.num_bytes(tables)
+    method = placement.method
+    return replace(placement, method=method.for_budget(folded, method.smallest_bytes(folded))).num_bytes(tables)
+
+
+def _four_digits(ratio: float) -> str:
+    """A ratio in four digits, rounded down: what is named must do.
+
+    >>> _four_digits(41.2999), _four_digits(30417.9)
+    ('41.29', '30,410')
+    """
+    step = 10.0 ** (math.floor(math.log10(ratio)) - 3)
+    digits = math.floor(ratio / step) * step
+    return f"{digits:,.0f}" if digits >= 1000 else f"{digits:.4g}"
+
+
+@cache  # a study may ask for many sizes of the same tables
+def _smallest_by_method(threshold: int, storage: Storage, tables: tuple[TableSpec, ...]) -> dict[str, int]:
+    """Of every method at its default options, the smallest bytes for these tables; the largest of them first."""
+    found = {}
+    for name, kind in all_methods().items():
+        try:
+            found[name] = smallest_bytes(Placement(kind(), threshold, storage), tables)
+        except ValueError:  # it needs options of its own, or does not take these tables
+            continue
+    return dict(sorted(found.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
 @dataclass(frozen=True)
@@ -101,7 +134,32 @@ class Config:
         budget = self.budget
         if self.compression is not None:
             budget = int(full_bytes(tables) / self.compression)
-        return placement if budget is None else placement.for_budget(tables, budget)
+        if budget is None:
+            return placement
+        smallest = smallest_bytes(placement, tables)
+        if smallest > budget:
+            raise ValueError(self._explain(placement, tables, budget, smallest))
+        return placement.for_budget(tables, budget)
+
+    def _explain(self, placement: Placement, tables: Sequence[TableSpec], budget: int, smallest: int) -> str:
+        """Why the size cannot be, the nearest that can, and what else to take."""
+        name = placement.method.name
+        if self.compression is None:
+            text = f"a budget of {budget} bytes is below the smallest possible for {name} here, {smallest} bytes"
+            advice, direction = ["raise the budget"], "less"
+        else:
+            most = _four_digits(full_bytes(tables) / smallest)
+            text = f"compression={self.compression:g} cannot be: {name} folds these tables at most {most}x"
+            advice, direction = ["ask for less"], "more"
+        sizes = _smallest_by_method(self.threshold, self.storage, tuple(tables))
+        others = [other for other, size in sizes.items() if size <= budget]
+        if others:
+            last = " or ".join(others[-2:])
+            advice.append(f"take {', '.join([*others[:-2], last])} for {direction}")
+        kept = full_bytes(placement.split(tables)[0])
+        if kept:
+            advice.append(f"lower the threshold, which keeps {kept} bytes full")
+        return f"{text}: {', or '.join(advice)}"
 
     def schedule(self) -> Schedule:
         """The part of this that the training loop reads."""
