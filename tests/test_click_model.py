@@ -1,5 +1,9 @@
 """`ClickModel`: what a notebook needs, by the code of the commands."""
 
+import copy
+import gc
+import json
+import pickle
 import re
 import tempfile
 from pathlib import Path
@@ -7,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from tablefold import ClickModel
 from tablefold.cli import main
@@ -67,12 +72,72 @@ def test_a_malformed_row_keeps_its_place(fitted):
     assert np.isnan(fitted.predict_proba(fresh)).tolist() == [[False] * 2, [True] * 2, [False] * 2, [False] * 2]
 
 
+COPIES = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda model: pickle.loads(pickle.dumps(model)),
+}
+
+
+@pytest.mark.parametrize("make", COPIES.values(), ids=COPIES)
+def test_a_copy_needs_nothing_of_the_original(tmp_path, monkeypatch, make):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    model = ClickModel("qr", **SMALL).fit(log(), **COLUMNS)
+    with torch.no_grad():
+        model.run.model.group.memory += 0.5  # what was changed after training is copied as it is
+    expected, result = model.predict_proba(log()), model.result
+    other = make(model)
+    assert len(list(tmp_path.iterdir())) == 2
+    model.fit(log(seed=3), **COLUMNS)
+    del model
+    gc.collect()
+    assert len(list(tmp_path.iterdir())) == 1
+    assert np.array_equal(other.predict_proba(log()), expected)
+    assert other.result == result
+    other.save(tmp_path / "saved")
+    assert np.array_equal(make(other).predict_proba(log()), expected)
+    del other
+    gc.collect()
+    assert [path.name for path in tmp_path.iterdir()] == ["saved"]
+    assert make(ClickModel.load(tmp_path / "saved")).predict_proba(log()).shape == (700, 2)
+    assert make(ClickModel("qr", dim=4)).run is None
+
+
+def test_where_it_was_trained_does_not_matter(fitted, tmp_path, monkeypatch):
+    expected = fitted.predict_proba(log())
+    fitted.save(tmp_path / "model")
+    file = tmp_path / "model" / "config.json"
+    content = json.loads(file.read_text())
+    content["asked"]["device"] = "cuda"
+    file.write_text(json.dumps(content))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    loaded = ClickModel.load(tmp_path / "model")
+    assert np.array_equal(loaded.predict_proba(log()), expected)
+    assert loaded.fit(log(), **COLUMNS).result["rows"] > 0
+    with pytest.raises(ValueError, match="no CUDA device"):
+        ClickModel.load(tmp_path / "model", device="cuda")
+    asked = copy.copy(fitted)
+    asked._settings["device"] = "cuda"  # as by its maker, on a machine that had one
+    assert np.array_equal(copy.copy(asked).predict_proba(log()), expected)
+
+
+def test_scores_that_are_not_finite_are_refused(fitted):
+    wild = copy.copy(fitted)
+    with torch.no_grad():
+        wild.run.model.group.memory.fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"700 of 700 scores are not finite, the first: .*row 1: .* train it again"):
+        wild.predict_proba(log())
+
+
 @pytest.mark.parametrize(
     ("use", "message"),
     [
         (lambda: ClickModel(colour=1), "no setting 'colour'"),
         (lambda: ClickModel(compression=2, budget=3), "give one of them"),
-        (lambda: ClickModel("qrr").fit(log(), **COLUMNS), "no method 'qrr'"),
+        (lambda: ClickModel("qrr"), r"no method 'qrr' \(did you mean 'qr'\?\); methods: "),
+        (lambda: ClickModel("auto"), "no method 'auto'.*methods: .*full, hash, .*robe"),
+        (lambda: ClickModel(model="dlmr"), "did you mean 'dlrm'"),
+        (lambda: ClickModel("qr", dim=0), "dim=0 must be at least 1"),
         (lambda: ClickModel().predict_proba(log()), "call fit"),
         (lambda: ClickModel().save("model"), "call fit"),
         (lambda: ClickModel().fit([1], **COLUMNS), "data is a list"),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
@@ -18,10 +19,13 @@ from tablefold.data.preparation import Options, prepare
 from tablefold.data.table import Columns, Table
 from tablefold.files import new_folder
 from tablefold.train import Config, Run, Scorer, load_run, train_run
+from tablefold.train.loop import choose_device
 
 
 class ClickModel:
     """A click model with folded tables, from a data frame to probabilities.
+
+    It can be copied and pickled: a copy has the run's files of its own and needs nothing of the original.
 
     It does what `tablefold prepare table`, `train` and `predict` do, in temporary folders; what `save` writes is a
     run, which `tablefold evaluate` and `predict` read too. Use the commands where data is too large for a notebook.
@@ -66,7 +70,7 @@ class ClickModel:
             raise ValueError(f"ClickModel has no setting {unknown[0]!r}; it takes those of tablefold.train.Config")
         self._settings = {"method": method, "compression": compression, "budget": budget, **settings}
         Config("", **self._settings)  # refuses what cannot be, now
-        self._forget: Callable[[], object] | None = None  # removes the run of the last `fit`; called at exit, too
+        self._kept: _Kept | None = None  # where the run of the last `fit` is
         self.run: Run | None = None
         self.result: dict[str, Any] = {}
 
@@ -99,20 +103,12 @@ class ClickModel:
         """
         columns = Columns(label, tuple(categorical), tuple(dense), tuple(counts))
         columns.check("fit")
-        kept = Path(mkdtemp(prefix="tablefold-"))
-        forget = weakref.finalize(self, shutil.rmtree, kept, ignore_errors=True)
-        try:
-            with TemporaryDirectory(prefix="work-", dir=kept) as place:
-                source, dataset = Table((_file_of(data, Path(place)),), columns), Path(place) / "data"
-                prepare(source, dataset, Options(min_count=min_count))
-                self.result = train_run(Config(str(dataset), **self._settings), kept / "run")
-            self.run = load_run(kept / "run")
-        except BaseException:
-            forget()
-            raise
-        if self._forget:
-            self._forget()
-        self._forget = forget
+        kept = _Kept()
+        with TemporaryDirectory(prefix="work-", dir=kept.folder) as place:
+            source, dataset = Table((_file_of(data, Path(place)),), columns), Path(place) / "data"
+            prepare(source, dataset, Options(min_count=min_count))
+            result = train_run(Config(str(dataset), **self._settings), kept.folder / "run")
+        self._keep(kept, result)
         return self
 
     def predict_proba(self, data: Any) -> NDArray[np.float32]:
@@ -141,23 +137,67 @@ class ClickModel:
             shutil.copytree(run.folder, target, dirs_exist_ok=True)
 
     @classmethod
-    def load(cls, folder: str | Path) -> ClickModel:
+    def load(cls, folder: str | Path, device: str = "auto") -> ClickModel:
         """The model that `save` wrote, or any run of `tablefold train` on a table.
 
+        Args:
+            folder: the run.
+            device: where it predicts: "auto" (CUDA where there is one), "cpu" or "cuda". Where it was trained does not
+                matter.
+
         Raises:
-            ValueError: when the folder holds no finished run, or a damaged one.
+            ValueError: when the folder holds no finished run, or a damaged one, or for a device that is not there.
         """
+        choose_device(device)
         run = load_run(folder)
-        settings = run.recipe.config.to_json()
+        settings = {**run.recipe.config.to_json(), "device": device}
         del settings["data"]
         model = cls(**settings)
         model.run = run
         return model
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything, the run's files too: a copy is whole on another machine, after the original is gone."""
+        state: dict[str, Any] = {"settings": self._settings, "result": self.result, "files": None, "weights": None}
+        if self.run is not None:
+            files = [path for path in self.run.folder.rglob("*") if path.is_file()]
+            state["files"] = {str(path.relative_to(self.run.folder)): path.read_bytes() for path in files}
+            state["weights"] = self.run.model.state_dict()  # as they are now, wherever they came from
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._settings, self.result, self._kept, self.run = dict(state["settings"]), {}, None, None
+        try:
+            choose_device(self._settings.get("device", "auto"))
+        except ValueError:  # it was asked for on another machine
+            self._settings["device"] = "auto"
+        if state["files"] is None:
+            return
+        kept = _Kept()
+        for name, content in state["files"].items():
+            path = kept.folder / "run" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        self._keep(kept, copy.deepcopy(state["result"]))
+        self._fitted().model.load_state_dict(state["weights"])
+
+    def _keep(self, kept: _Kept, result: dict[str, Any]) -> None:
+        """Take over the run in a folder of ours; the one before goes with its folder."""
+        self.run = load_run(kept.folder / "run")
+        self._kept, self.result = kept, result
+
     def _fitted(self) -> Run:
         if self.run is None:
             raise ValueError("this ClickModel knows nothing yet; call fit or ClickModel.load first")
         return self.run
+
+
+class _Kept:
+    """A temporary folder that goes with this object: when it is no longer used, and at exit at the latest."""
+
+    def __init__(self) -> None:
+        self.folder = Path(mkdtemp(prefix="tablefold-"))
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
 
 def _file_of(data: Any, folder: Path) -> str:
