@@ -40,7 +40,7 @@ ALLOWED = {
         *("data", "files", "group", "hashing", "json_files", "locks", "method", "models", "optim", "placement"),
         *("processes", "quoting", "storage", "tables", "train"),
     },
-    "click_model": {"data", "files", "train"},
+    "click_model": {"data", "files", "quoting", "train"},
 }
 
 

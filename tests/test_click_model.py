@@ -15,6 +15,7 @@ import torch
 
 from tablefold import ClickModel
 from tablefold.cli import main
+from tablefold.data import encoder
 
 SMALL = {"dim": 4, "model": "dcn_v2", "model_options": {"deep_mlp": [8]}, "device": "cpu", "lr": 0.01}
 COLUMNS = {"label": "clicked", "categorical": ["user", "ad"], "dense": ["age"]}
@@ -125,7 +126,8 @@ def test_scores_that_are_not_finite_are_refused(fitted):
     wild = copy.copy(fitted)
     with torch.no_grad():
         wild.run.model.group.memory.fill_(float("nan"))
-    with pytest.raises(ValueError, match=r"700 of 700 scores are not finite, the first: .*row 1: .* train it again"):
+    refusal = r"700 of 700 scores are not finite, the first: the data frame, row 1: .* train it again"
+    with pytest.raises(ValueError, match=refusal):
         wild.predict_proba(log())
 
 
@@ -160,9 +162,47 @@ def test_mistakes_are_one_line(use, message):
     assert "\n" not in str(caught.value)
 
 
-def test_new_data_must_have_the_columns(fitted):
-    with pytest.raises(ValueError, match="no column 'ad'"):
-        fitted.predict_proba(log().drop("ad"))
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda frame: frame.drop("ad"), "the data frame has no column 'ad'; it has user, age"),
+        (lambda frame: frame[:0], "the data frame has no rows"),
+        (lambda frame: frame.with_columns(ad=pl.lit([1])), "the data frame: the column 'ad' is of type List"),
+        (lambda frame: frame["ad"], "data is a Series without columns"),
+        (lambda frame: None, "data is a NoneType without columns"),
+    ],
+)
+def test_new_data_must_have_the_columns(fitted, change, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        fitted.predict_proba(change(log()))
+    assert tempfile.gettempdir() not in str(caught.value)
+
+
+def test_predicting_writes_no_file(fitted, tmp_path, monkeypatch):
+    expected = fitted.predict_proba(log())
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))  # whoever makes one fails
+    for one in (fitted, ClickModel.load(fitted.run.folder)):
+        assert np.array_equal(one.predict_proba(log()), expected)
+        assert np.array_equal(one.predict_proba(log().to_dict(as_series=False)), expected)
+
+
+def test_a_frame_of_many_pieces_is_scored_as_its_rows(fitted, monkeypatch):
+    monkeypatch.setattr(encoder, "PARQUET_ROWS", 64)
+    fresh = log(200, seed=4).with_columns(age=pl.Series([*["1"] * 130, "old", *["2"] * 69]))
+    together = fitted.predict_proba(fresh)
+    apart = np.concatenate([fitted.predict_proba(fresh[start : start + 50]) for start in range(0, 200, 50)])
+    np.testing.assert_allclose(together, apart, rtol=1e-5)
+    assert np.flatnonzero(np.isnan(together[:, 1])).tolist() == [130]
+
+
+def test_errors_of_a_fit_speak_of_the_frame(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for frame in (log().drop("ad"), log().with_columns(age=pl.lit("old")), log().with_columns(clicked=pl.lit(7))):
+        with pytest.raises(ValueError, match="the data frame") as caught:
+            ClickModel("qr", **SMALL).fit(frame, **COLUMNS)
+        assert str(tmp_path) not in str(caught.value)
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_temporary_folders_go_with_the_model(tmp_path, monkeypatch):

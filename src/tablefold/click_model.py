@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import shutil
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
@@ -18,8 +19,11 @@ from numpy.typing import NDArray
 from tablefold.data.preparation import Options, prepare
 from tablefold.data.table import Columns, Table
 from tablefold.files import new_folder
+from tablefold.quoting import one_line
 from tablefold.train import Config, Run, Scorer, load_run, train_run
 from tablefold.train.loop import choose_device
+
+_FRAME_FILE = "data frame.parquet"
 
 
 class ClickModel:
@@ -71,6 +75,7 @@ class ClickModel:
         self._settings = {"method": method, "compression": compression, "budget": budget, **settings}
         Config("", **self._settings)  # refuses what cannot be, now
         self._kept: _Kept | None = None  # where the run of the last `fit` is
+        self._scorer: Scorer | None = None  # made by the first prediction
         self.run: Run | None = None
         self.result: dict[str, Any] = {}
 
@@ -103,12 +108,12 @@ class ClickModel:
         """
         columns = Columns(label, tuple(categorical), tuple(dense), tuple(counts))
         columns.check("fit")
-        kept = _Kept()
-        with TemporaryDirectory(prefix="work-", dir=kept.folder) as place:
+        with _Kept() as kept, TemporaryDirectory(prefix="work-", dir=kept.folder) as place:
             source, dataset = Table((_file_of(data, Path(place)),), columns), Path(place) / "data"
-            prepare(source, dataset, Options(min_count=min_count))
+            with _speaking_of_data(place):
+                prepare(source, dataset, Options(min_count=min_count))
             result = train_run(Config(str(dataset), **self._settings), kept.folder / "run")
-        self._keep(kept, result)
+            self._keep(kept, result)
         return self
 
     def predict_proba(self, data: Any) -> NDArray[np.float32]:
@@ -118,12 +123,14 @@ class ClickModel:
             data: as for `fit`; the label may be missing.
 
         Raises:
-            ValueError: before `fit`, or for data that lacks a column.
+            ValueError: before `fit`, for data that lacks a column, or where the model gives a score that is not finite.
         """
-        device = self._settings.get("device", "auto")
-        with TemporaryDirectory(prefix="tablefold-") as place, Scorer(self._fitted(), device) as scorer:
-            pieces = [scores.probability for scores in scorer.score(_file_of(data, Path(place)))]
-        clicked = np.concatenate(pieces)
+        run = self._fitted()
+        if self._scorer is None:  # it reads the run's dictionaries, once
+            self._scorer = Scorer(run, self._settings.get("device", "auto"), in_memory=True)
+        scorer = self._scorer
+        scores = scorer.score(data) if isinstance(data, (str, Path)) else scorer.score_frame(_frame_of(data))
+        clicked = np.concatenate([piece.probability for piece in scores])
         return np.stack([1 - clicked, clicked], axis=1)
 
     def save(self, folder: str | Path) -> None:
@@ -167,24 +174,25 @@ class ClickModel:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._settings, self.result, self._kept, self.run = dict(state["settings"]), {}, None, None
+        self._scorer = None
         try:
             choose_device(self._settings.get("device", "auto"))
         except ValueError:  # it was asked for on another machine
             self._settings["device"] = "auto"
         if state["files"] is None:
             return
-        kept = _Kept()
-        for name, content in state["files"].items():
-            path = kept.folder / "run" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        self._keep(kept, copy.deepcopy(state["result"]))
-        self._fitted().model.load_state_dict(state["weights"])
+        with _Kept() as kept:
+            for name, content in state["files"].items():
+                path = kept.folder / "run" / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            self._keep(kept, copy.deepcopy(state["result"]))
+            self._fitted().model.load_state_dict(state["weights"])
 
     def _keep(self, kept: _Kept, result: dict[str, Any]) -> None:
         """Take over the run in a folder of ours; the one before goes with its folder."""
         self.run = load_run(kept.folder / "run")
-        self._kept, self.result = kept, result
+        self._kept, self._scorer, self.result = kept, None, result
 
     def _fitted(self) -> Run:
         if self.run is None:
@@ -193,24 +201,49 @@ class ClickModel:
 
 
 class _Kept:
-    """A temporary folder that goes with this object: when it is no longer used, and at exit at the latest."""
+    """A temporary folder that goes with this object: when it is no longer used, and at exit at the latest.
+
+    As a context it goes at the end of a block that fails.
+    """
 
     def __init__(self) -> None:
         self.folder = Path(mkdtemp(prefix="tablefold-"))
-        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        self.remove = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+
+    def __enter__(self) -> _Kept:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:  # the error's traceback would keep this object, and so the folder
+            self.remove()
 
 
 def _file_of(data: Any, folder: Path) -> str:
     """A file with the rows of `data`: the one it names, or a new one in `folder`."""
     if isinstance(data, (str, Path)):
         return str(data)
-    if not isinstance(data, pl.DataFrame):
-        data = _to_polars(data)
-    if not len(data):
-        raise ValueError("data has no rows")
-    path = folder / "data frame.parquet"
-    data.write_parquet(path)
+    frame = _frame_of(data)
+    if not len(frame):
+        raise ValueError("the data frame has no rows")
+    path = folder / _FRAME_FILE
+    try:
+        frame.write_parquet(path)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise ValueError(f"the data frame has a column that no file can hold: {one_line(str(error), 200)}") from error
     return str(path)
+
+
+@contextmanager
+def _speaking_of_data(place: str) -> Iterator[None]:
+    """Errors name the data frame, not the file that it was written to in the folder `place`."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(str(error).replace(str(Path(place) / _FRAME_FILE), "the data frame")) from error
+
+
+def _frame_of(data: Any) -> pl.DataFrame:
+    return data if isinstance(data, pl.DataFrame) else _to_polars(data)
 
 
 def _to_polars(data: Any) -> pl.DataFrame:

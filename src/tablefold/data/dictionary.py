@@ -101,9 +101,10 @@ def create_array(path: Path, shape: tuple[int, int]) -> NDArray[np.int64]:
     return array
 
 
-def create_lookup(path: Path, size: int) -> NDArray[np.int64]:
-    """A new, empty hash table file for `size` keys: (key, id) slots, at most half of them to be taken."""
-    slots = create_array(path, (1 << max(1, (2 * size - 1).bit_length()), 2))
+def create_lookup(path: Path | None, size: int) -> NDArray[np.int64]:
+    """A new, empty hash table for `size` keys, in a file or in memory: (key, id) slots, at most half to be taken."""
+    shape = (1 << max(1, (2 * size - 1).bit_length()), 2)
+    slots = np.empty(shape, dtype=np.int64) if path is None else create_array(path, shape)
     slots[:] = _EMPTY
     return slots
 
@@ -113,11 +114,11 @@ def open_lookup(path: Path) -> NDArray[np.int64]:
     return np.memmap(path, dtype=np.int64, mode="r").reshape(-1, 2)
 
 
-def encode(keys: NDArray[np.int64], lookups: Sequence[Path]) -> NDArray[np.int32]:
-    """Ids [rows, tables] of keys [tables, rows], by the hash table file of each table."""
+def encode(keys: NDArray[np.int64], lookups: Sequence[Path | NDArray[np.int64]]) -> NDArray[np.int32]:
+    """Ids [rows, tables] of keys [tables, rows], by the hash table of each table, or the file that holds it."""
     ids = np.empty(keys.shape[::-1], dtype=np.int32)
-    for table, path in enumerate(lookups):
-        look_up(open_lookup(path), keys[table], ids[:, table])
+    for table, lookup in enumerate(lookups):
+        look_up(open_lookup(lookup) if isinstance(lookup, Path) else lookup, keys[table], ids[:, table])
     return ids
 
 

@@ -15,11 +15,14 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from tablefold.data.avazu import Avazu
@@ -30,7 +33,7 @@ from tablefold.data.dictionary_file import read_values
 from tablefold.data.rejects import RejectRow, path_text
 from tablefold.data.schema import IDS, RESERVED_IDS, TableSchema, dictionary_file, named_dictionary_file
 from tablefold.data.source import RawSource, Rows, describe_files
-from tablefold.data.table import Columns, Table
+from tablefold.data.table import PARQUET_ROWS, Columns, Table
 from tablefold.json_files import load_json
 from tablefold.quoting import one_line, quoted
 
@@ -90,12 +93,13 @@ class Encoder:
         folder: what `save_encoder` wrote.
         tables: the model's tables.
         work: an existing folder for look-up tables; they are memory-mapped, so the system decides what is in memory.
+            None keeps them in memory, and writes no file.
 
     Raises:
         ValueError: for a folder that is missing, damaged, or does not belong to `tables`.
     """
 
-    def __init__(self, folder: Path, tables: list[TableSchema], work: Path) -> None:
+    def __init__(self, folder: Path, tables: list[TableSchema], work: Path | None) -> None:
         path = folder / RECIPE_FILE
         if not path.is_file():
             raise ValueError(
@@ -114,12 +118,12 @@ class Encoder:
         if list(source.tables) != names:
             raise ValueError(f"{path} does not belong to a model of the tables {one_line(', '.join(names), 200)}")
         self._work = work
-        self._lookups: list[Path] | None = None
+        self._lookups: list[Path | NDArray[np.int64]] | None = None
         if content["ids"].choice(IDS) == "dictionary":
             named = written == FORMAT_OF_NAMES
             files = [named_dictionary_file(name) if named else dictionary_file(n) for n, name in enumerate(names)]
             self._lookups = [
-                _create_lookup(source, folder / file, table, work / f"lookup-{number:06d}")
+                _create_lookup(source, folder / file, table, work and work / f"lookup-{number:06d}")
                 for number, (file, table) in enumerate(zip(files, tables, strict=True))
             ]
 
@@ -130,17 +134,34 @@ class Encoder:
             ValueError: for a file that is missing or empty, or not of the format that the model's data had.
         """
         describe_files([file])
-        source = self._source(file).unpack(self._work).unlabelled()
-        first = 0
-        for shard in source.shards():
-            rows = source.read(shard)
-            first = first or (2 if shard.header else 1)
-            ids = encode_hashed(rows.keys) if self._lookups is None else encode(rows.keys, self._lookups)
-            rejects = [
-                (path_text(file), first + reject.line - 1, reject.reason, reject.shown_text) for reject in rows.rejects
-            ]
-            yield Encoded(rows.dense, ids, _fits(rows), rejects)
-            first += rows.lines
+        with TemporaryDirectory(prefix="tablefold-") if self._work is None else nullcontext(self._work) as work:
+            source = self._source(file).unpack(Path(work)).unlabelled()
+            first = 0
+            for shard in source.shards():
+                rows = source.read(shard)
+                first = first or (2 if shard.header else 1)
+                yield self._encode(rows, path_text(file), first)
+                first += rows.lines
+
+    def read_frame(self, frame: pl.DataFrame, origin: str) -> Iterator[Encoded]:
+        """The rows of a frame in memory, which errors call `origin`, piece by piece in order.
+
+        Raises:
+            ValueError: for a frame without rows or without a column of the model's, or a model of other lines.
+        """
+        source = self._source("").unlabelled()
+        if not isinstance(source, Table):
+            raise ValueError(f"this model reads files of the format {self._name}, not data frames; name a file")  # noqa: TRY004
+        if not len(frame):
+            raise ValueError(f"{origin} has no rows")
+        for start in range(0, len(frame), PARQUET_ROWS):
+            yield self._encode(source.read_frame(frame[start : start + PARQUET_ROWS], origin), origin, start + 1)
+
+    def _encode(self, rows: Rows, origin: str, first: int) -> Encoded:
+        """The rows as ids; they are the lines (or rows) of `origin` from number `first` on."""
+        ids = encode_hashed(rows.keys) if self._lookups is None else encode(rows.keys, self._lookups)
+        rejects = [(origin, first + reject.line - 1, reject.reason, reject.shown_text) for reject in rows.rejects]
+        return Encoded(rows.dense, ids, _fits(rows), rejects)
 
     def _source(self, file: str) -> RawSource:
         return _SOURCES[self._name](file, self._columns)
@@ -161,8 +182,8 @@ def _fits(rows: Rows) -> NDArray[np.bool_]:
     return fits
 
 
-def _create_lookup(source: RawSource, path: Path, table: TableSchema, lookup: Path) -> Path:
-    """The hash table file `lookup` of one table, from its dictionary file."""
+def _create_lookup(source: RawSource, path: Path, table: TableSchema, lookup: Path | None) -> Path | NDArray[np.int64]:
+    """The hash table of one table, from its dictionary file: in the file `lookup`, or in memory."""
     if table.rows is None or table.rows < RESERVED_IDS:
         raise ValueError(f"{path} is of another dataset: the model's table {quoted(table.name)} has no dictionary")
     first = RESERVED_IDS
@@ -177,5 +198,5 @@ def _create_lookup(source: RawSource, path: Path, table: TableSchema, lookup: Pa
         insert(slots, keys, np.arange(first, first + len(keys), dtype=np.int64))
         first += len(keys)
     if slots is None:
-        create_lookup(lookup, 0)
-    return lookup
+        slots = create_lookup(lookup, 0)
+    return slots if lookup is None else lookup

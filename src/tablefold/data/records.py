@@ -75,17 +75,25 @@ def scan_parquet(file: str, path: str, columns: Sequence[str]) -> pl.LazyFrame:
         ValueError: for a file that is damaged, lacks a column, or has one of which a value is no single text or number.
     """
     with reading_parquet(file):
-        whole = pl.scan_parquet(path, glob=False)  # a path is no pattern, whatever it holds
-        types = whole.collect_schema()
-        places = find_columns(file, columns, list(types))
-        for name in columns:
-            if not types[name].is_numeric() and types[name].base_type() not in _PLAIN_TYPES:
-                raise ValueError(
-                    f"{file}: the column {quoted(name)} is of type {one_line(str(types[name]), 60)}; "
-                    "text, numbers, true and false, dates and times can be read, so convert it first"
-                )
-        chosen = [pl.nth(place).alias(column(number)) for number, place in enumerate(places)]
-        return whole.select(chosen).cast({pl.Categorical: pl.String, pl.Enum: pl.String})
+        return choose_columns(file, pl.scan_parquet(path, glob=False), columns)  # no pattern, whatever it holds
+
+
+def choose_columns(origin: str, whole: pl.LazyFrame, columns: Sequence[str]) -> pl.LazyFrame:
+    """Some columns of a frame, categories as text; `origin` is what errors call it.
+
+    Raises:
+        ValueError: for a column that it lacks, or of which a value is no single text or number.
+    """
+    types = whole.collect_schema()
+    places = find_columns(origin, columns, list(types))
+    for name in columns:
+        if not types[name].is_numeric() and types[name].base_type() not in _PLAIN_TYPES:
+            raise ValueError(
+                f"{origin}: the column {quoted(name)} is of type {one_line(str(types[name]), 60)}; "
+                "text, numbers, true and false, dates and times can be read, so convert it first"
+            )
+    chosen = [pl.nth(place).alias(column(number)) for number, place in enumerate(places)]
+    return whole.select(chosen).cast({pl.Categorical: pl.String, pl.Enum: pl.String})
 
 
 @contextmanager

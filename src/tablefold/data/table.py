@@ -28,7 +28,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tablefold.data.lines import Reject
-from tablefold.data.records import column, find_columns, is_parquet, reading_parquet, scan_parquet
+from tablefold.data.records import choose_columns, column, find_columns, is_parquet, reading_parquet, scan_parquet
 from tablefold.data.source import (
     Rows,
     Shard,
@@ -174,6 +174,11 @@ class Table:
             return self._rows(frame, range(1, len(frame) + 1), [], len(frame))
         lines = read_bytes(shard).tobytes().decode("utf-8", "backslashreplace").removesuffix("\n")
         return self._read_csv(lines.split("\n") if lines else [], _header(read_header(shard.path)))
+
+    def read_frame(self, frame: pl.DataFrame, origin: str) -> Rows:
+        """The rows of a frame in memory, which errors call `origin`."""
+        chosen = choose_columns(origin, frame.lazy(), self.columns.names).cast(pl.String).collect()
+        return self._rows(chosen, range(1, len(frame) + 1), [], len(frame))
 
     def unlabelled(self) -> Table:
         """Without the label, which the files need not have."""

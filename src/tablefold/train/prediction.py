@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -79,19 +80,21 @@ class Scorer:
         run: a finished run whose data was prepared from raw lines.
         device: "auto", "cpu" or "cuda".
         beside: the folder in which look-up tables are kept while it is open; None takes the system's for such.
+        in_memory: keep look-up tables in memory instead, and write no file.
 
     Raises:
         ValueError: for a run that cannot read raw lines, or a device that is not there.
     """
 
-    def __init__(self, run: Run, device: str = "auto", beside: Path | None = None) -> None:
+    def __init__(self, run: Run, device: str = "auto", beside: Path | None = None, *, in_memory: bool = False) -> None:
         self._trainer = run.trainer(device)
-        self._work = TemporaryDirectory(prefix=".tablefold-predict.", dir=beside)
+        self._work = None if in_memory else TemporaryDirectory(prefix=".tablefold-predict.", dir=beside)
         try:
             tables = [TableSchema(table.name, table.rows) for table in run.recipe.tables]
-            self._encoder = Encoder(run.folder / ENCODER, tables, Path(self._work.name))
+            work = None if self._work is None else Path(self._work.name)
+            self._encoder = Encoder(run.folder / ENCODER, tables, work)
         except BaseException:
-            self._work.cleanup()
+            self._clean()
             raise
 
     def __enter__(self) -> Scorer:
@@ -100,7 +103,11 @@ class Scorer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._work.cleanup()
+        self._clean()
+
+    def _clean(self) -> None:
+        if self._work is not None:
+            self._work.cleanup()
 
     def score(self, file: str | Path) -> Iterator[Scores]:
         """Scores of all lines (or records) of a file, piece by piece.
@@ -109,9 +116,24 @@ class Scorer:
             ValueError: for a file that is missing, empty, or of another format, or where the model gives a score that
                 is not finite.
         """
+        yield from self._score_pieces(self._encoder.read(str(file)), str(file))
+
+    def score_frame(self, frame: pl.DataFrame, origin: str = "the data frame") -> Iterator[Scores]:
+        """Scores of all rows of a data frame, piece by piece; no file is written.
+
+        Args:
+            frame: with the columns that the run's data had; the label may be missing.
+            origin: what errors and rejects call it.
+
+        Raises:
+            ValueError: as `score`, and for a run whose data was no Parquet or CSV.
+        """
+        yield from self._score_pieces(self._encoder.read_frame(frame, origin), origin)
+
+    def _score_pieces(self, pieces: Iterator[Encoded], origin: str) -> Iterator[Scores]:
         lines = 0
-        for piece in self._encoder.read(str(file)):
-            yield self._score(piece, f"{file}, row", first=lines + 1)
+        for piece in pieces:
+            yield self._score(piece, f"{origin}, row", first=lines + 1)
             lines += len(piece.fits)
 
     def _score(self, piece: Encoded, where: str, first: int) -> Scores:
