@@ -1,15 +1,18 @@
 """A study is data: what its TOML asks for, and what is wrong with one that cannot be."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from tablefold.data import Schema
-from tablefold.study.definition import Study, ready
+from tablefold.study.definition import Study, read_definition, ready
+from tablefold.study.grid import run_study
 from tablefold.study.results import _settings
 
 SOURCES = ("criteo", "interactions", "")
+_NUMBERS = ("batch_size", "dim", "epochs", "eval_every", "looks", "patience", "seed", "threshold", "train_rows")
 
 
 def requests(data, content, source="", quick=False):
@@ -82,36 +85,99 @@ def test_the_same_run_is_asked_for_once(data):
     assert len(requests(data, {"grid": [{"method": "full"}, {"method": ["full", "hash:collisions=4"]}]})) == 2
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({"grid": [{"metod": "full"}]}, r"no setting 'metod' \(did you mean 'method'\?\)"),
-        ({"setings": {}, "grid": [{}]}, "did you mean 'settings'"),
-        ({"grid": []}, r"has no \[\[grid\]\]"),
-        ({"grid": [{"method": "hsh"}]}, "did you mean 'hash'"),
-        ({"grid": [{"model": "dlmr"}]}, "did you mean 'dlrm'"),
-        ({"grid": [{"model_options": {"dlrm": {"top": [3]}}}]}, "did you mean 'top_mlp'"),
-        ({"grid": [{"id_order": "random"}]}, "must be one of prepared, frequency"),
-        ({"grid": [{"epochs": 0}]}, "epochs=0 must be at least 1"),
-        ({"grid": [{"epochs": "many"}]}, "wrong type"),
-        ({"grid": [{}], "quick": {"settings": {"sed": 1}}}, "quick has no setting 'sed'"),
-        ({"grid": [{}], "on": {"criteo": {"grid": [{"x": 1}]}}}, "on.criteo has no setting 'x'"),
-        ({"grid": [{}], "target": "auc=best"}, "target 'auc=best' must be"),
-        ({"settings": 3, "grid": [{}]}, "3 must be a table"),
-        ({"grid": 3}, "must be"),
-    ],
-)
+LONG = {"seed": list(range(200)), "batch_size": list(range(1, 200))}
+
+REFUSED = [
+    ({"grid": [{"metod": "full"}]}, r"no setting 'metod' \(did you mean 'method'\?\)"),
+    ({"setings": {}, "grid": [{}]}, "did you mean 'settings'"),
+    ({"grid": []}, r"has no \[\[grid\]\]"),
+    ({"grid": [{"method": "hsh"}]}, "did you mean 'hash'"),
+    ({"grid": [{"model": "dlmr"}]}, "did you mean 'dlrm'"),
+    ({"grid": [{"model_options": {"dlrm": {"top": [3]}}}]}, "did you mean 'top_mlp'"),
+    ({"grid": [{"model_options": {"dlmr": {}}}]}, "did you mean 'dlrm'"),
+    ({"grid": [{"model_options": {"dlrm": {"top_mlp": ["a"]}}}]}, "top_mlp='a' must be a whole number"),
+    ({"grid": [{"model_options": {"dlrm": {"top_mlp": 3}}}]}, "top_mlp=3 must be a list"),
+    ({"grid": [{"model_options": {"dlrm": {"top_mlp": [0]}}}]}, r"top_mlp=\[0\] must be positive"),
+    ({"grid": [{"model_options": 3}]}, "model_options must be a table, not 3"),
+    ({"grid": [{"option": 3}]}, "option must be a table, not 3"),
+    ({"grid": [{"option": {"collisions": [[2]]}, "method": "hash"}]}, r"option.collisions=\[2\] must be"),
+    ({"grid": [{"id_order": "random"}]}, "must be one of prepared, frequency"),
+    ({"grid": [{"id_order": [["first"]]}]}, r"id_order=\['first'\] must be text"),
+    ({"grid": [{"epochs": 0}]}, "epochs=0 must be at least 1"),
+    ({"grid": [{"epochs": "many"}]}, "epochs='many' must be a whole number"),
+    ({"grid": [{"epochs": True}]}, "epochs=True must be a whole number"),
+    ({"grid": [{"dim": [0]}]}, "dim=0 must be at least 1"),
+    ({"grid": [{"looks": 0}]}, "looks=0 must be at least 1"),
+    ({"grid": [{"train_rows": 0}]}, "train_rows=0 must be at least 1"),
+    ({"grid": [{"threshold": -1}]}, "threshold=-1 must be 0 or more"),
+    ({"grid": [{"seed": 10**400}]}, r"seed=1000+\.\.\. must lie below 2\^63"),
+    ({"grid": [{"method": [5]}]}, "method=5 must be text"),
+    ({"grid": [{"lr": ["a"]}]}, "lr='a' must be a finite number"),
+    ({"grid": [{"lr": math.nan}]}, "lr=nan must be a finite number"),
+    ({"grid": [{"lr": -1}]}, "lr=-1 must be greater than 0"),
+    ({"grid": [{"lr": {"amsgrad": "a"}}]}, "lr='a' must be a finite number"),
+    ({"grid": [{"lr": {"adam": 1.0}}]}, "lr has no setting 'adam'"),
+    ({"grid": [{"optimizer": "adma"}]}, "unknown optimizer 'adma'"),
+    ({"grid": [{"precision": "fp7"}]}, "unknown precision 'fp7'"),
+    ({"grid": [{"device": "tpu"}]}, "unknown device 'tpu'"),
+    ({"grid": [{"seed": []}]}, "seed is an empty list"),
+    ({"grid": [LONG]}, "asks for 39,800 runs and may ask for 10,000"),
+    ({"grid": [dict.fromkeys(_NUMBERS, [1] * 1000)]}, r"more than 10\^15 runs"),
+    ({"grid": [{}], "quick": {"settings": {"sed": 1}}}, "quick: settings has no setting 'sed'"),
+    ({"grid": [{}], "quick": 3}, "quick must be a table, not 3"),
+    ({"grid": [{}], "on": {"criteo": {"grid": [{"x": 1}]}}}, "on.criteo: grid has no setting 'x'"),
+    ({"grid": [{}], "on": {"criteo": 3}}, "on.criteo must be a table, not 3"),
+    ({"grid": [{}], "target": "auc=best"}, "target 'auc=best' must be"),
+    ({"grid": [{}], "target": 3}, "target must be text"),
+    ({"grid": [{}], "title": ["a"]}, "title must be text"),
+    ({"settings": 3, "grid": [{}]}, "settings must be a table, not 3"),
+    ({"grid": 3}, "must be a list of tables"),
+    ({"grid": [3]}, "grid must be a table, not 3"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), REFUSED)
 def test_what_cannot_be_is_refused_in_a_line(data, content, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as error:
         requests(data, content)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize(("content", "message"), REFUSED)
+def test_a_refused_study_leaves_no_folder(data, tmp_path, content, message):
+    with pytest.raises(ValueError, match=message):
+        run_study(Study.of(content), data, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_or_a_ready_name(tmp_path):
     with pytest.raises(ValueError, match=r"no ready study of that name \(did you mean 'kdd2020-path'\?\)"):
         Study.load("kdd2020-paht")
-    (tmp_path / "s.toml").write_text("title = ")
-    with pytest.raises(ValueError, match="is not TOML"):
-        Study.load(tmp_path / "s.toml")
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"title = ", "is not TOML"),
+        (b"\xff\xfe", "is not TOML"),
+        (b"root:x:0:0:root:/root:/bin/bash\n", "is not TOML"),
+        (b"[settings]\nseed = " + b"9" * 5000, "is not TOML"),
+        (b"x = " + b"[" * 3000 + b"]" * 3000, "nested too deeply"),
+        (b"[settings]\nmodel_options" + b".a" * 3000 + b" = 1", "nested more than 12 levels"),
+        (b"[settings]\nmodel_options = " + b"{a = " * 13 + b"1" + b"}" * 13, "nested more than 12 levels"),
+        (b"# " + b"x" * 1_000_000, "larger than 1,000,000 bytes"),
+        (b"[tool.ruff]\nline-length = 120\n", "has no setting 'tool'"),
+    ],
+)
+def test_a_file_that_is_no_study_is_refused_in_a_line(tmp_path, raw, message):
+    file = tmp_path / "s.toml"
+    file.write_bytes(raw)
+    for read in (Study.load, read_definition):
+        with pytest.raises(ValueError, match=message) as error:
+            read(file)
+        assert "\n" not in str(error.value)
+        assert len(str(error.value)) < 800
 
 
 @pytest.mark.parametrize("source", SOURCES)

@@ -107,15 +107,15 @@ def _list(args: Namespace) -> None:
 
     from tablefold.study.definition import ready
 
-    studies = {name: tomllib.loads(file.read_text()) for name, file in ready().items()}
+    studies = {name: tomllib.loads(file.read_text(encoding="utf-8")) for name, file in ready().items()}
     width = max(map(len, studies))
     print("\n".join(f"{name:<{width}}  {content['title']}" for name, content in studies.items()))
 
 
 def _show(args: Namespace) -> None:
-    from tablefold.study.definition import find
+    from tablefold.study.definition import read_definition
 
-    print(find(args.study).read_text(), end="")
+    print(read_definition(args.study)[1], end="")
 
 
 class StudyDisplay:

@@ -22,42 +22,35 @@
     [quick]                                # laid over all of it by --quick; may have its own [quick.on.SOURCE]
     settings.seed = [0, 1]
 
-Settings are the fields of `tablefold.train.config.Config` (the options of `tablefold train`), and those of `EXTRA`.
-`model_options` are given per model, as above, and `lr` may be: `lr = { amsgrad = 2e-3, adagrad = 2e-2 }`.
+Settings are the fields of `tablefold.train.config.Config` (the options of `tablefold train`), and those of
+`tablefold.study.settings.EXTRA`. `model_options` are given per model, as above, and `lr` may be given per optimiser:
+`lr = { amsgrad = 2e-3, adagrad = 2e-2 }`.
 An overlay's settings replace single settings, its `grid` replaces the grid as a whole.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
 from tablefold.data import Schema
-from tablefold.method import parse
-from tablefold.models import model_options
 from tablefold.spec import nearest
-from tablefold.storage import in_storage
 from tablefold.study.quality import Quality
 from tablefold.study.request import Request
-from tablefold.study.variant import Variant
-from tablefold.tables import show_bytes
-from tablefold.train.config import Config
+from tablefold.study.settings import check_names, check_settings, make_request
 
-EXTRA = {
-    "option": "table of options that every spec string of the entry gets",
-    "looks": "evaluations on the validation part, spread evenly over the run",
-    "id_order": "prepared (as the data is), frequency, permuted (by the run's seed) or first (appearance)",
-    "train_rows": "train on the first rows of the training part only; the other parts shrink with it",
-}
-"""Settings of a study beside the fields of a run's config, and what they mean."""
+MOST_RUNS = 10_000
+"""Runs that one study may ask for."""
 
-_CONFIG = {field.name for field in fields(Config)} - {"data"}
+_MOST_BYTES = 1_000_000  # of a definition: ours have a thousand
+_MOST_NESTED = 12
 _OVERLAY = {"settings", "grid", "on"}
 _TOP = _OVERLAY | {"title", "about", "target", "quick"}
 
@@ -87,18 +80,12 @@ class Study:
         Raises:
             ValueError: for a file that is no study, or a name that is neither a file nor a ready study.
         """
-        path = find(study)
-        try:
-            content = tomllib.loads(path.read_text())
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{study} is not TOML: {error}") from error
-        return cls.of(content, source, quick=quick, name=str(study))
+        return cls.of(read_definition(study)[0], source, quick=quick, name=str(study))
 
     @classmethod
     def of(cls, content: Mapping[str, Any], source: str = "", *, quick: bool = False, name: str = "study") -> Study:
         """The study that a TOML document holds; arguments and errors as `load`."""
-        _check_keys(content, _TOP, name)
-        _check_overlays(content, name)
+        check_definition(content, name)
         base: dict[str, Any] = {"settings": {}, "grid": []}
         for overlay in (content, content.get("quick", {}) if quick else {}):
             _lay(base, overlay)
@@ -106,24 +93,66 @@ class Study:
         grid = tuple(base["grid"])
         if not grid:
             raise ValueError(f"{name} has no [[grid]]: give at least one, such as method = 'full'")
-        target = content.get("target")
-        if target is not None:
-            Quality.parse(target)
-        return cls(content.get("title", name), content.get("about", ""), target, base["settings"], grid)
+        title, about = content.get("title", name), content.get("about", "")
+        return cls(title, about, content.get("target"), base["settings"], grid)
 
     def requests(self, schema: Schema) -> list[Request]:
         """Every run that the grid asks for on data with this schema, in the order of the grid, none twice.
 
         Raises:
-            ValueError: for a setting, spec string, model or optimiser that cannot be.
+            ValueError: for a setting, spec string, model or optimiser that cannot be, or more than `MOST_RUNS` runs.
         """
+        entries = [_merge(self.settings, entry) for entry in self.grid]
+        runs = sum(math.prod(map(len, _axes(entry).values())) for entry in entries)
+        if runs > MOST_RUNS:
+            raise ValueError(
+                f"the study asks for {_count(runs)} runs and may ask for {MOST_RUNS:,}: "
+                "shorten the lists of its grid, or make several studies of it"
+            )
         found: dict[str, Request] = {}
-        for entry in self.grid:
-            for values in _product(_merge(self.settings, entry)):
-                request = _request(values, schema)
-                found.setdefault(request.name(), request)
+        for values in itertools.chain.from_iterable(map(_product, entries)):
+            request = make_request(values, schema)
+            found.setdefault(request.name(), request)
         # Seeds outermost: an unfinished study has all methods at few seeds rather than few methods at all seeds.
         return sorted(found.values(), key=lambda request: request.config.seed)
+
+
+def read_definition(study: str | Path) -> tuple[dict[str, Any], str]:
+    """The checked content of a study's TOML file, or of the ready study of that name, and its text.
+
+    Raises:
+        ValueError: for a file that is no study, or a name that is neither a file nor a ready study.
+    """
+    path = find(study)
+    with path.open("rb") as file:
+        raw = file.read(_MOST_BYTES + 1)
+    if len(raw) > _MOST_BYTES:
+        raise ValueError(f"{study} is no study: it is larger than {_MOST_BYTES:,} bytes")
+    try:
+        text = raw.decode()
+        content = tomllib.loads(text)
+    except (RecursionError, ValueError) as error:
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise ValueError(f"{study} is not TOML: {why}") from None
+    check_definition(content, str(study))
+    return content, text
+
+
+def check_definition(content: Mapping[str, Any], name: str) -> None:
+    """Refuse what is misspelt or of the wrong type, also in overlays that this data and this size do not read.
+
+    Raises:
+        ValueError: names the place and what it may hold.
+    """
+    if _nested(content) > _MOST_NESTED:
+        raise ValueError(f"{name} is nested more than {_MOST_NESTED} levels deep")
+    check_names(content, _TOP, name)
+    for key in ("title", "about", "target"):
+        if not isinstance(content.get(key, ""), str):
+            raise ValueError(f"{name}: {key} must be text")  # noqa: TRY004  (the user's mistake)
+    if "target" in content:
+        Quality.parse(content["target"])
+    _check_overlays(content, name)
 
 
 def ready() -> dict[str, Traversable]:
@@ -164,89 +193,54 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _check_overlays(content: Mapping[str, Any], name: str) -> None:
-    """Refuse what is misspelt or no table, also where this data and this size do not read it."""
+    """Check the settings of every layer of a definition."""
     layers = {name: content}
     if "quick" in content:
         layers[f"{name}: quick"] = content["quick"]
     for where, layer in list(layers.items()):
         if where != name:
-            _check_keys(layer, _OVERLAY, where)
+            check_names(layer, _OVERLAY, where)
         on = layer.get("on", {})
-        _check_keys(on, set(on), f"{where}: on")
+        check_names(on, None, f"{where}: on")
         for source, overlay in on.items():
-            _check_keys(overlay, _OVERLAY, f"{where}: on.{source}")
+            check_names(overlay, _OVERLAY, f"{where}: on.{source}")
             layers[f"{where}: on.{source}"] = overlay
     for where, layer in layers.items():
         grid = layer.get("grid", [])
         if not isinstance(grid, list):
             raise ValueError(f"{where}: grid must be a list of tables, each under [[grid]]")  # noqa: TRY004
-        for entry in (layer.get("settings", {}), *grid):
-            _check_keys(entry, _CONFIG | set(EXTRA), where)
+        check_settings(layer.get("settings", {}), f"{where}: settings" if "settings" in layer else where)
+        for entry in grid:
+            check_settings(entry, f"{where}: grid")
 
 
-def _check_keys(table: Any, known: set[str], where: str) -> None:
-    if not isinstance(table, Mapping):
-        raise ValueError(f"{where}: {table!r} must be a table")  # noqa: TRY004  (the user's mistake)
-    for key in table:
-        if key not in known:
-            raise ValueError(
-                f"{where} has no setting {key!r}{nearest(key, known)}; settings: {', '.join(sorted(known))}"
-            )
+def _nested(value: Any) -> int:
+    """How many tables and lists lie one in the other, at most; without recursion, whatever the depth."""
+    depth, level = 0, [value]
+    while level := [item for one in level for item in _items(one)]:
+        depth += 1
+    return depth
+
+
+def _items(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, Mapping) else value if isinstance(value, list) else []
+
+
+def _count(runs: int) -> str:
+    return f"{runs:,}" if runs < 10**15 else "more than 10^15"
+
+
+def _axes(values: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The values of every setting that is an axis of the grid: of most of them one."""
+    axes = {key: value for key, value in values.items() if key not in ("option", "model_options")}
+    axes |= {f"option.{key}": value for key, value in values.get("option", {}).items()}
+    return {key: value if isinstance(value, list) else [value] for key, value in axes.items()}
 
 
 def _product(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """One table of single values for every combination of the lists in `values`."""
-    options = values.get("option", {})
-    axes: dict[str, Any] = {key: value for key, value in values.items() if key not in ("option", "model_options")}
-    axes |= {f"option.{key}": value for key, value in options.items()}
-    lists = [value if isinstance(value, list) else [value] for value in axes.values()]
-    for combination in itertools.product(*lists):
+    axes, options = _axes(values), values.get("option", {})
+    for combination in itertools.product(*axes.values()):
         single = dict(zip(axes, combination, strict=True))
         chosen = {key: single.pop(f"option.{key}") for key in options}
         yield {**single, "option": chosen, "model_options": values.get("model_options", {})}
-
-
-def _request(values: dict[str, Any], schema: Schema) -> Request:
-    """The run that single values ask for."""
-    options, looks = values.pop("option"), values.pop("looks", None)
-    if isinstance(values.get("lr"), dict):
-        values["lr"] = values["lr"].get(values.get("optimizer", "amsgrad"))
-    variant = Variant(values.pop("id_order", "prepared"), values.get("seed", 0), values.pop("train_rows", None))
-    series = values.get("method", "full")
-    extra = ",".join(f"{key}={_word(value)}" for key, value in options.items())
-    if extra:
-        values["method"] = f"{series}{',' if ':' in series else ':'}{extra}"
-    values["method"] = str(parse(values.get("method", "full")))
-    sizes = values.pop("model_options").get(values.get("model", "dlrm"), {})
-    values["model_options"] = {key: tuple(size) if isinstance(size, list) else size for key, size in sizes.items()}
-    try:
-        config = Config(data="", **values)
-    except TypeError as error:
-        raise ValueError(f"a setting has a value of the wrong type ({error})") from error
-    _check_model(config)
-    if looks is not None:
-        rows = variant.rows(schema)
-        steps = -(-rows // config.batch_size) * config.epochs
-        config = Config(**{**vars(config), "eval_every": max(1, -(-steps // looks))})
-    return Request(config, variant, series=in_storage(series, config.storage), size=_size(config, extra))
-
-
-def _check_model(config: Config) -> None:
-    known = model_options(config.model)
-    for option in config.model_options:
-        if option not in known:
-            raise ValueError(f"model {config.model!r} has no option {option!r}{nearest(option, known)}")
-
-
-def _size(config: Config, options: str) -> str:
-    """What was asked of the size, in a word."""
-    words = [options] if options else []
-    if config.compression is not None:
-        words.append(f"{config.compression:g}x")
-    if config.budget is not None:
-        words.append(show_bytes(config.budget))
-    return " ".join(words)
-
-
-def _word(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
