@@ -1,6 +1,7 @@
 """`tablefold study` and `tablefold compare` as a user meets them."""
 
 import json
+import sys
 import tomllib
 from pathlib import Path
 
@@ -84,6 +85,9 @@ def test_mistakes_are_told_in_one_line(data, tmp_path, capsys):
         ("study", "run", "id-order", *where, "--proceses", "2"): "did you mean --processes?",
         ("study", "report", str(tmp_path)): "holds no study",
         ("study", "show", "nothing"): "no ready study",
+        ("study", "show", "/etc/passwd"): "/etc/passwd is not TOML",
+        ("study", "show", str(tmp_path)): "no ready study",
+        ("study", "show", str(broken)): "did you mean 'method'?",
         ("compare", str(tmp_path)): "holds no finished run and no study",
         ("compare", "x", "--target", "auc=best"): "must be auc=NUMBER",
     }.items():
@@ -92,3 +96,12 @@ def test_mistakes_are_told_in_one_line(data, tmp_path, capsys):
         assert message in captured.err
         assert captured.err.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.toml", "thing"]
+
+
+def test_what_a_report_needs_is_asked_for_before_the_first_run(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    where = ["--data", str(data), "--out", str(tmp_path / "out")]
+    for arguments in (["study", "run", "id-order", *where, "--report"], ["demo", "--out", str(tmp_path / "out")]):
+        assert main(arguments) == 2
+        assert "pip install 'tablefold[report]'" in capsys.readouterr().err
+        assert list(tmp_path.iterdir()) == []

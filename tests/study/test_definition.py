@@ -9,7 +9,7 @@ import pytest
 from tablefold.data import Schema
 from tablefold.study.definition import Study, read_definition, ready
 from tablefold.study.grid import run_study
-from tablefold.study.results import _settings
+from tablefold.study.results import run_settings
 
 SOURCES = ("criteo", "interactions", "")
 _NUMBERS = ("batch_size", "dim", "epochs", "eval_every", "looks", "patience", "seed", "threshold", "train_rows")
@@ -51,7 +51,7 @@ def test_the_storage_of_memory_tells_series_apart_and_leaves_them_comparable(dat
         "qr:collisions=4 in int8",
     ]
     assert len({request.name() for request in found}) == 4
-    assert len({json.dumps(_settings(one.config.to_json(), one.variant)) for one in found}) == 1
+    assert len({json.dumps(run_settings(one.config.to_json(), one.variant)) for one in found}) == 1
 
 
 def test_overlays_replace_settings_and_grids(data):
@@ -95,27 +95,27 @@ REFUSED = [
     ({"grid": [{"model": "dlmr"}]}, "did you mean 'dlrm'"),
     ({"grid": [{"model_options": {"dlrm": {"top": [3]}}}]}, "did you mean 'top_mlp'"),
     ({"grid": [{"model_options": {"dlmr": {}}}]}, "did you mean 'dlrm'"),
-    ({"grid": [{"model_options": {"dlrm": {"top_mlp": ["a"]}}}]}, "top_mlp='a' must be a whole number"),
-    ({"grid": [{"model_options": {"dlrm": {"top_mlp": 3}}}]}, "top_mlp=3 must be a list"),
-    ({"grid": [{"model_options": {"dlrm": {"top_mlp": [0]}}}]}, r"top_mlp=\[0\] must be positive"),
+    ({"grid": [{"model_options": {"dlrm": {"top_mlp": ["a"]}}}]}, "top_mlp is 'a'; it must be a whole number"),
+    ({"grid": [{"model_options": {"dlrm": {"top_mlp": 3}}}]}, "top_mlp is 3; it must be a list"),
+    ({"grid": [{"model_options": {"dlrm": {"top_mlp": [0]}}}]}, r"top_mlp is a list of 1; it must be 1 or more"),
     ({"grid": [{"model_options": 3}]}, "model_options must be a table, not 3"),
     ({"grid": [{"option": 3}]}, "option must be a table, not 3"),
-    ({"grid": [{"option": {"collisions": [[2]]}, "method": "hash"}]}, r"option.collisions=\[2\] must be"),
+    ({"grid": [{"option": {"collisions": [[2]]}, "method": "hash"}]}, r"option.collisions is a list of 1; it must be"),
     ({"grid": [{"id_order": "random"}]}, "must be one of prepared, frequency"),
-    ({"grid": [{"id_order": [["first"]]}]}, r"id_order=\['first'\] must be text"),
+    ({"grid": [{"id_order": [["first"]]}]}, r"id_order is a list of 1; it must be text"),
     ({"grid": [{"epochs": 0}]}, "epochs=0 must be at least 1"),
-    ({"grid": [{"epochs": "many"}]}, "epochs='many' must be a whole number"),
-    ({"grid": [{"epochs": True}]}, "epochs=True must be a whole number"),
+    ({"grid": [{"epochs": "many"}]}, "epochs is 'many'; it must be a whole number"),
+    ({"grid": [{"epochs": True}]}, "epochs is true; it must be a whole number"),
     ({"grid": [{"dim": [0]}]}, "dim=0 must be at least 1"),
     ({"grid": [{"looks": 0}]}, "looks=0 must be at least 1"),
     ({"grid": [{"train_rows": 0}]}, "train_rows=0 must be at least 1"),
     ({"grid": [{"threshold": -1}]}, "threshold=-1 must be 0 or more"),
-    ({"grid": [{"seed": 10**400}]}, r"seed=1000+\.\.\. must lie below 2\^63"),
-    ({"grid": [{"method": [5]}]}, "method=5 must be text"),
-    ({"grid": [{"lr": ["a"]}]}, "lr='a' must be a finite number"),
-    ({"grid": [{"lr": math.nan}]}, "lr=nan must be a finite number"),
+    ({"grid": [{"seed": 10**400}]}, r"seed is 1000+ \.\.\. 0+; it must lie below 2\^63"),
+    ({"grid": [{"method": [5]}]}, "method is 5; it must be text"),
+    ({"grid": [{"lr": ["a"]}]}, "lr is 'a'; it must be a finite number"),
+    ({"grid": [{"lr": math.nan}]}, "lr is nan; it must be a finite number"),
     ({"grid": [{"lr": -1}]}, "lr=-1 must be greater than 0"),
-    ({"grid": [{"lr": {"amsgrad": "a"}}]}, "lr='a' must be a finite number"),
+    ({"grid": [{"lr": {"amsgrad": "a"}}]}, "lr is 'a'; it must be a finite number"),
     ({"grid": [{"lr": {"adam": 1.0}}]}, "lr has no setting 'adam'"),
     ({"grid": [{"optimizer": "adma"}]}, "unknown optimizer 'adma'"),
     ({"grid": [{"precision": "fp7"}]}, "unknown precision 'fp7'"),

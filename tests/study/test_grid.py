@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tablefold.locks import locked
 from tablefold.study.definition import Study
 from tablefold.study.grid import run_study
-from tablefold.study.results import load_study
+from tablefold.study.loading import load_study
 
 ONE = {
     "settings": {"dim": 4, "batch_size": 500, "model_options": {"dlrm": {"bottom_mlp": [4], "top_mlp": [4]}}},
@@ -36,7 +37,7 @@ class Log:
 def test_every_run_is_a_file_in_and_a_file_out(small_study):
     names = {path.name for path in (small_study / "inputs").iterdir()}
     assert names == {path.name for path in (small_study / "outputs").iterdir()}
-    assert {path.name for path in small_study.iterdir()} == {".lock", "study.json", "inputs", "outputs"}
+    assert {path.name for path in small_study.iterdir()} == {"study.json", "inputs", "outputs"}
     study = load_study(small_study)
     assert len(study.runs) == len(names) == 6
     assert [run.status for run in study.runs].count("impossible") == 2
@@ -87,23 +88,63 @@ def test_failed_runs_are_told_at_the_end_and_tried_again(data, tmp_path, monkeyp
     assert run_study(study, data, tmp_path / "out").failed[0][1] == "exit code 3: No space left"
 
 
-def test_a_stopped_study_ends_its_runs_and_leaves_no_half_answer(data, tmp_path):
-    out = tmp_path / "out"
+@pytest.fixture
+def long_study(data, tmp_path):
+    """The command of a study that takes hours, its process, and the process of the run under way."""
     settings = "\n".join(["[settings]", "epochs = 100_000", "dim = 4", "[[grid]]", "method = 'full'"])
     (tmp_path / "long.toml").write_text(settings)
     command = [sys.executable, "-m", "tablefold", "study", "run", str(tmp_path / "long.toml"), "--data", str(data)]
-    process = subprocess.Popen([*command, "--out", str(out)], stderr=subprocess.PIPE, text=True)
-    _wait_for(lambda: _workers_of(process.pid))
-    (worker,) = _workers_of(process.pid)
-    again = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True, check=False, timeout=60)
-    assert again.returncode == 2
-    assert "a study is running in" in again.stderr
+    command += ["--out", str(tmp_path / "out")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        _wait_for(lambda: _workers_of(process.pid))
+        yield command, process, int(_workers_of(process.pid)[0])
+    finally:
+        process.kill()
+        process.communicate(timeout=60)
+
+
+def test_a_stopped_study_ends_its_runs_and_leaves_no_half_answer(tmp_path, long_study):
+    _, process, worker = long_study
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 143
     assert not Path(f"/proc/{worker}").exists()
-    assert list((out / "outputs").iterdir()) == []
-    assert not (out / "work").exists()
+    assert list((tmp_path / "out" / "outputs").iterdir()) == []
+    assert not (tmp_path / "out" / "work").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["long.toml", "out"]
+
+
+def test_a_second_study_in_a_folder_is_refused_before_it_loads_anything(long_study):
+    command, process, _ = long_study
+    code = (
+        "import sys; from tablefold.cli import main; code = main(sys.argv[1:]); "
+        "heavy = [name for name in ('torch', 'polars', 'numba', 'pyarrow') if name in sys.modules]; "
+        "sys.exit(code if not heavy else f'it imported {heavy}')"
+    )
+    again = subprocess.run(
+        [sys.executable, "-c", code, *command[3:]], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (again.returncode, again.stdout) == (2, "")
+    assert f"is being written by process {process.pid}" in again.stderr
+    assert again.stderr.count("\n") == 1
+    assert process.poll() is None
+
+
+def test_the_run_of_a_killed_study_ends_with_it(tmp_path, long_study):
+    _, process, worker = long_study
+    process.kill()
+    process.wait(timeout=60)
+    _wait_for(lambda: not Path(f"/proc/{worker}").exists() or "\nState:\tZ" in _status(worker), seconds=20)
+    with locked(tmp_path / "out"):
+        assert list((tmp_path / "out" / "outputs").iterdir()) == []
+
+
+def _status(process):
+    try:
+        return Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return "\nState:\tZ"
 
 
 def _workers_of(pid):
@@ -117,9 +158,22 @@ def _wait_for(condition, seconds=60):
         time.sleep(0.1)
 
 
-def test_a_folder_of_something_else_is_left_alone(data, tmp_path):
-    (tmp_path / "mine.txt").write_text("keep")
-    with pytest.raises(ValueError, match="holds something that is no study"):
+@pytest.mark.parametrize("name", ["mine.txt", "work/mine.txt", "data/mine.txt", "inputs/mine.txt", "study.json"])
+@pytest.mark.parametrize("content", ["keep", '{"runs": 3}', '{"runs": [], "data": {"rows": 5}}'])
+def test_a_folder_of_something_else_is_left_alone(data, tmp_path, name, content):
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(content)
+    with pytest.raises(ValueError, match=r"that is no study|is no study's"):
         run_study(Study.of(ONE), data, tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]
+    assert file.read_text() == content
     with pytest.raises(ValueError, match="is a file"):
-        run_study(Study.of(ONE), data, tmp_path / "mine.txt")
+        run_study(Study.of(ONE), data, file)
+
+
+@pytest.mark.parametrize("processes", [0, 100_000])
+def test_an_absurd_number_of_runs_at_a_time_is_refused(data, tmp_path, processes):
+    with pytest.raises(ValueError, match=rf"processes={processes} must lie in 1 .. \d+"):
+        run_study(Study.of(ONE), data, tmp_path / "out", processes=processes)
+    assert list(tmp_path.iterdir()) == []

@@ -11,8 +11,9 @@ import pytest
 
 from tablefold.study.figures import charts
 from tablefold.study.findings import best_at_each_size, finding
+from tablefold.study.loading import load_study
 from tablefold.study.report import render, write_report
-from tablefold.study.results import load_study, pareto_front, slices
+from tablefold.study.results import pareto_front, slices
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 

@@ -7,8 +7,9 @@ import math
 import pytest
 
 from tablefold.cli.compare import results_table
+from tablefold.study.loading import load_study, write_lines
 from tablefold.study.quality import Quality
-from tablefold.study.results import Spread, load_study, qualities, slices, summarise, varied_settings, write_lines
+from tablefold.study.results import Spread, qualities, slices, summarise, varied_settings
 
 
 def test_seeds_are_put_together_and_settings_kept_apart(make_results):

@@ -29,8 +29,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Read, put seeds together, print."""
+    from tablefold.study.loading import load_runs
     from tablefold.study.quality import Quality
-    from tablefold.study.results import load_runs, summarise
+    from tablefold.study.results import summarise
 
     if args.target:
         Quality.parse(args.target)

@@ -45,16 +45,19 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Make the data, train, report."""
+    from tablefold.study.chart import check_matplotlib
     from tablefold.study.grid import run_study
-    from tablefold.study.pool import usable_cores
+    from tablefold.study.loading import load_study
+    from tablefold.study.pool import check_processes, usable_cores
     from tablefold.study.report import write_report
-    from tablefold.study.results import load_study
 
+    check_matplotlib()
+    workers = args.workers or min(usable_cores(), 8)
+    check_processes(workers)
     began = time.perf_counter()
     out = Path(args.out)
     _clear(out)
     _make_data(out, args.rows)
-    workers = args.workers or min(usable_cores(), 8)
     display = StudyDisplay()
     try:
         tally = run_study(_study(), out / DATA, out / RUNS, [display], processes=workers, keep_models=True)

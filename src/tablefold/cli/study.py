@@ -61,11 +61,12 @@ def run(args: Namespace) -> None:
 
 
 def _run(args: Namespace) -> None:
+    _refuse_at_once(args)
     from tablefold.cli.compare import results_table
     from tablefold.data import Schema
     from tablefold.study.definition import Study
     from tablefold.study.grid import run_study
-    from tablefold.study.results import load_study
+    from tablefold.study.loading import load_study
 
     schema = Schema.load(args.data)
     study = Study.load(args.study, str(schema.source.get("name", "")), quick=args.quick)
@@ -91,9 +92,24 @@ def _run(args: Namespace) -> None:
         raise ValueError(f"{len(tally.failed)} of the runs failed; the same command tries them again")
 
 
+def _refuse_at_once(args: Namespace) -> None:
+    """What can be refused before torch is imported, which takes seconds."""
+    from tablefold.locks import locked
+    from tablefold.study.chart import check_matplotlib
+    from tablefold.study.layout import check_out
+
+    out = Path(args.out)
+    check_out(out)
+    if out.exists():
+        with locked(out):  # refuses where a study is running
+            pass
+    if args.report:
+        check_matplotlib()
+
+
 def _report(args: Namespace) -> None:
+    from tablefold.study.loading import load_study, write_lines
     from tablefold.study.report import write_report
-    from tablefold.study.results import load_study, write_lines
 
     folder = Path(args.folder)
     study = load_study(folder)

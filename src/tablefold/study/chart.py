@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tablefold.tables import show_bytes
@@ -136,12 +137,21 @@ def to_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def check_matplotlib() -> None:
+    """Find out before the first training, not after the last, that no figure can be drawn.
+
+    Raises:
+        ValueError: where matplotlib is not installed.
+    """
+    if find_spec("matplotlib") is None:
+        raise ValueError("figures need matplotlib: pip install 'tablefold[report]'")
+
+
 def _figure(size: tuple[float, float]) -> Figure:
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ValueError("figures need matplotlib: pip install 'tablefold[report]'") from error
+    check_matplotlib()
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
     mpl.rcParams["svg.fonttype"] = "none"  # text stays text: it scales, can be searched, and needs no font file
     mpl.rcParams["svg.hashsalt"] = "tablefold"  # equal figures give equal files
     return Figure(figsize=size)

@@ -6,11 +6,11 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from statistics import fmean, stdev
+from statistics import fmean
 
 from tablefold.study.chart import Chart, Line, Point, Style, styles
 from tablefold.study.findings import PLAIN
-from tablefold.study.results import FULL, Summary, pareto_front
+from tablefold.study.results import FULL, Spread, Summary, pareto_front
 
 _FIGURES = {"auc": "AUC", "logloss": "log loss"}
 _SETTLED = 0.15
@@ -67,7 +67,8 @@ def _on_the_way(figure: str, x: str, size: str, done: Sequence[Summary], style: 
         )
         for one in done
     )
-    values = sorted(point.y for line in lines for point in line.points[math.ceil(len(line.points) * _SETTLED) :])
+    settled = [point.y for line in lines for point in line.points[math.ceil(len(line.points) * _SETTLED) :]]
+    values = sorted(y for y in settled if not math.isnan(y)) or [0.0]
     margin = 0.06 * (values[-1] - values[0]) or 0.01
     at = f" at {size}" if size else ""
     against = "iterations" if x == "iterations" else "time"
@@ -102,7 +103,7 @@ def _curve(one: Summary, x: str, figure: str) -> tuple[Point, ...]:
     """The mean over seeds at every look that all of them took."""
     points = []
     for looks in zip(*(run.curve for run in one.done), strict=False):
-        values = [look[figure] for look in looks]
+        spread = Spread.of([look[figure] for look in looks])
         at = fmean(look["step" if x == "iterations" else "seconds"] for look in looks)
-        points.append(Point(at, fmean(values), stdev(values) if len(values) > 1 else math.nan))
+        points.append(Point(at, spread.mean, spread.std))
     return tuple(points)

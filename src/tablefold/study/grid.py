@@ -1,12 +1,4 @@
-"""Run a study: every request an input file, every answer an output file.
-
-    OUT/
-        study.json            the study, its data, and its runs in order
-        inputs/NAME.json      what a run is asked to do
-        outputs/NAME.json     what came out, with the hash of the input: done if that matches
-        models/NAME/          the trained runs, if they are kept
-        work/                 runs under way
-        data/                 variants of the dataset (another order of the ids, fewer rows)
+"""Run a study: every request an input file, every answer an output file (their folder: `tablefold.study.layout`).
 
 A study that was interrupted goes on where it was; one that is finished answers at once; one that has grown runs what is
 new. Runs that cannot be (a budget below a method's smallest) are recorded as impossible.
@@ -14,7 +6,6 @@ new. Runs that cannot be (a budget below a method's smallest) are recorded as im
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
@@ -25,15 +16,16 @@ from typing import Any, Protocol
 
 from tablefold.data import Dataset, Schema
 from tablefold.data.schema import SCHEMA_FILE
-from tablefold.json_files import read_json, show_json
+from tablefold.files import new_file
+from tablefold.json_files import write_json
+from tablefold.locks import locked
 from tablefold.study.definition import Study
-from tablefold.study.pool import Job, run_jobs
-from tablefold.study.request import Request, fingerprint
+from tablefold.study.layout import DATA, INPUTS, MODELS, OUTPUTS, STUDY, WORK, check_out
+from tablefold.study.loading import MISSING, read_answer
+from tablefold.study.pool import Job, check_processes, run_jobs
+from tablefold.study.request import Request
 from tablefold.study.variant import make_variant
 from tablefold.study.worker import DONE, FAILED, IMPOSSIBLE, answer, write_answer
-
-STUDY, INPUTS, OUTPUTS, MODELS, DATA, WORK = "study.json", "inputs", "outputs", "models", "data", "work"
-_LOCK = ".lock"
 
 
 class Watcher(Protocol):
@@ -78,14 +70,17 @@ def run_study(
         keep_models: keep every trained run under `OUT/models`.
 
     Raises:
-        ValueError: for a study that does not parse on this data, or a folder in which a study is running.
+        ValueError: before anything is written, for a study that does not parse on this data, a folder that holds
+            something else, or one in which a study is running.
     """
+    check_processes(processes)
     dataset, out = Dataset(data), Path(out)
     requests = study.requests(dataset.schema)
     data_hash = data_fingerprint(dataset)
-    with _locked(out):
-        todo = _write_inputs(requests, dataset, data_hash, out)
+    with locked(out), _workplace(out):
+        # First of all: from then on everybody can see whose folder it is.
         _write_study(out, study, requests, dataset, data_hash, processes)
+        todo = _write_inputs(requests, data_hash, out)
         for watcher in watchers:
             watcher.on_start(len(requests), len(requests) - len(todo))
         _record_impossible(todo, dataset.schema, data_hash, out, watchers)
@@ -99,32 +94,31 @@ def run_study(
             shutil.rmtree(out / WORK / job.run.name, ignore_errors=True)
             for watcher in watchers:
                 watcher.on_run(job.request, output)
-    outputs = {request.name(data_hash): _output(request, data_hash, out) for request in requests}
-    status = [output["status"] for output in outputs.values()]
-    failed = tuple((name, output["error"]) for name, output in outputs.items() if output["status"] == FAILED)
+    answers = {request.name(data_hash): _answer(request, data_hash, out) for request in requests}
+    status = [one["status"] for one in answers.values()]
+    failed = tuple((name, one["error"]) for name, one in answers.items() if one["status"] == FAILED)
     return Tally(status.count(DONE), status.count(IMPOSSIBLE), failed)
 
 
-def _write_inputs(requests: Sequence[Request], dataset: Dataset, data_hash: str, out: Path) -> list[Request]:
+def _write_inputs(requests: Sequence[Request], data_hash: str, out: Path) -> list[Request]:
     """Write the input files; gives the requests that have no answer yet."""
     for folder in (INPUTS, OUTPUTS):
         (out / folder).mkdir(exist_ok=True)
     todo = []
     for request in requests:
-        (out / INPUTS / f"{request.name(data_hash)}.json").write_text(show_json(request.content(data_hash)) + "\n")
-        if _output(request, data_hash, out).get("status") not in (DONE, IMPOSSIBLE):
+        with new_file(out / INPUTS / f"{request.name(data_hash)}.json") as file:
+            write_json(file, request.content(data_hash))
+        if _answer(request, data_hash, out)["status"] not in (DONE, IMPOSSIBLE):
             todo.append(request)
     return todo
 
 
-def _output(request: Request, data_hash: str, out: Path) -> dict[str, Any]:
-    """The output file of a request; empty where there is none that belongs to it."""
-    path = out / OUTPUTS / f"{request.name(data_hash)}.json"
+def _answer(request: Request, data_hash: str, out: Path) -> dict[str, Any]:
+    """The answer to a request; one that is damaged, or belongs to another request, is none."""
     try:
-        output = read_json(path)
-    except ValueError:  # none yet, or damaged: it is run again
-        return {}
-    return output if output.get("input_sha256") == fingerprint(request.content(data_hash)) else {}
+        return read_answer(out / OUTPUTS / f"{request.name(data_hash)}.json", request.content(data_hash))
+    except ValueError:
+        return {"status": MISSING}
 
 
 def data_fingerprint(dataset: Dataset) -> str:
@@ -193,19 +187,11 @@ def _jobs(todo: Sequence[Request], dataset: Dataset, data_hash: str, out: Path, 
 
 
 @contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Keep others from running a study in this folder."""
-    if out.is_dir() and any(out.iterdir()) and not (out / STUDY).exists() and not (out / _LOCK).exists():
-        raise ValueError(f"{out} holds something that is no study; name a new folder")
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; name a folder")
+def _workplace(out: Path) -> Iterator[None]:
+    """The folder of a study, made where there is none; runs under way are cleared at the end."""
+    check_out(out)
     out.mkdir(parents=True, exist_ok=True)
-    with (out / _LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"a study is running in {out}: wait for it, or name another folder") from None
-        try:
-            yield
-        finally:
-            shutil.rmtree(out / WORK, ignore_errors=True)
+    try:
+        yield
+    finally:
+        shutil.rmtree(out / WORK, ignore_errors=True)

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ class _Running:
 
     @classmethod
     def start(cls, job: Job, threads: int) -> _Running:
-        arguments = [str(path) for path in (job.source, job.out, job.data, job.run)]
+        arguments = [str(value) for value in (os.getpid(), job.source, job.out, job.data, job.run)]
         environment = {**os.environ, **dict.fromkeys(_THREADS, str(threads))}
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         process = subprocess.Popen(
@@ -52,6 +53,8 @@ class _Running:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            encoding="utf-8",
+            errors="replace",
             env=environment,
             start_new_session=True,  # Ctrl-C is for the study, which ends its runs itself
         )
@@ -64,7 +67,8 @@ class _Running:
     def _follow(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            self.share = float(line)
+            with suppress(ValueError):  # a library that prints
+                self.share = float(line)
 
     def _collect(self) -> None:
         assert self.process.stderr is not None
@@ -126,6 +130,17 @@ def run_jobs(
             _wait(one.process, 10)
             one.process.kill()
             one.process.wait()
+
+
+def check_processes(processes: int) -> None:
+    """Refuse more runs at a time than make sense on this machine.
+
+    Raises:
+        ValueError: for less than one, or more than four a core.
+    """
+    most = 4 * usable_cores()
+    if not 1 <= processes <= most:
+        raise ValueError(f"processes={processes} must lie in 1 .. {most}: more than four runs a core only slow it down")
 
 
 def usable_cores() -> int:

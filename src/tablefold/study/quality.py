@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ class Quality:
         if not self.relative:
             return self
         choose = max if RISING[self.figure] else min
-        best = [choose(values) for curve in full_curves if (values := [look[self.figure] for look in curve])]
+        best = [choose(values) for curve in full_curves if (values := _known(curve, self.figure))]
         return Quality(self.figure, fmean(best) + self.value) if best else None
 
     def reached(self, curve: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
@@ -63,3 +64,8 @@ class Quality:
         sign = 1 if RISING[self.figure] else -1
         good = (look for look in curve if sign * look[self.figure] >= sign * self.value)
         return next(good, None)
+
+
+def _known(curve: Sequence[dict[str, Any]], figure: str) -> list[float]:
+    """The figure at every look where it is defined."""
+    return [look[figure] for look in curve if not math.isnan(look[figure])]

@@ -6,15 +6,18 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from functools import cache
 from typing import Any
 
+from tablefold.json_files import JsonValue
 from tablefold.study.variant import Variant
 from tablefold.train.config import Config
 
 FORMAT = 1
 """Version of a request's file; another one asks another question."""
+
+_CONFIG = {field.name for field in fields(Config)} - {"data"}
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,21 @@ class Request:
         return f"{slug[:90]}-s{config.seed}-{fingerprint(self.content(data))[:8]}"
 
     @classmethod
-    def of(cls, content: Mapping[str, Any], series: str = "", size: str = "") -> Request:
-        """The request whose `content` this is."""
-        config = dict(content["config"])
-        options = config.get("model_options", {}).items()
-        config["model_options"] = {key: tuple(value) if isinstance(value, list) else value for key, value in options}
-        return cls(Config(data="", **config), Variant(**content["variant"]), series, size)
+    def of(cls, content: JsonValue, series: str = "", size: str = "") -> Request:
+        """The request whose `content` this is.
+
+        Raises:
+            ValueError: for another format, and for what is missing, unknown or of the wrong type.
+        """
+        content.refuse_unknown(("format", "data", "config", "variant"))
+        content["format"].integer(least=FORMAT, most=FORMAT)
+        content["data"].text()
+        changed, variant = content["config"], content["variant"].into(Variant)
+        changed.refuse_unknown(_CONFIG)
+        config = replace(changed, plain={**changed.plain, "data": ""}).into(Config)
+        options = config.model_options.items()
+        sizes = {key: tuple(value) if isinstance(value, list) else value for key, value in options}
+        return cls(replace(config, model_options=sizes), variant, series, size)
 
 
 def _changed(value: Config | Variant) -> dict[str, Any]:

@@ -1,26 +1,20 @@
-"""What runs have shown: read back, and the seeds of each setting put together."""
+"""What runs have shown: the seeds of each setting put together."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
-from tablefold.files import new_file
-from tablefold.json_files import read_json, show_json
 from tablefold.storage import in_storage
-from tablefold.study.grid import INPUTS, OUTPUTS, STUDY
 from tablefold.study.quality import Quality
-from tablefold.study.request import Request
 from tablefold.study.variant import Variant
 from tablefold.study.worker import DONE
-from tablefold.train.config import Config
-from tablefold.train.run import CONFIG, JOURNAL, RESULT
 
 FULL = "full"
 """The series that the others are held against."""
@@ -69,7 +63,9 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """The spread of values."""
+        """The spread of values; NaN where one of them is."""
+        if any(map(math.isnan, values)):
+            return cls(math.nan, math.nan)
         return cls(fmean(values), stdev(values) if len(values) > 1 else math.nan)
 
     def show(self, digits: int = 4) -> str:
@@ -158,46 +154,6 @@ class StudyResults:
         return summarise(self.runs)
 
 
-def load_study(folder: str | Path) -> StudyResults:
-    """Read the folder of a study, finished or not.
-
-    Raises:
-        ValueError: when it holds no study.
-    """
-    folder = Path(folder)
-    if not (folder / STUDY).is_file():
-        raise ValueError(f"{folder} holds no study (no {STUDY}); see `tablefold study run`")
-    content = read_json(folder / STUDY)
-    runs = tuple(_study_run(folder, content["data"]["name"], **run) for run in content["runs"])
-    described = {name: content[name] for name in ("title", "about", "target", "processes", "data")}
-    return StudyResults(folder=folder, runs=runs, **described)
-
-
-def load_runs(folders: Sequence[str | Path]) -> list[RunResult]:
-    """Runs of `tablefold train`, and all runs of studies, by their folders.
-
-    Raises:
-        ValueError: for a folder that holds neither.
-    """
-    runs: list[RunResult] = []
-    for folder in map(Path, folders):
-        if (folder / STUDY).is_file():
-            study = load_study(folder)
-            runs += study.runs
-        elif (folder / RESULT).is_file():
-            runs.append(_train_run(folder))
-        else:
-            raise ValueError(f"{folder} holds no finished run and no study (no {RESULT}, no {STUDY})")
-    return runs
-
-
-def write_lines(study: StudyResults, path: str | Path) -> None:
-    """Write one JSON line per run, for a notebook or a repository: asked, status, result and curve."""
-    lines = [json.dumps(json.loads(show_json(asdict(run)))) for run in study.runs]
-    with new_file(path) as file:
-        file.write_text("".join(f"{line}\n" for line in lines))
-
-
 def summarise(runs: Sequence[RunResult]) -> list[Summary]:
     """Put runs together that differ in their seed alone, in the order of their first."""
     groups: dict[str, list[RunResult]] = {}
@@ -258,60 +214,7 @@ def _cost(run: RunResult, quality: Quality | None) -> dict[str, Any] | None:
     return run.curve[-1] if reached else None
 
 
-def _study_run(folder: Path, data: str, name: str, series: str, size: str) -> RunResult:
-    request = Request.of(read_json(folder / INPUTS / f"{name}.json"))
-    config = {**request.config.to_json(), "data": data}
-    path = folder / OUTPUTS / f"{name}.json"
-    output: dict[str, Any] = {"status": "missing", "error": "not run yet"}
-    if path.exists():
-        output = read_json(path)
-    return RunResult(
-        name=name,
-        series=series,
-        size=size,
-        settings=_settings(config, request.variant),
-        threshold=request.config.threshold,
-        seed=request.config.seed,
-        status=output["status"],
-        error=output.get("error", ""),
-        result=_defined(output.get("result", {})),
-        curve=_curve(output.get("curve", ()), output.get("result", {})),
-        commit=output.get("commit"),
-    )
-
-
-def _train_run(folder: Path) -> RunResult:
-    # A run of an earlier version lacks options that came later: it had their defaults.
-    asked = Config.from_json(read_json(folder / CONFIG)["asked"]).to_json()
-    result = read_json(folder / RESULT)
-    lines = [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()]
-    size = f"{asked['compression']:g}x" if asked["compression"] else ""
-    return RunResult(
-        name=folder.name,
-        series=in_storage(asked["method"], asked["storage"]),
-        size=size or (f"{asked['budget']} bytes" if asked["budget"] else ""),
-        settings=_settings(asked, Variant()),
-        threshold=asked["threshold"],
-        seed=asked["seed"],
-        result=_defined(result),
-        curve=_curve([line for line in lines if line["part"] == "validation"], result),
-    )
-
-
-def _settings(config: dict[str, Any], variant: Variant) -> dict[str, Any]:
+def run_settings(config: dict[str, Any], variant: Variant) -> dict[str, Any]:
+    """The settings of a run that it shares with the runs it is compared with."""
     common = {name: value for name, value in config.items() if name not in _OF_SIZE}
     return {**common, "id_order": variant.id_order, "train_rows": variant.train_rows}
-
-
-def _curve(looks: Sequence[dict[str, Any]], result: dict[str, Any]) -> tuple[dict[str, Any], ...]:
-    """The looks, with the seconds that their examples take at the run's speed: a first run on a machine compiles its
-    kernels in its first step, which is no cost of the method."""
-    rate = result.get("samples_per_second")
-    timed = ({**look, "seconds": look["examples"] / rate} if rate else look for look in looks)
-    return tuple(map(_defined, timed))
-
-
-def _defined(figures: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN: a figure that was undefined comes back as null."""
-    undefined = {name: math.nan for name in ("auc", "logloss") if figures.get(name, 0) is None}
-    return {**figures, **undefined}

@@ -11,6 +11,7 @@ from tablefold.data import Schema
 from tablefold.method import parse
 from tablefold.models import all_models, model_options
 from tablefold.placement import Placement
+from tablefold.quoting import quoted
 from tablefold.spec import nearest
 from tablefold.storage import in_storage
 from tablefold.study.request import Request
@@ -65,11 +66,11 @@ def check_settings(values: Mapping[str, Any], where: str) -> None:
 def check_names(table: Any, known: Iterable[str] | None, where: str) -> None:
     """Refuse what is no table, and a name in it that is not known; None knows every name."""
     if not isinstance(table, Mapping):
-        raise ValueError(f"{where} must be a table, not {_short(table)}")  # noqa: TRY004  (the user's mistake)
+        raise ValueError(f"{where} must be a table, not {quoted(table)}")  # noqa: TRY004  (the user's mistake)
     for key in table:
         if known is not None and key not in known:
             raise ValueError(
-                f"{where} has no setting {_short(key)}{nearest(key, list(known))}; settings: {', '.join(sorted(known))}"
+                f"{where} has no setting {quoted(key)}{nearest(key, list(known))}; settings: {', '.join(sorted(known))}"
             )
 
 
@@ -120,21 +121,20 @@ def _check_model_options(models: Mapping[str, Any], where: str) -> None:
     """Refuse options that their model does not have, also of models that no run uses."""
     for model, options in models.items():
         if model not in all_models():
-            raise ValueError(f"{where}: unknown model {_short(model)}{nearest(model, all_models())} in model_options")
+            raise ValueError(f"{where}: unknown model {quoted(model)}{nearest(model, all_models())} in model_options")
         check_names(options, None, f"{where}: model_options.{model}")
         known = model_options(model)
         for option, value in options.items():
             if option not in known:
-                raise ValueError(f"{where}: model {model!r} has no option {_short(option)}{nearest(option, known)}")
+                raise ValueError(f"{where}: model {model!r} has no option {quoted(option)}{nearest(option, known)}")
             name, several = f"model_options.{model}.{option}", isinstance(known[option], tuple)
             if several and not isinstance(value, list):
-                raise ValueError(f"{where}: {name}={_short(value)} must be a list of whole numbers")
+                raise ValueError(f"{where}: {name} is {quoted(value)}; it must be a list of whole numbers")
+            least = int(several)  # a layer has at least one float; a rank of 0 is none
             for width in value if several else [value]:
                 _check_type(name, width, (int,), where)
-                if width < several:  # a layer has at least one float; cross_rank may be 0
-                    raise ValueError(
-                        f"{where}: {name}={_short(value)} must be {'positive' if several else '0 or more'}"
-                    )
+                if width < least:
+                    raise ValueError(f"{where}: {name} is {quoted(value)}; it must be {least} or more")
 
 
 def _check_axis(name: str, value: Any, kinds: tuple[type, ...], where: str) -> None:
@@ -149,10 +149,10 @@ def _check_type(name: str, value: Any, kinds: tuple[type, ...], where: str) -> N
     kind = type(value)
     if kind in kinds or (kind is int and float in kinds):
         if kind is int and abs(value) >= _LARGEST:
-            raise ValueError(f"{where}: {name}={_short(value)} must lie below 2^63")
+            raise ValueError(f"{where}: {name} is {quoted(value)}; it must lie below 2^63")
         if kind is not float or math.isfinite(value):
             return
-    raise ValueError(f"{where}: {name}={_short(value)} must be {' or '.join(_WORDS[kind] for kind in kinds)}")
+    raise ValueError(f"{where}: {name} is {quoted(value)}; it must be {' or '.join(_WORDS[kind] for kind in kinds)}")
 
 
 def _types(name: str) -> tuple[type, ...]:
@@ -177,9 +177,3 @@ def _size(config: Config, options: str) -> str:
 
 def _word(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _short(value: object) -> str:
-    """A value for an error line, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,7 +1,7 @@
-"""One run of a study in a process of its own: `python -m tablefold.study.worker INPUT OUTPUT DATA RUN`.
+"""One run of a study in a process of its own: `python -m tablefold.study.worker STUDY INPUT OUTPUT DATA RUN`.
 
 A run that is killed for its memory takes nothing with it, and its peak of memory is its own. While it trains it writes
-the share that is done to stdout, a line now and then; when that pipe has closed it ends, so no run outlives its study.
+the share that is done to stdout, a line now and then. STUDY is the process of its study: the run ends with it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from tablefold.files import new_file
-from tablefold.json_files import read_json, show_json
+from tablefold.json_files import JsonValue, load_json, show_json
+from tablefold.processes import die_with
 from tablefold.study.request import Request, fingerprint
 from tablefold.train.progress import Listener, Progress
 from tablefold.train.run import JOURNAL, train_run
@@ -51,23 +52,23 @@ def answer(content: dict[str, Any], status: str, **rest: Any) -> dict[str, Any]:
 def write_answer(path: Path, content: dict[str, Any]) -> None:
     """Write an output file, whole or not at all."""
     with new_file(path) as file:
-        file.write_text(show_json(content) + "\n")
+        file.write_text(show_json(content) + "\n", encoding="utf-8")
 
 
-def run_request(content: dict[str, Any], data: str, run: Path) -> dict[str, Any]:
+def run_request(asked: JsonValue, data: str, run: Path) -> dict[str, Any]:
     """Train what an input file asks for; gives what its output file will hold.
 
     Args:
-        content: of the input file.
+        asked: content of the input file.
         data: folder of the dataset, the variant already made.
         run: the new folder of the trained run.
     """
-    config = replace(Request.of(content).config, data=data)
+    content, config = asked.plain, replace(Request.of(asked).config, data=data)
     try:
         result = train_run(config, run, [Pulse(sys.stdout)])
     except (ValueError, MemoryError) as error:
         return answer(content, FAILED, error=f"{error}" or type(error).__name__)
-    curve = [json.loads(line) for line in (run / JOURNAL).read_text().splitlines()]
+    curve = [json.loads(line) for line in (run / JOURNAL).read_text(encoding="utf-8").splitlines()]
     looks = [{name: record[name] for name in _CURVE} for record in curve if record["part"] == "validation"]
     return answer(content, DONE, result=result, curve=looks, commit=commit())
 
@@ -90,9 +91,9 @@ def commit() -> str | None:
 
 def main(arguments: Sequence[str]) -> None:
     """Read the input file, run, write the output file."""
-    source, out, data, run = arguments
-    content = read_json(Path(source))
-    write_answer(Path(out), run_request(content, data, Path(run)))
+    parent, source, out, data, run = arguments
+    die_with(int(parent))
+    write_answer(Path(out), run_request(load_json(Path(source)), data, Path(run)))
 
 
 if __name__ == "__main__":
