@@ -1,11 +1,14 @@
 """Results put together: seeds, settings that differ, and the cost of a quality."""
 
 import dataclasses
+import io
 import json
 import math
+import re
 
 import pytest
 
+from tablefold.cli.columns import takes_colour, without_colour
 from tablefold.cli.compare import results_table
 from tablefold.study.loading import load_study, write_lines
 from tablefold.study.quality import Quality
@@ -26,15 +29,75 @@ def test_seeds_are_put_together_and_settings_kept_apart(make_results):
 def test_the_table_has_a_line_for_each_setting(make_results):
     summaries = make_results(models=("dlrm", "dcn")).summaries()
     lines = results_table(summaries, "auc=full-0.02").splitlines()
-    assert lines[0].split()[:3] == ["method", "model", "bytes"]
+    head = "method model bytes compression auc time to target runs log loss samples/s peak memory"
+    assert " ".join(lines[0].split()) == head
     assert len(lines) == 1 + 2 * 13 + 2
     full = next(line for line in lines if line.startswith("full "))
     assert full.split() == [
-        *("full", "dlrm", "4", "MB", "1x", "3", "0.8010", "±", "0.0010", "0.1990", "±", "0.0010"),
-        *("12,346", "8.0", "s", "500", "MB"),
+        *("full", "dlrm", "4", "MB", "1x", "0.8010", "±", "0.0010", "8.0", "s", "3", "0.1990", "±", "0.0010"),
+        *("12,346", "500", "MB"),
     ]
-    assert next(line for line in lines if line.startswith("hash:floats=1 ")).split()[-3] == "-"
+    tiny = next(line for line in lines if line.startswith("hash:floats=1 "))
+    assert re.split(r" {2,}", tiny)[5] == "-"
     assert lines[-1] == "qr:combine=mul 10000x dcn: impossible: a budget of 1 bytes is too small"
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 160])
+@pytest.mark.parametrize("models", [("dlrm",), ("dlrm", "dcn", "a_model_with_quite_a_long_name")])
+@pytest.mark.parametrize("target", [None, "auc=full-0.02"])
+def test_the_table_fits_its_window(make_results, width, models, target):
+    summaries = make_results(models=models).summaries()
+    text = results_table(summaries, target, width=width)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= width
+    head = lines[0].split()
+    assert {"method", "bytes", "auc", *(["compression"] if width >= 80 else [])} <= set(head)
+    assert ("target" in head) == (target is not None)
+    assert text.count("0.8010 ± 0.0010") == len(models)
+    if "peak" in head and "log" in head:
+        assert width >= 100
+        assert "--wide" not in text
+    else:
+        assert "`tablefold compare --wide` shows also:" in " ".join(lines)
+
+
+def test_colour_changes_nothing_but_the_colour(make_results):
+    summaries = make_results().summaries()
+    plain, coloured = (results_table(summaries, width=80, colour=colour) for colour in (False, True))
+    assert "\x1b" not in plain
+    lines = without_colour(coloured).splitlines()
+    assert [line for line in lines if not line.startswith("green: ")] == plain.splitlines()
+    green = [line for line in coloured.splitlines() if line.startswith("\x1b[32m") and "x" in line]
+    assert len([line for line in green if "robe block 4" in line]) == 4
+
+
+def test_a_name_that_moves_the_cursor_is_shown_and_not_obeyed(make_results):
+    study = make_results()
+    runs = [dataclasses.replace(run, error="\x1b[2Jgone") for run in study.runs]
+    text = results_table(summarise(runs), width=80)
+    assert "\x1b" not in text
+    assert r"\x1b[2Jgone" in text
+
+
+@pytest.mark.parametrize(
+    ("terminal", "environment", "coloured"),
+    [
+        (True, {"TERM": "xterm"}, True),
+        (True, {"TERM": "xterm", "NO_COLOR": ""}, True),
+        (True, {"TERM": "xterm", "NO_COLOR": "1"}, False),
+        (True, {"TERM": "dumb"}, False),
+        (True, {}, False),
+        (False, {"TERM": "xterm"}, False),
+    ],
+)
+def test_colour_only_where_the_terminal_takes_it(monkeypatch, terminal, environment, coloured):
+    for name in ("TERM", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: terminal)
+    assert takes_colour(stream) is coloured
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from tablefold.cli import main
 from tablefold.cli.compare import results_table
 from tablefold.study.facts import describe
 from tablefold.study.figures import charts
-from tablefold.study.findings import finding
+from tablefold.study.findings import headline, warnings
 from tablefold.study.loading import load_runs, load_study
 from tablefold.study.results import slices, summarise
 from tablefold.train.config import Config
@@ -53,7 +53,7 @@ def shown(folder):
     groups = [(title, group) for title, group in slices(study.summaries()) if any(one.done for one in group)]
     drawn = [charts(title, group) for title, group in groups]
     text = results_table(study.summaries(), study.target)
-    return repr((text, describe(study), finding(groups), drawn))
+    return repr((text, describe(study), [headline(group) + warnings(group) for _, group in groups], drawn))
 
 
 def refusal(act, *arguments):

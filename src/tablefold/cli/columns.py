@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 from collections.abc import Sequence
+from typing import TextIO
 
 from tablefold.quoting import one_line
 
@@ -29,6 +33,42 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         ).rstrip()
         for line in lines
     )
+
+
+def window_width() -> int:
+    """Columns of the terminal, or those that the variable COLUMNS names; 80 where there is neither."""
+    return shutil.get_terminal_size((80, 24)).columns
+
+
+def takes_colour(stream: TextIO) -> bool:
+    """Whether to colour what is written there: a terminal that can, and no NO_COLOR (https://no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def painted(text: str, *codes: int) -> str:
+    """The text with the SGR codes of a terminal: 1 is bold, 32 green."""
+    return f"\x1b[{';'.join(map(str, codes))}m{text}\x1b[0m"
+
+
+def without_colour(text: str) -> str:
+    """The text as it is seen.
+
+    >>> without_colour(painted("full", 1))
+    'full'
+    """
+    return re.sub(r"\x1b\[[\d;]*m", "", text)
+
+
+def shortened(text: str, width: int) -> str:
+    """The text in at most `width` letters; what is left out of its middle is shown as dots.
+
+    >>> shortened("hash embeddings k 2", 12), shortened("full", 12)
+    ('hash e...k 2', 'full')
+    """
+    if len(text) <= width:
+        return text
+    end = max(0, width - 3) // 3
+    return f"{text[: width - 3 - end]}...{text[len(text) - end :]}"
 
 
 def show_count(count: float) -> str:

@@ -13,7 +13,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tablefold.cli.compare import results_table
+from tablefold.cli.compare import print_results
 from tablefold.cli.study import StudyDisplay
 from tablefold.cli.values import positive, workers
 
@@ -67,7 +67,7 @@ def run(args: Namespace) -> None:
         raise ValueError(f"{tally.failed[0][0]}: {tally.failed[0][1]}")
     study = load_study(out / RUNS)
     write_report(study, out / REPORT, out / FIGURES)
-    print(results_table(study.summaries()))
+    print_results(study.summaries())
     seconds = time.perf_counter() - began
     print(f"\n{out / REPORT} shows it; {out / RUNS} holds the models ({seconds:.0f} s)")
 

@@ -62,7 +62,7 @@ def run(args: Namespace) -> None:
 
 def _run(args: Namespace) -> None:
     _refuse_at_once(args)
-    from tablefold.cli.compare import results_table
+    from tablefold.cli.compare import print_results
     from tablefold.data import Schema
     from tablefold.study.definition import Study
     from tablefold.study.grid import run_study
@@ -81,7 +81,7 @@ def _run(args: Namespace) -> None:
     finally:
         display.close()
     loaded = load_study(args.out)
-    print(results_table(loaded.summaries(), loaded.target))
+    print_results(loaded.summaries(), loaded.target)
     if args.report:
         _report(Namespace(folder=args.out))
     counts = [f"{tally.done} runs done", f"{tally.impossible} impossible", f"{len(tally.failed)} failed"]
@@ -151,14 +151,15 @@ class StudyDisplay:
         if done:
             self._say(f"{done} of {total} runs are done already")
         if sys.stderr.isatty():
-            form = "{l_bar}{bar}| {n:.1f} of {total} runs [{elapsed}, {remaining} to go]"
+            form = "{desc} |{bar}| [{elapsed}, {remaining} to go]"
             self._bar = tqdm(total=total, initial=done, dynamic_ncols=True, leave=False, bar_format=form)
+            self.on_progress(0)
 
     def on_progress(self, running: float) -> None:
         """The runs under way, each counted by the share of it that is done."""
         if self._bar is not None:
             self._bar.n = self._done + running
-            self._bar.refresh()
+            self._bar.set_description_str(f"{self._done} of {self._total} runs")
 
     def on_run(self, request: Request, output: dict[str, Any]) -> None:
         """A run has ended."""

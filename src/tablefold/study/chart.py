@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -21,7 +22,12 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7b
 MARKERS = "sD^vPXph<"
 DASHES = ("solid", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (8, 3)))
 INK, GREY, FAINT = "#1f2430", "#8a8f98", "#d9dce1"
-_WIDTH, _HEIGHT, _LEGEND_LINE = 5.0, 3.7, 0.2  # inches
+_WIDTH, _PLOT = 360.0, 235.0  # points: of a figure, and the least height of what is plotted
+_FONT = 13.5
+"""Of all text: on a phone, where a figure is 343 pixels wide, a point is a little less than a pixel."""
+_LINE = 1.12 * _FONT
+_LETTER = 0.57 * _FONT  # of the middle width
+_LABEL_LETTERS = 12
 
 
 class Style(NamedTuple):
@@ -93,29 +99,89 @@ def draw(chart: Chart) -> Figure:
     Raises:
         ValueError: where matplotlib is not installed.
     """
-    legend_lines = math.ceil((len(chart.lines) + (chart.x == "bytes")) / 2)  # figures side by side are of one height
-    height = _HEIGHT + legend_lines * _LEGEND_LINE
-    figure = _figure((_WIDTH, height))
-    bottom = (0.62 + legend_lines * _LEGEND_LINE) / height
-    axes = figure.add_axes((0.135, bottom, 0.845, 1 - bottom - (0.55 if chart.x == "bytes" else 0.15) / height))
+    labels = [_wrapped(line.label) for line in chart.lines]
+    letters = max(len(row) for label in labels for row in label.split("\n"))
+    above = 3.1 * _FONT if chart.x == "bytes" else 0.7 * _FONT
+    left, right, below = 4.6 * _FONT, 14 + letters * _LETTER, 3.4 * _FONT
+    plot = max(_PLOT, sum(_height(label) for label in labels) + _LINE)
+    width, height = _WIDTH, above + plot + below
+    figure = _figure((width / 72, height / 72))
+    axes = figure.add_axes((left / width, below / height, (width - left - right) / width, plot / height))
     for line in chart.lines:
         _draw_line(axes, line, over_bytes=chart.x == "bytes")
     if chart.front:
         x, y, _ = zip(*chart.front, strict=True)
-        ring: dict[str, Any] = {
-            "linestyle": "none",
-            "marker": "o",
-            "markersize": 12,
-            "markeredgecolor": INK,
-            "fillstyle": "none",
-        }
-        axes.plot(x, y, label="Pareto front", zorder=4, clip_on=False, markeredgewidth=0.9, **ring)
+        ring: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 12, "markeredgecolor": INK}
+        axes.plot(x, y, zorder=4, clip_on=False, markeredgewidth=0.9, fillstyle="none", **ring)
     _dress(axes, chart)
-    figure.legend(
-        loc="lower left", bbox_to_anchor=(0.01, 0.0), ncols=2, frameon=False, labelcolor=INK, fontsize=8.6,
-        handlelength=1.6, columnspacing=1.2, labelspacing=0.35,
-    )  # fmt: skip
+    _label_ends(axes, chart.lines, labels, plot)
     return figure
+
+
+def spread_out(wanted: Sequence[float], heights: Sequence[float], room: float) -> list[float]:
+    """The middles nearest to those `wanted` at which labels of these heights lie between 0 and `room`, none on another.
+
+    >>> spread_out([10, 11, 50], [4, 4, 4], 100)
+    [8.5, 12.5, 50.0]
+    """
+    blocks: list[tuple[float, list[int]]] = []  # labels that touch, by rising place; and where the lowest begins
+    for number in sorted(range(len(wanted)), key=lambda one: wanted[one]):
+        members = [number]
+        bottom = _bottom(members, wanted, heights, room)
+        while blocks and blocks[-1][0] + sum(heights[one] for one in blocks[-1][1]) > bottom:
+            members = blocks.pop()[1] + members
+            bottom = _bottom(members, wanted, heights, room)
+        blocks.append((bottom, members))
+    places = [0.0] * len(wanted)
+    for bottom, members in blocks:
+        for one in members:
+            places[one] = bottom + heights[one] / 2
+            bottom += heights[one]
+    return places
+
+
+def _bottom(members: Sequence[int], wanted: Sequence[float], heights: Sequence[float], room: float) -> float:
+    """Where labels one upon the other begin, if each is to be as near to its place as the others allow."""
+    total, best = 0.0, 0.0
+    for one in members:
+        best += wanted[one] - total - heights[one] / 2
+        total += heights[one]
+    return max(0.0, min(best / len(members), room - total))
+
+
+def _label_ends(axes: Axes, lines: Sequence[Line], labels: Sequence[str], plot: float) -> None:
+    """Write every line's name to the right of the plot, as near as can be to where the line ends, and join the two."""
+    low, high = axes.get_ylim()
+    ends = [next((point for point in reversed(line.points) if not math.isnan(point.y)), None) for line in lines]
+    shown = [(line, label, end) for line, label, end in zip(lines, labels, ends, strict=True) if end is not None]
+    heights = [min(max((end.y - low) / (high - low), 0.0), 1.0) for _, _, end in shown]  # shares of the plot's
+    places = spread_out([plot * height for height in heights], [_height(label) for _, label, _ in shown], plot)
+    width = axes.get_position().width * _WIDTH
+    for (line, label, end), height, place in zip(shown, heights, places, strict=True):
+        color, at = line.style.color, place / plot
+        begin = (axes.transData.transform((end.x, end.y))[0] - axes.bbox.x0) / axes.bbox.width
+        axes.plot(
+            [begin, 1 + 4 / width, 1 + 9 / width], [height, height, at], transform=axes.transAxes, color=color,
+            linewidth=0.8, alpha=0.7, clip_on=False, zorder=2,
+        )  # fmt: skip
+        axes.text(1 + 11 / width, at, label, transform=axes.transAxes, color=INK if color == INK else _dark(color),
+                  fontsize=_FONT, va="center", linespacing=1.05)  # fmt: skip
+
+
+def _wrapped(label: str) -> str:
+    """A label in lines of about `_LABEL_LETTERS`; a number stays with its word."""
+    kept = re.sub(r" (?=\d)|(?<= in) ", "\u00a0", label)
+    return "\n".join(textwrap.wrap(kept, _LABEL_LETTERS, break_long_words=False))
+
+
+def _height(label: str) -> float:
+    return _LINE * (label.count("\n") + 1)
+
+
+def _dark(color: str) -> str:
+    """The colour as text: dark enough to be read on white."""
+    channels = [int(color[start : start + 2], 16) for start in (1, 3, 5)]
+    return "#" + "".join(f"{round(0.72 * channel):02x}" for channel in channels)
 
 
 def to_svg(figure: Figure, title: str) -> str:
@@ -166,7 +232,7 @@ def _draw_line(axes: Axes, line: Line, *, over_bytes: bool) -> None:
         axes.axhline(y[0], color=color, linewidth=1.2, linestyle=(0, (5, 3)), zorder=1)
         if band:
             axes.axhspan(low[0], high[0], color=color, alpha=0.08, linewidth=0)
-        axes.plot(x, y, color=color, marker=marker, markersize=12, linestyle="none", label=line.label, clip_on=False)
+        axes.plot(x, y, color=color, marker=marker, markersize=12, linestyle="none", clip_on=False)
         return
     close = over_bytes and x[-1] < 1.5 * x[0]  # a band needs room to be read
     if band and len(x) > 1 and not close:
@@ -175,16 +241,16 @@ def _draw_line(axes: Axes, line: Line, *, over_bytes: bool) -> None:
         axes.errorbar(x, y, yerr=std, color=color, linewidth=1)
     shown: dict[str, Any] = {"marker": marker, "markersize": 5.5} if over_bytes else {}
     dash = DASHES[line.dash % len(DASHES)]
-    axes.plot(x, y, color=color, linewidth=1.9, linestyle=dash, label=line.label, zorder=3, **shown)
+    axes.plot(x, y, color=color, linewidth=1.9, linestyle=dash, zorder=3, **shown)
 
 
 def _dress(axes: Axes, chart: Chart) -> None:
-    axes.set_ylabel(chart.y, color=INK, fontsize=9.5)
+    axes.set_ylabel(chart.y, color=INK, fontsize=_FONT)
     axes.grid(color=FAINT, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)
-    axes.tick_params(which="both", color=FAINT, labelcolor=INK, labelsize=9)
+    axes.tick_params(which="both", color=FAINT, labelcolor=INK, labelsize=_FONT)
     if chart.y_range:
         axes.set_ylim(*chart.y_range)
     if chart.x == "bytes":
@@ -192,7 +258,7 @@ def _dress(axes: Axes, chart: Chart) -> None:
     else:
         axes.set_xlim(left=0)
         axes.set_xlabel(
-            {"iterations": "iterations", "seconds": "seconds of training"}[chart.x], color=INK, fontsize=9.5
+            {"iterations": "iterations", "seconds": "seconds of training"}[chart.x], color=INK, fontsize=_FONT
         )
         axes.xaxis.set_major_locator(_few_ticks())
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
@@ -201,7 +267,7 @@ def _dress(axes: Axes, chart: Chart) -> None:
 def _dress_bytes(axes: Axes, chart: Chart) -> None:
     """A log axis of bytes, and where the full tables are known, one of compression above it."""
     axes.set_xscale("log")
-    axes.set_xlabel("bytes of all embeddings (log scale)", color=INK, fontsize=9.5)
+    axes.set_xlabel("bytes of all embeddings", color=INK, fontsize=_FONT)
     low, high = axes.get_xlim()
     if high / low < 12:
         axes.set_xlim(low / 2, high * 2)
@@ -221,9 +287,9 @@ def _dress_bytes(axes: Axes, chart: Chart) -> None:
     above.xaxis.set_major_locator(_log_ticks(axes))
     above.xaxis.set_major_formatter(lambda value, _: f"{value:,.3g}x" if value < 1000 else f"{value:,.0f}x")
     above.xaxis.set_minor_formatter(lambda value, _: "")
-    above.set_xlabel("compression", color=INK, fontsize=9.5)
+    above.set_xlabel("compression", color=INK, fontsize=_FONT)
     above.spines["top"].set_visible(False)
-    above.tick_params(which="both", color=FAINT, labelcolor=INK, labelsize=9)
+    above.tick_params(which="both", color=FAINT, labelcolor=INK, labelsize=_FONT)
 
 
 def _few_ticks() -> Any:

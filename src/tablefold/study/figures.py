@@ -10,7 +10,8 @@ from statistics import fmean
 
 from tablefold.study.chart import Chart, Line, Point, Style, styles
 from tablefold.study.findings import PLAIN
-from tablefold.study.results import FULL, Spread, Summary, pareto_front
+from tablefold.study.names import FULL_NAME, shown_name
+from tablefold.study.results import Spread, Summary, pareto_front
 
 _FIGURES = {"auc": "AUC", "logloss": "log loss"}
 _SETTLED = 0.15
@@ -25,7 +26,7 @@ def charts(title: str, group: Sequence[Summary]) -> list[Chart]:
         group: the runs.
     """
     done = [one for one in group if one.done]
-    style = styles(list(dict.fromkeys(one.series for one in done)), FULL, PLAIN)
+    style = styles(list(dict.fromkeys(shown_name(one.series) for one in done)), FULL_NAME, shown_name(PLAIN))
     slug = "-".join(filter(None, re.split(r"[^a-z0-9]+", title.lower())))
     found = [_against_bytes(figure, done, style) for figure in _FIGURES]
     size = _most_common_size(done)
@@ -38,34 +39,28 @@ def charts(title: str, group: Sequence[Summary]) -> list[Chart]:
 
 
 def _against_bytes(figure: str, done: Sequence[Summary], style: dict[str, Style]) -> Chart:
-    series = dict.fromkeys(one.series for one in done)
-    lines = [
-        Line(
-            "full tables" if label == FULL else label,
-            style[label],
-            tuple(sorted(_point(one, figure) for one in done if one.series == label)),
-        )
-        for label in series
-    ]
+    series: dict[str, list[Point]] = {}
+    for one in done:
+        series.setdefault(shown_name(one.series), []).append(_point(one, figure))
+    lines = tuple(Line(name, style[name], tuple(sorted(points))) for name, points in series.items())
+    rings = figure == "auc"
+    marks = "; rings: the Pareto front" if rings else ""
+    dashed = "; dashed: the full tables" if FULL_NAME in series else ""
     return Chart(
         name=f"{figure}-bytes",
-        title=f"{_FIGURES[figure]} on the test part against bytes; dashed: the full tables",
+        title=f"{_FIGURES[figure]} on the test part against bytes{dashed}{marks}{_spread_note(done)}",
         x="bytes",
         y=f"{_FIGURES[figure]} (test)",
-        lines=tuple(lines),
-        front=tuple(_point(one, figure) for one in pareto_front(done)) if figure == "auc" else (),
+        lines=lines,
+        front=tuple(_point(one, figure) for one in pareto_front(done)) if rings else (),
     )
 
 
 def _on_the_way(figure: str, x: str, size: str, done: Sequence[Summary], style: dict[str, Style]) -> Chart:
+    names = [shown_name(one.series) for one in done]
     lines = tuple(
-        Line(
-            "full tables" if one.series == FULL else _curve_label(one, done),
-            style[one.series],
-            _curve(one, x, figure),
-            dash=[other for other in done if other.series == one.series].index(one),
-        )
-        for one in done
+        Line(_curve_label(one, done), style[name], _curve(one, x, figure), dash=names[:number].count(name))
+        for number, (one, name) in enumerate(zip(done, names, strict=True))
     )
     settled = [point.y for line in lines for point in line.points[math.ceil(len(line.points) * _SETTLED) :]]
     values = sorted(y for y in settled if not math.isnan(y)) or [0.0]
@@ -74,7 +69,7 @@ def _on_the_way(figure: str, x: str, size: str, done: Sequence[Summary], style: 
     against = "iterations" if x == "iterations" else "time"
     return Chart(
         name=f"{figure}-{x}",
-        title=f"{_FIGURES[figure]} on the validation part against {against}{at}",
+        title=f"{_FIGURES[figure]} on the validation part against {against}{at}{_spread_note(done)}",
         x=x,
         y=f"{_FIGURES[figure]} (validation)",
         lines=lines,
@@ -82,10 +77,20 @@ def _on_the_way(figure: str, x: str, size: str, done: Sequence[Summary], style: 
     )
 
 
+def _spread_note(done: Sequence[Summary]) -> str:
+    """What is drawn of the spread over seeds."""
+    seeds = {len(one.done) for one in done}
+    if seeds == {1}:
+        return "; one seed, so no spread"
+    return f"; bands: standard deviation over {min(seeds - {1})}{' or more' if len(seeds) > 1 else ''} seeds"
+
+
 def _curve_label(one: Summary, done: Sequence[Summary]) -> str:
-    """The series, and its threshold where it occurs with several."""
-    several = len({other.threshold for other in done if other.series == one.series}) > 1
-    return f"{one.series} above {one.threshold:,}" if several else one.series
+    """The name, and what tells it from others of that name: its threshold, its size."""
+    alike = [other for other in done if shown_name(other.series) == shown_name(one.series)]
+    label = one.title if len({other.threshold for other in alike}) > 1 else shown_name(one.series)
+    several = [other for other in alike if other.threshold == one.threshold]
+    return f"{label} {one.size_title}" if len(several) > 1 else label
 
 
 def _most_common_size(done: Sequence[Summary]) -> str:

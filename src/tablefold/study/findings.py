@@ -1,4 +1,4 @@
-"""What a study has shown, in a few sentences and one small table."""
+"""What a study has shown: which method to take at which size, and why."""
 
 from __future__ import annotations
 
@@ -6,10 +6,22 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tablefold.study.results import FULL, Summary
+from tablefold.study.names import FULL
+from tablefold.study.results import SAME_SIZE, UNKNOWN_NOISE, Summary, noise
 
 PLAIN = "hash"
 """Plain hashing: the series that every other one has to beat."""
+
+LOSSES = (0.001, 0.003, 0.01, 0.03, 0.1)
+"""Losses of AUC against the full tables that somebody may be ready to bear."""
+
+USUAL_LOSSES = (0.01, 0.03, 0.1)
+"""The loss that the headline bears: the first of these within which anything lies."""
+
+RULE = (
+    "How it is chosen: of all runs whose mean AUC lies within {} of the full tables' ({} or {} where none does), the "
+    "one with the fewest bytes. Sizes within 1 % of each other count as equal: then the higher AUC decides."
+).format(*USUAL_LOSSES)
 
 
 @dataclass(frozen=True)
@@ -22,50 +34,145 @@ class Best:
     full: Summary | None
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What to take if so much AUC may be lost: the summary with the fewest bytes within `loss` of the full tables."""
+
+    loss: float
+    taken: Summary
+    full: Summary
+    plain: Summary | None
+
+
+def full_tables(group: Sequence[Summary]) -> Summary | None:
+    """The full tables among runs of equal settings, if they are there and done."""
+    return next((one for one in group if one.series == FULL and one.done and not math.isnan(one.auc)), None)
+
+
 def best_at_each_size(group: Sequence[Summary]) -> list[Best]:
     """For every size that several methods were asked for: the one with the highest mean AUC."""
-    full = next((one for one in group if one.series == FULL and one.done), None)
+    full = full_tables(group)
     sizes: dict[str, list[Summary]] = {}
     for one in group:
         if one.done and one.size:
             threshold = f", above {one.threshold:,} rows" if one.threshold else ""
             sizes.setdefault(one.size + threshold, []).append(one)
-    return [
-        Best(size, max(alike, key=_auc), next((one for one in alike if one.series == PLAIN), None), full)
-        for size, alike in sizes.items()
-        if len(alike) > 1
-    ]
+    return [Best(size, max(alike, key=_auc), _plain(alike), full) for size, alike in sizes.items() if len(alike) > 1]
 
 
-def finding(groups: Sequence[tuple[str, Sequence[Summary]]]) -> list[str]:
-    """At most one sentence for each of the first four groups of equal settings: the best method against plain hashing
-    at the size where it gains most."""
-    sentences = []
-    for title, group in groups[:4]:
-        rows = [row for row in best_at_each_size(group) if row.plain]
-        if rows:
-            sentences.append((f"{title}: " if title else "") + _sentence(max(rows, key=_gain)))
+def choose(group: Sequence[Summary], loss: float) -> Choice | None:
+    """What to take if `loss` of AUC may be lost, None where nothing folded lies within it."""
+    full = full_tables(group)
+    if full is None:
+        return None
+    within = [one for one in _folded(group) if full.auc - one.auc <= loss]
+    if not within:
+        return None
+    smallest = min(one.bytes for one in within)
+    taken = max((one for one in within if one.bytes <= smallest * SAME_SIZE), key=_auc)
+    return Choice(loss, taken, full, _plain([one for one in _folded(group) if one.size and one.size == taken.size]))
+
+
+def choices(group: Sequence[Summary]) -> list[Choice]:
+    """What to take for every loss of `LOSSES`; a loss that buys no smaller size is left out."""
+    found: list[Choice] = []
+    for loss in LOSSES:
+        choice = choose(group, loss)
+        if choice and (not found or choice.taken is not found[-1].taken):
+            found.append(choice)
+    return found
+
+
+def headline(group: Sequence[Summary]) -> list[str]:
+    """What to take and why, in a few sentences; empty where there are no full tables to hold anything against."""
+    full, folded = full_tables(group), _folded(group)
+    if full is None or not folded:
+        return []
+    choice = next(filter(None, (choose(group, loss) for loss in USUAL_LOSSES)), None)
+    if choice is None:
+        best = max(folded, key=_auc)
+        return [
+            f"Take the full tables: nothing smaller comes within {USUAL_LOSSES[-1]} of their AUC of {full.auc:.4f}.",
+            f"The nearest is {best.title} at {best.size_title}, {full.auc - best.auc:.4f} below: "
+            "ask for smaller compressions, or for more training.",
+        ]
+    one = choice.taken
+    sentences = [f"Take {one.title} at {one.size_title}: AUC {one.spread('auc').show()}, {_against(one, full)}."]
+    sentences.append(f"It is the smallest in this study that loses at most {choice.loss}{_next(one, folded, full)}.")
+    if choice.plain is not None and choice.plain is not one:
+        plain = choice.plain
+        sentences.append(f"Plain hashing ({PLAIN}) in as many bytes reaches {plain.auc:.4f}, {_against(plain, full)}.")
     return sentences
 
 
-def _sentence(row: Best) -> str:
-    assert row.plain is not None
-    if row.best is row.plain:
-        return f"no method beats {PLAIN} at any size."
-    gain = _gain(row)
-    spread = math.hypot(row.best.spread("auc").std, row.plain.spread("auc").std)
-    if gain < spread:  # never where one seed leaves the spread unknown
-        return f"no method beats {PLAIN} at any size by more than the spread over seeds."
-    noise = "" if math.isnan(spread) else f" ± {spread:.4f}"
-    full = f"; the full tables reach {row.full.auc:.4f}" if row.full else ""
-    return (
-        f"at {row.size}, {row.best.series} reaches AUC {row.best.auc:.4f}, {gain:.4f}{noise} more than {PLAIN}{full}."
-    )
+def how_to_use(choice: Choice) -> list[str]:
+    """The options of `tablefold train` that give what was taken."""
+    one = choice.taken
+    run = one.done[0]
+    sized = one.size.removesuffix("x").replace(".", "", 1).isdigit() and one.size.endswith("x")
+    method = one.series.partition(" in ")[0] if sized else run.result["method"]
+    options = [f"--method {method}", f"--compression {one.size[:-1]}" if sized else ""]
+    options.append(f"--storage {run.result['storage']}" if run.result.get("storage", "fp32") != "fp32" else "")
+    options.append(f"--threshold {one.threshold}" if one.threshold else "")
+    return list(filter(None, options))
 
 
-def _gain(row: Best) -> float:
-    assert row.plain is not None
-    return row.best.auc - row.plain.auc
+def warnings(group: Sequence[Summary]) -> list[str]:
+    """What a reader must know before believing the figures: a poor yardstick, no spread."""
+    found = []
+    full, done = full_tables(group), [one for one in group if one.done]
+    better = [one for one in _folded(group) if full and one.auc > full.auc + noise(one, full)]
+    if full and better:
+        best = max(better, key=_auc)
+        found.append(
+            f"Folded tables beat the full ones here ({best.title} at {best.size_title} by {best.auc - full.auc:.4f}): "
+            f"the full tables are {_schedule(full)} Until then this is no gain of folding."
+        )
+    single = sum(len(one.done) == 1 for one in done)
+    if single == len(done):
+        found.append(
+            f"One seed each: there is no spread, and differences below about {UNKNOWN_NOISE} may be chance. "
+            "Three seeds show it: seed = [0, 1, 2]."
+        )
+    elif single:
+        found.append(f"{single} of {len(done)} settings have one seed only, and so no spread.")
+    return found
+
+
+def _schedule(full: Summary) -> str:
+    """Whether the full tables were trained too long or not long enough, as their log loss on the way tells."""
+    curves = [[look["logloss"] for look in run.curve] for run in full.done if len(run.curve) > 2]
+    if not curves or any(math.isnan(value) for curve in curves for value in curve):
+        return "over- or undertrained on this schedule. Try fewer and more epochs."
+    turned = sum(min(curve) < curve[-1] - 0.0005 for curve in curves)
+    if turned * 2 > len(curves):
+        return (
+            "overtrained on this schedule: their validation log loss rose again before the end. "
+            "Train for fewer epochs, or set patience."
+        )
+    return "undertrained on this schedule: their validation log loss still fell at the end. Train for longer."
+
+
+def _next(one: Summary, folded: Sequence[Summary], full: Summary) -> str:
+    smaller = [other for other in folded if other.bytes * SAME_SIZE < one.bytes]
+    if not smaller:
+        return ", and the smallest that was tried"
+    best = max(smaller, key=_auc)
+    return f"; the best of those that are smaller, {best.title} at {best.size_title}, loses {full.auc - best.auc:.4f}"
+
+
+def _folded(group: Sequence[Summary]) -> list[Summary]:
+    """All that has an AUC and is not the full tables."""
+    return [one for one in group if one.done and one.series != FULL and not math.isnan(one.auc)]
+
+
+def _plain(group: Sequence[Summary]) -> Summary | None:
+    return next((one for one in group if one.series == PLAIN), None)
+
+
+def _against(one: Summary, full: Summary) -> str:
+    loss = full.auc - one.auc
+    return f"{abs(loss):.4f} {'below' if loss >= 0 else 'above'} the full tables"
 
 
 def _auc(one: Summary) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
@@ -11,11 +12,24 @@ from tablefold.files import new_file
 from tablefold.study.chart import Chart, draw, to_png, to_svg
 from tablefold.study.facts import describe
 from tablefold.study.figures import charts
-from tablefold.study.findings import PLAIN, Best, best_at_each_size, finding
-from tablefold.study.results import FULL, StudyResults, Summary, pareto_front, qualities, slices
+from tablefold.study.findings import (
+    PLAIN,
+    RULE,
+    Best,
+    Choice,
+    best_at_each_size,
+    choices,
+    full_tables,
+    headline,
+    how_to_use,
+    warnings,
+)
+from tablefold.study.names import show_compression
+from tablefold.study.results import StudyResults, Summary, pareto_front, qualities, slices
 from tablefold.tables import show_bytes
 
 Cells = Mapping[str, str]
+_OPTIONS = "options of tablefold train"
 Show = Callable[[Chart], str]
 
 
@@ -38,7 +52,7 @@ def write_report(study: StudyResults, page: str | Path, figures: str | Path) -> 
 
     text = _render(study, keep)
     with new_file(page) as file:
-        file.write_text(text)
+        file.write_text(text, encoding="utf-8")
     return written
 
 
@@ -55,26 +69,43 @@ def _render(study: StudyResults, show: Show) -> str:
     parts = {
         "title": escape(study.title),
         "lead": escape(study.about),
-        "finding": "".join(f"<p>{escape(text)}</p>" for text in finding(groups)),
+        "finding": _finding(groups),
         "overview": _overview(groups),
         "sections": "\n".join(_section(title, group, study.target, show) for title, group in groups),
         "notes": _not_done(summaries),
         "facts": "\n".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in describe(study).items()),
     }
-    page = files("tablefold.study").joinpath("report.html").read_text()
+    page = files("tablefold.study").joinpath("report.html").read_text(encoding="utf-8")
     for name, text in parts.items():
         page = page.replace(f"{{{{{name}}}}}", text)
     return page
+
+
+def _finding(groups: Sequence[tuple[str, Sequence[Summary]]]) -> str:
+    """What to take and why, by which rule, and what a reader must know first; of the first four settings."""
+    parts, chosen = [], False
+    for title, group in groups[:4]:
+        sentences = headline(group)
+        if sentences:
+            chosen = chosen or bool(choices(group))
+            first, *rest = (escape(sentence) for sentence in sentences)
+            setting = f"{escape(title)}: " if title else ""
+            parts.append(f"<p>{setting}<strong>{first}</strong> {' '.join(rest)}</p>")
+        parts += [f'<p class="warning">{escape(text)}</p>' for text in warnings(group)]
+    if chosen:
+        parts.append(f'<p class="rule">{escape(RULE)}</p>')
+    return "".join(dict.fromkeys(parts))
 
 
 def _overview(groups: Sequence[tuple[str, Sequence[Summary]]]) -> str:
     """AUC of every method at every size, the settings side by side; nothing where there is one setting."""
     if len(groups) < 2:
         return ""
-    rows: dict[str, dict[str, str]] = {}
+    rows: dict[tuple[str, str], dict[str, str]] = {}
     for title, group in groups:
         for one in (one for one in group if one.done):
-            rows.setdefault(one.label, {"method": _code(one.label)})[title] = one.spread("auc").show()
+            row = rows.setdefault((one.title, one.size), {"method": _name(one), "size": escape(one.size_title)})
+            row[title] = one.spread("auc").show()
     return f"<h3>AUC of every method under every setting</h3>{_table(list(rows.values()))}"
 
 
@@ -85,6 +116,8 @@ def _section(title: str, group: Sequence[Summary], target: str | None, show: Sho
         for chart in charts(title, group)
     )
     parts = [f"<h2>{escape(title)}</h2>" if title else "", f'<div class="figures">{figures}</div>']
+    if chosen := choices(group):
+        parts += ["<h3>What to take for the loss you can bear</h3>", _table([_choice_row(one) for one in chosen])]
     if best := best_at_each_size(group):
         parts += ["<h3>Best at each size</h3>", _table([_best_row(one) for one in best])]
     if target is not None:
@@ -94,20 +127,20 @@ def _section(title: str, group: Sequence[Summary], target: str | None, show: Sho
 
 
 def _run_rows(group: Sequence[Summary]) -> Sequence[Cells]:
-    full = next((one for one in group if one.series == FULL and one.done), None)
+    full = full_tables(group)
     front = pareto_front(group)
     rows = []
     for one in group:
         if not one.done:
             continue
         cells = {
-            "method": _code(one.label) + (' <span class="front">Pareto front</span>' if one in front else ""),
+            "method": _name(one) + (' <span class="front">Pareto front</span>' if one in front else ""),
             "bytes": show_bytes(one.bytes),
-            "compression": "" if one.compression is None else f"{one.compression:,.4g}x",
+            "compression": "" if one.compression is None else show_compression(one.compression),
             "AUC": one.spread("auc").show(),
             "against full": f"{one.auc - full.auc:+.4f}" if full and one is not full else "",
             "log loss": one.spread("logloss").show(),
-            "samples/s": f"{one.middle('samples_per_second'):,.0f}",
+            "samples/s": _rate(one),
             "peak memory": show_bytes(max(run.result["peak_rss_bytes"] for run in one.done)),
             "seeds": str(len(one.done)),
         }
@@ -118,11 +151,31 @@ def _run_rows(group: Sequence[Summary]) -> Sequence[Cells]:
     return rows
 
 
+def _rate(one: Summary) -> str:
+    """Samples a second; runs of a single step have none."""
+    rate = one.middle("samples_per_second")
+    return "" if math.isnan(rate) else f"{rate:,.0f}"
+
+
+def _choice_row(choice: Choice) -> Cells:
+    one, plain = choice.taken, choice.plain
+    return {
+        "AUC lost, at most": f"{choice.loss:g}",
+        "take": _name(one),
+        "compression": escape(one.size_title),
+        "bytes": show_bytes(one.bytes),
+        "AUC": one.spread("auc").show(),
+        "against full": f"{one.auc - choice.full.auc:+.4f}",
+        f"AUC of {PLAIN}": plain.spread("auc").show() if plain else "",
+        _OPTIONS: " ".join(_code(option) for option in how_to_use(choice)),
+    }
+
+
 def _best_row(best: Best) -> Cells:
     plain = best.plain
     return {
         "size": escape(best.size),
-        "best method": _code(best.best.label),
+        "best method": _name(best.best),
         "bytes": show_bytes(best.best.bytes),
         "AUC": best.best.spread("auc").show(),
         f"AUC of {PLAIN}": plain.spread("auc").show() if plain else "",
@@ -136,14 +189,14 @@ def _target_table(group: Sequence[Summary], target: str) -> str:
     quality = qualities(group, target)
     if quality is None:
         return "<p>No run of the full tables has a curve to take it from.</p>"
-    full = next((one for one in group if one.series == FULL and one.done), None)
+    full = full_tables(group)
     base = full.cost(quality) if full else None
     rows = []
     for one in (one for one in group if one.done):
-        cells = {"method": _code(one.label), "bytes": show_bytes(one.bytes)}
+        cells = {"method": _name(one), "bytes": show_bytes(one.bytes)}
         if cost := one.cost(quality):
             cells |= {"iterations": f"{cost['step']:,.0f}", "seconds": f"{cost['seconds']:,.1f}"}
-            cells["samples/s"] = f"{one.middle('samples_per_second'):,.0f}"
+            cells["samples/s"] = _rate(one)
             if base and full:
                 speed = one.middle("samples_per_second") / full.middle("samples_per_second")
                 cells["iterations against full"] = f"{cost['step'] / base['step']:.2f}x"
@@ -160,7 +213,7 @@ def _target_table(group: Sequence[Summary], target: str) -> str:
 def _not_done(summaries: Sequence[Summary]) -> str:
     """The settings without a result, and why."""
     items = [
-        f"<li>{_code(one.label)} {escape(one.settings['model'])}: {escape(one.runs[0].status)}, "
+        f"<li>{_name(one)} {escape(one.size)}, {escape(one.settings['model'])}: {escape(one.runs[0].status)}, "
         f"{escape(one.runs[0].error)}</li>"
         for one in summaries
         if not one.done
@@ -174,7 +227,7 @@ def _not_done(summaries: Sequence[Summary]) -> str:
 def _table(rows: Sequence[Cells]) -> str:
     """A table whose cells know their column's name: on a phone each row is a card."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    wide = next((name for name in names if any("<code>" in row.get(name, "") for row in rows)), names[0])
+    wide = next((name for name in names if any('class="name"' in row.get(name, "") for row in rows)), names[0])
     head = "".join(f'<th scope="col"{_left(name, wide)}>{escape(name)}</th>' for name in names)
     body = []
     for row in rows:
@@ -186,7 +239,12 @@ def _table(rows: Sequence[Cells]) -> str:
 
 
 def _left(name: str, wide: str) -> str:
-    return ' class="left"' if name == wide else ""
+    return ' class="left"' if name in (wide, _OPTIONS) else ""
+
+
+def _name(one: Summary) -> str:
+    """A method's name; who rests the pointer on it sees the spec to repeat it by."""
+    return f'<span class="name" title="{escape(one.label, quote=True)}">{escape(one.title)}</span>'
 
 
 def _code(text: str) -> str:

@@ -12,12 +12,17 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 from tablefold.storage import in_storage
+from tablefold.study.names import FULL, show_compression, shown_name
 from tablefold.study.quality import Quality
 from tablefold.study.variant import Variant
 from tablefold.study.worker import DONE
 
-FULL = "full"
-"""The series that the others are held against."""
+SAME_SIZE = 1.01
+"""Sizes that differ by a smaller factor count as the same."""
+
+UNKNOWN_NOISE = 0.001
+"""The difference in AUC that counts as chance where a single seed has no spread."""
+
 _OF_SIZE = ("method", "compression", "budget", "seed", "eval_every", "threshold", "storage", "device")
 """Parts of a config that are not settings common to the methods compared, or say nothing about quality."""
 
@@ -103,7 +108,21 @@ class Summary:
     @property
     def label(self) -> str:
         """`method`, and the threshold if there is one."""
-        return f"{self.method} above {self.threshold} rows" if self.threshold else self.method
+        return self.method + self._above
+
+    @property
+    def title(self) -> str:
+        """What people call it, whatever its size: the name of its series, and the threshold if there is one."""
+        return shown_name(self.series) + self._above
+
+    @property
+    def size_title(self) -> str:
+        """Its size for people: the compression it came to, or where that is not known what was asked for."""
+        return self.size if not self.done or self.compression is None else show_compression(self.compression)
+
+    @property
+    def _above(self) -> str:
+        return f" above {self.threshold:,} row{'s' * (self.threshold > 1)}" if self.threshold else ""
 
     def spread(self, figure: str) -> Spread:
         """Mean and deviation of a figure of `result.json`."""
@@ -189,13 +208,31 @@ def show_setting(name: str, value: Any) -> str:
     return f"{name.replace('_', ' ')} {value}"
 
 
+def noise(one: Summary, other: Summary) -> float:
+    """How far the mean AUCs of two summaries lie apart by chance: the deviations over their seeds put together.
+
+    Where one of them has a single seed nobody knows, and `UNKNOWN_NOISE` is taken.
+    """
+    known = math.hypot(one.spread("auc").std, other.spread("auc").std)
+    return UNKNOWN_NOISE if math.isnan(known) else known
+
+
 def pareto_front(summaries: Sequence[Summary]) -> list[Summary]:
-    """The summaries that no other beats in bytes and mean AUC at once, by rising bytes."""
-    front: list[Summary] = []
-    for summary in sorted((one for one in summaries if one.done), key=lambda one: (one.bytes, -one.auc)):
-        if not front or summary.auc > front[-1].auc:
-            front.append(summary)
-    return front
+    """The summaries that no other dominates, by rising bytes.
+
+    One is dominated by another that is better by more than the noise and as large, or smaller and no worse. As large:
+    within 1 %, or asked for the same size. A few bytes less are no reason to take what knows nothing.
+    """
+    done = [one for one in summaries if one.done]
+    front = [one for one in done if not any(_dominates(other, one) for other in done)]
+    return sorted(front, key=lambda one: (one.bytes, -one.auc))
+
+
+def _dominates(other: Summary, one: Summary) -> bool:
+    asked_alike = other.size != "" and other.size == one.size
+    if asked_alike or one.bytes / SAME_SIZE <= other.bytes <= one.bytes * SAME_SIZE:
+        return other.auc > one.auc + noise(one, other)
+    return other.bytes < one.bytes and other.auc >= one.auc
 
 
 def qualities(summaries: Sequence[Summary], target: str | None) -> Quality | None:
