@@ -45,12 +45,20 @@ def test_any_number_of_ids(capsys, count):
     assert "ids of dim 8" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("option", ["--eps", "--delta"])
+def test_the_smallest_probability_has_sizes(capsys, option):
+    assert main(["theory", "--rows", str(2**62), option, "1e-100", "--dim", "16"]) == 0
+    assert "robe:block=1" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
         ([], "the following arguments are required: --rows"),
         (["--rows", "0"], "argument --rows: '0' is not an integer of at least 1"),
         (["--rows", "5", "--eps", "1.5"], "eps=1.5 must lie between 0 and 1, both excluded"),
+        (["--rows", "5", "--eps", "1e-300"], "eps=1e-300 is below 1e-100, the smallest for which sizes are computed"),
+        (["--rows", "5", "--delta", "1e-320"], "delta=1e-320 is below 1e-100"),
         (["--rows", "5", "--delta", "0"], "delta=0.0 must lie between 0 and 1, both excluded"),
         (["--rows", "5", "--method", "rob"], "no method 'rob' (did you mean 'robe'?)"),
         (["--rows", "5", "--method", "path"], "path computes after the gather"),

@@ -119,6 +119,12 @@ def test_a_quality_that_is_none_is_refused(text):
         Quality.parse(text)
 
 
+@pytest.mark.parametrize("text", ["auc=2", "auc=-0.5", "auc=full-2", "logloss=-1", f"logloss={'9' * 400}"])
+def test_a_quality_that_can_never_be_is_refused(text):
+    with pytest.raises(ValueError, match="can never be"):
+        Quality.parse(text)
+
+
 def test_a_relative_quality_is_that_of_the_best_look_of_the_full_tables():
     curves = [[{"auc": 0.7, "logloss": 0.5}, {"auc": 0.8, "logloss": 0.4}, {"auc": 0.78, "logloss": 0.6}]]
     assert Quality.parse("auc=full-0.1").against(curves) == Quality("auc", pytest.approx(0.7))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
-from tablefold.cli.values import number, positive, show_bytes
+from tablefold.cli.values import integer, number, positive, show_bytes
 
 if TYPE_CHECKING:
     from tablefold.method import Method
@@ -28,7 +28,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--eps", type=number(0), default=0.1, help="largest share of reads in common (default: 0.1)")
     parser.add_argument("--delta", type=number(0), default=0.01, help="probability of failure (default: 0.01)")
-    parser.add_argument("--dim", type=positive, default=128, help="floats of one embedding (default: 128)")
+    parser.add_argument("--dim", type=integer(1, 4096), default=128, help="floats of one embedding (default: 128)")
     parser.add_argument(
         "--method",
         action="append",

@@ -41,7 +41,11 @@ class Quality:
         match = re.fullmatch(r"(auc|logloss)=(full)?([+-]?\d*\.?\d+)?", text.replace(" ", ""))
         if match is None or not (match[2] or match[3]):
             raise ValueError(f"target {text!r} must be auc=NUMBER, auc=full or auc=full-NUMBER (or logloss)")
-        return cls(match[1], float(match[3] or 0), bool(match[2]))
+        found = cls(match[1], float(match[3] or 0), bool(match[2]))
+        least, most = (-1.0 if found.relative else 0.0), (1.0 if found.relative or found.figure == "auc" else 1e6)
+        if not least <= found.value <= most:
+            raise ValueError(f"target {text!r} can never be: its number must lie in {least:g} .. {most:g}")
+        return found
 
     def __str__(self) -> str:
         if not self.relative:

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import math
 
+SMALLEST = 1e-100
+"""Of a probability or share that a size is asked for."""
+
 _LARGEST_LOG = 700.0  # exp of more overflows a float
 _SERIES_BELOW = 0.01
 
@@ -122,9 +125,11 @@ def largest_load(mean: float, bins: float) -> int:
 
 
 def check_probability(name: str, value: float) -> None:
-    """`ValueError` unless `value` lies strictly between 0 and 1."""
+    """`ValueError` unless `value` lies strictly between 0 and 1, and is not so small that sizes overflow."""
     if not 0.0 < value < 1.0:
         raise ValueError(f"{name}={value} must lie between 0 and 1, both excluded")
+    if value < SMALLEST:
+        raise ValueError(f"{name}={value} is below {SMALLEST:g}, the smallest for which sizes are computed")
 
 
 def _log_codes(codes: int) -> float:
