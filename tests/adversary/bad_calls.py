@@ -102,7 +102,7 @@ def _try_command(report: Report, box: Box, worker: Worker, case: Case) -> None:
         _clear(box)
         return
     for name in ("new", *case.files):
-        _remove(box.place / name)
+        harness.remove(box.place / name)
 
 
 def _try_process(report: Report, box: Box, case: Case, odd: str) -> None:
@@ -124,17 +124,8 @@ def _clear(box: Box) -> None:
     """The sandbox as at the start."""
     for folder in (box.place, box.tmp, box.outside):
         for path in folder.iterdir():
-            _remove(path)
+            harness.remove(path)
     fill(box.place)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        for inner in path.iterdir():
-            _remove(inner)
-        path.rmdir()
-    else:
-        path.unlink(missing_ok=True)
 
 
 # What lies in the sandbox

@@ -142,6 +142,14 @@ def changes(before: dict[str, Any], after: dict[str, Any], allowed: Sequence[str
     return found
 
 
+def remove(path: Path) -> None:
+    """Remove a file, a folder with all that is in it, or nothing."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def golden_box(place: Path) -> None:
     """Data, runs, a study and raw files of release 0.1, laid out so that their relative paths hold."""
     for name in ("data", "raw", "lookup", "study"):

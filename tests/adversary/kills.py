@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import subprocess
 import sys
 import time
@@ -62,7 +61,7 @@ def torment(report: Report, count: int, seed: int) -> None:
             began = time.monotonic()
             assert _run(box, job).wait() == 0, typed(job.argv)
             whole[job] = (time.monotonic() - began, job.content(box.place / job.out))
-            _remove(box.place / job.out)
+            harness.remove(box.place / job.out)
         while report.tried < count:
             for job in jobs:
                 kills = min(chance.choice((1, 1, 2, 3)), count - report.tried)
@@ -106,9 +105,9 @@ def _look_around(report: Report, box: Box, job: Job, before: set[str], again: st
         report.add(job.owner, f"left beside the result: {', '.join([*beside, *inside][:5])}", again)
     for path in box.tmp.iterdir():
         report.notes["temporary files left by the killed"] += 1
-        _remove(path)
+        harness.remove(path)
     for name in (job.out, *beside):
-        _remove(box.place / name)
+        harness.remove(box.place / name)
 
 
 def _kill(box: Box, job: Job, chance: random.Random, seconds: float) -> tuple[str, bool]:
@@ -294,13 +293,6 @@ def fill(place: Path, rows: int = 130_000) -> None:
 def fill_small(place: Path) -> None:
     """The same with a short log."""
     fill(place, rows=3_000)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

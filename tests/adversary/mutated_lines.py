@@ -96,14 +96,14 @@ def _try(report: Report, box: Box, worker: Worker, name: str, kind: Kind, touche
         report.notes[f"files of {name} refused as a whole"] += 1
     if changed := harness.changes(before, box.see(), ["box/new"] if result.get("code") == 0 else []):
         report.add("data", f"{name} left behind: {', '.join(changed[:4])}", again)
-    _remove(box.place / "new")
+    harness.remove(box.place / "new")
     if kind.run and (wrong := _scored_wrong(worker, box, kind, body)):
         report.add(
             "runs", f"{name}: {wrong}", f"{again.rpartition(':')[0]}: tablefold predict runs/{kind.run} {kind.file}"
         )
     for folder in (box.tmp, box.outside):
         for path in folder.iterdir():
-            _remove(path)
+            harness.remove(path)
 
 
 def counted_wrong(out: Path, name: str, kind: Kind, body: bytes, touched: set[int]) -> Iterator[str]:
@@ -356,15 +356,6 @@ KINDS = {
 def fill(place: Path) -> None:
     """Golden runs, to score with."""
     harness.golden_box(place)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        for inner in path.iterdir():
-            _remove(inner)
-        path.rmdir()
-    else:
-        path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

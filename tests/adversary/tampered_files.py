@@ -91,7 +91,7 @@ def _tamper_one(report: Report, box: Box, worker: Worker, chance: random.Random,
 def _restore(box: Box) -> None:
     for folder in (box.place, box.tmp, box.outside):
         for path in folder.iterdir():
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            harness.remove(path)
     shutil.copytree(box.root / "cache" / "kept", box.place, symlinks=True, dirs_exist_ok=True)
 
 
