@@ -86,6 +86,8 @@ def _flip_one(report: Report, box: Box, worker: Worker, chance: random.Random, n
         report.add(target.owner, f"{name}: left behind: {', '.join(changed[:3])}", again)
     if wrong.startswith("refused: "):
         report.notes[f"refused ({name})"] += 1
+        if not harness.names_a_file(wrong):
+            report.notes["refused without the name of a file"] += 1
     elif wrong:
         report.add(target.owner, f"{name}: {wrong}", again)
     elif answer == right:

@@ -196,6 +196,11 @@ def bad_line(error: str) -> str:
     return ""
 
 
+def names_a_file(error: str) -> bool:
+    """Whether a refusal says which file is meant."""
+    return bool(re.search(r"\.(json|jsonl|toml|parquet|arrow|safetensors|csv|txt)\b", error))
+
+
 def bad_exception(result: dict[str, Any]) -> str:
     """How a library call broke its promise of a `ValueError` or `TypeError` in one line; empty if it kept it."""
     if hurt := _hurt(result, exceptions=False):

@@ -79,6 +79,8 @@ def _tamper_one(report: Report, box: Box, worker: Worker, chance: random.Random,
         result["err"] = "\n".join(line for line in result.get("err", "").splitlines() if line.startswith("tablefold"))
     if wrong := harness.misbehaviour(result, expect="either"):
         report.add(target.owner, wrong, again)
+    elif not done and not harness.names_a_file(result["err"]):
+        report.notes["refused without the name of a file"] += 1
     allowed = ["box/new", "box/stopped", "box/stopped.checkpoints"] if done else ["box/stopped.checkpoints"]
     if command[:2] == ("study", "report"):
         allowed += ["box/study/report.html", "box/study/figures", "box/study/results.jsonl"]
