@@ -60,9 +60,11 @@ def log_uniform_ids(tables: list[TableSpec], batch: int, count: int, seed: int =
 
 
 def build(name: str, tables: list[TableSpec]) -> EmbeddingGroup:
-    """The group that a name of `SPECS` stands for."""
+    """The group that a name of `SPECS` stands for, with sparse gradients where they pay."""
     method: Method = parse(SPECS[name])
-    return method.build(tables)
+    group = method.build(tables)
+    group.sparse = group.sparse_pays
+    return group
 
 
 def race(contestants: dict[str, Work], rounds: int, warm_up: int = 5) -> dict[str, np.ndarray]:

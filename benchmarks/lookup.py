@@ -28,7 +28,7 @@ def main() -> None:
         group = build(name, tables)
         contestants[name] = lambda i, group=group: group(batches[i % 20])
         if options.compile and name in ("robe 1000x", "qr square-root"):
-            compiled = torch.compile(group.gather.reference)
+            compiled = torch.compile(group.program.reference)
             contestants[f"{name}, torch.compile of the reference"] = lambda i, group=group, compiled=compiled: compiled(
                 group.memory, group.lookup, batches[i % 20]
             )

@@ -1,6 +1,6 @@
 """Optimisers that update only the rows a batch has read.
 
-They take dense gradients like torch's own, and the sparse ones of large memories (see `tablefold.ops.gather`). A step
+They take dense gradients like torch's own, and the sparse ones that a group gives when asked (`group.sparse`). A step
 costs what the batch touched, not what the table holds; on a CPU each touched row is read and written once.
 
 With a dense gradient all equal their torch namesakes. With a sparse one, rows that were not read stay as they are:

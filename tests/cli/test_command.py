@@ -49,7 +49,7 @@ def test_nothing_and_version(capsys):
     assert main([]) == 0
     assert "usage: tablefold" in capsys.readouterr().out
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out.strip() == "0.1.0"
+    assert capsys.readouterr().out.strip() == "0.2.0"
 
 
 @pytest.mark.parametrize(

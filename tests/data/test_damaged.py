@@ -295,11 +295,11 @@ RECIPES = {
     "other name": (lambda c: c | {"name": "interactions"}, "name is 'interactions'; it must be one of criteo"),
     "ids": (lambda c: c | {"ids": None}, "ids is null; it must be one of dictionary, hash"),
     "no columns": (lambda c: c | {"columns": None}, "columns is null; it must be the columns of a table"),
-    "a column of numbers": (lambda c: c | {"columns": c["columns"] | {"categorical": [1]}}, r"columns.categorical\[0\] is 1"),
+    "a number": (lambda c: c | {"columns": c["columns"] | {"categorical": [1]}}, r"columns.categorical\[0\] is 1"),
     "unknown": (lambda c: c | {"columns": c["columns"] | {"path": "/etc"}}, "columns.path is unknown"),
     "twice": (lambda c: c | {"columns": c["columns"] | {"dense": ["user"]}}, "names a column twice"),
     "split": (lambda c: c | {"columns": c["columns"] | {"split": "x"}}, "split 'x': choose one of"),
-    "others": (lambda c: c | {"columns": c["columns"] | {"categorical": ["../up", "city"]}}, "does not belong to a model"),
+    "others": (lambda c: c | {"columns": c["columns"] | {"categorical": ["../up"]}}, "does not belong to a model"),
 }  # fmt: skip
 
 

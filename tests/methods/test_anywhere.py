@@ -117,6 +117,23 @@ def test_half_precision_is_read_by_the_reference_and_refused_by_kernels(case):
             group(ids)
 
 
+@each_case
+def test_autocast_changes_nothing_but_the_precision_of_products(case):
+    group, ids = build(case), some_ids()
+    with torch.autocast("cpu", torch.bfloat16):
+        vectors = group(ids)
+        vectors.square().sum().backward()
+    assert vectors.dtype == group.memory.grad.dtype == torch.float32
+    torch.testing.assert_close(vectors, group(ids), rtol=0.05, atol=0.002)
+
+
+@each_case
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_bytes_are_those_of_the_type_it_is_in(case, dtype):
+    group = build(case, dtype=dtype)
+    assert group.num_bytes == sum(tensor.nbytes for tensor in [*group.parameters(), *group.buffers()])
+
+
 @pytest.mark.parametrize("storage", STORAGES)
 @each_method
 def test_memory_in_few_bits_works_in_float32_alone(case, storage):

@@ -1,0 +1,117 @@
+"""Kernels check nothing: what an address map lets pass stays within memory, and what would not is refused."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tablefold.hashing import derive_key
+from tablefold.partitions import Lookup, Partition, hashed, identity, lookup
+from tablefold.starts import Start
+from tablefold.tables import TableSpec
+from tablefold.terms import AddressMap, Region, Term, Weight
+
+TABLE = TableSpec("user", 10, 4)
+TERM = Term(identity(10), 0, stride=4, width=4)
+REGIONS = (Region(10, 4, Start(0.1)),)
+HASHED = hashed(10, derive_key(1))
+
+
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        ([], "table 'user' has no terms"),
+        ([replace(TERM, base=4)], "reads up to float 44 of a memory of 40"),
+        ([replace(TERM, base=-4)], "addresses must be 0 or more"),
+        ([replace(TERM, stride=-4)], "addresses must be 0 or more"),
+        ([replace(TERM, width=0)], "width and neighbours 1 or more"),
+        ([replace(TERM, neighbours=2)], "reads up to float 44"),
+        ([replace(TERM, slot=4)], "no term writes slot 0"),
+        ([replace(TERM, width=3)], "3 slots are no whole vectors of dim 4"),
+        ([replace(TERM, wrap=3)], "reads 4 floats of a circular region of 3"),
+        ([replace(TERM, base=8, wrap=40)], "reads up to float 48"),
+        ([replace(TERM, signed=True)], "signs come from a hash"),
+        ([replace(TERM, weight=Weight(HASHED, 36))], "weights at 36 .. 45 lie outside a memory of 40 floats"),
+        ([replace(TERM, weight=Weight(HASHED, -1))], "weights at -1 .. 8 lie outside"),
+        ([replace(TERM, weight=Weight(HASHED, 9, stride=-1))], "weights at 9 .. 0 lie outside"),
+        ([replace(TERM, partition=lookup([0, 1, 2], 10))], "a lookup array of 3 entries serves no 10 ids"),
+        (
+            [replace(TERM, weight=Weight(lookup([0, 1], 10), 0))],
+            "a lookup array of 2 entries serves no 10 ids",
+        ),
+    ],
+)
+def test_terms_that_could_read_elsewhere_are_refused(terms, message):
+    with pytest.raises(ValueError, match=message):
+        AddressMap((TABLE,), (tuple(terms),), REGIONS)
+
+
+def test_a_list_of_terms_for_each_table_is_needed():
+    with pytest.raises(ValueError, match="1 tables need a list of terms each; got 0 lists"):
+        AddressMap((TABLE,), (), REGIONS)
+
+
+def test_they_are_refused_without_assertions_too():
+    program = (
+        "from tablefold.terms import *; from tablefold.partitions import identity; from tablefold.starts import Start\n"
+        "assert False, 'assertions are off'\n"
+        "AddressMap((TableSpec('a', 9, 4),), ((Term(identity(10), 0, 4, 4),),), (Region(9, 4, Start(0.1)),))"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-O", "-c", program], env=environment, capture_output=True, text=True, check=False
+    )
+    assert "ValueError: table 'a': a term reads up to float 40 of a memory of 36" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        ([[0, 1]], "1-D int array"),
+        ([], "1-D int array"),
+        ([0.5], "1-D int array"),
+        ([3, -2], "id 1 has bucket -2; buckets must be 0 or more"),
+    ],
+)
+def test_lookup_arrays_that_are_none_are_refused(array, message):
+    for make in (lookup, lambda array: Lookup(np.asarray(array))):
+        with pytest.raises(ValueError, match=message):
+            make(array)
+
+
+def test_lookup_arrays_of_equal_bytes_and_other_types_differ():
+    wide, narrow = Lookup(np.array([256, 1], dtype=np.int16)), Lookup(np.array([0, 1, 1, 0], dtype=np.uint8))
+    assert wide.buckets.tobytes() == narrow.buckets.tobytes()
+    assert wide != narrow
+    assert wide == Lookup(wide.buckets.copy())
+
+
+def test_a_partition_that_hashes_and_looks_up_is_refused():
+    with pytest.raises(ValueError, match="hashes or looks up, not both"):
+        Partition(10, key=3, lookup=Lookup(np.array([1])))
+
+
+def test_fingerprints_leave_defaults_out_and_change_with_every_field():
+    def fingerprint(term):
+        return AddressMap((TABLE,), ((term,),), (Region(20, 4, Start(0.1)),)).fingerprint
+
+    spelled = Term(Partition(10, div=1, key=None, lookup=None), 0, 4, 4, 1, 0, 0, "add", False, None)
+    assert fingerprint(spelled) == fingerprint(TERM)
+    others = [
+        replace(TERM, base=4),
+        replace(TERM, stride=8),
+        replace(TERM, partition=HASHED),
+        replace(TERM, partition=HASHED, signed=True),
+        replace(TERM, partition=identity(9)),
+        replace(TERM, partition=Partition(10, div=2)),
+        replace(TERM, combine="mul"),
+        replace(TERM, wrap=40),
+        replace(TERM, weight=Weight(HASHED, 0)),
+        replace(TERM, weight=Weight(HASHED, 1)),
+        replace(TERM, partition=lookup(list(range(10)))),
+        replace(TERM, partition=lookup(list(range(9, -1, -1)))),
+    ]
+    assert len({fingerprint(term) for term in [TERM, *others]}) == 1 + len(others)
