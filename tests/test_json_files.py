@@ -122,6 +122,8 @@ def test_what_stands_there_is_shown_cut_and_escaped(content, shown):
 def test_numbers_beyond_a_float_and_halves_of_pairs_are_refused():
     assert "must be a finite number" in refusal(lambda: value({"a": 10**400})["a"].number())
     assert "surrogate" in refusal(lambda: value({"a": "\ud800"})["a"].text())
+    path = os.fsdecode(b"runs/\xff")
+    assert value({"a": path})["a"].text() == path
 
 
 def test_a_file_must_be_one_and_have_bounded_size(tmp_path):

@@ -165,11 +165,11 @@ class JsonValue:
         return [JsonValue(item, self.file, f"{self.place}[{number}]") for number, item in enumerate(self.plain)]
 
     def text(self) -> str:
-        """Text, as UTF-8 can hold it."""
+        """Text, as UTF-8 can hold it; bytes of a path that are none may stand in it as Python stands for them."""
         if not isinstance(self.plain, str):
             self.refuse("text")
         try:
-            self.plain.encode("utf-8")
+            self.plain.encode("utf-8", "surrogateescape")
         except UnicodeEncodeError:
             self.refuse("text, without halves of surrogate pairs")
         return self.plain

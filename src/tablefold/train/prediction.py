@@ -165,7 +165,7 @@ def predict_file(run: str | Path, file: str | Path, out: str | Path, device: str
     _check_target(out, Path(run), Path(file))
     loaded = load_run(run)
     with new_file(out) as target, Scorer(loaded, device, out.absolute().parent) as scorer:
-        with pq.ParquetWriter(target, _SCHEMA) as writer:
+        with target.open("wb") as stream, pq.ParquetWriter(stream, _SCHEMA) as writer:  # Arrow opens UTF-8 names only
             for scores in scorer.score(file):
                 summary.add(scores)
                 writer.write_table(_to_arrow(scores))
