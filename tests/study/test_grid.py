@@ -1,6 +1,7 @@
 """A study's folder: done once, gone on with, complete whatever happens to a run."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -90,7 +91,7 @@ def test_failed_runs_are_told_at_the_end_and_tried_again(data, tmp_path, monkeyp
 
 @pytest.fixture
 def long_study(data, tmp_path):
-    """The command of a study that takes hours, its process, and the process of the run under way."""
+    """The process of a study that takes hours, and the process of its run under way."""
     settings = "\n".join(["[settings]", "epochs = 100_000", "dim = 4", "[[grid]]", "method = 'full'"])
     (tmp_path / "long.toml").write_text(settings)
     command = [sys.executable, "-m", "tablefold", "study", "run", str(tmp_path / "long.toml"), "--data", str(data)]
@@ -98,14 +99,14 @@ def long_study(data, tmp_path):
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         _wait_for(lambda: _workers_of(process.pid))
-        yield command, process, int(_workers_of(process.pid)[0])
+        yield process, int(_workers_of(process.pid)[0])
     finally:
         process.kill()
         process.communicate(timeout=60)
 
 
 def test_a_stopped_study_ends_its_runs_and_leaves_no_half_answer(tmp_path, long_study):
-    _, process, worker = long_study
+    process, worker = long_study
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 143
@@ -115,27 +116,30 @@ def test_a_stopped_study_ends_its_runs_and_leaves_no_half_answer(tmp_path, long_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["long.toml", "out"]
 
 
-def test_a_second_study_in_a_folder_is_refused_before_it_loads_anything(long_study):
-    command, process, _ = long_study
+def test_a_second_study_in_a_folder_is_refused_before_it_loads_anything(data, tmp_path):
     code = (
         "import sys; from tablefold.cli import main; code = main(sys.argv[1:]); "
         "heavy = [name for name in ('torch', 'polars', 'numba', 'pyarrow') if name in sys.modules]; "
         "sys.exit(code if not heavy else f'it imported {heavy}')"
     )
-    again = subprocess.run(
-        [sys.executable, "-c", code, *command[3:]], capture_output=True, text=True, check=False, timeout=60
-    )
+    command = [sys.executable, "-c", code, "study", "run", "id-order", "--data", str(data)]
+    (tmp_path / "out").mkdir()
+    with locked(tmp_path / "out"):
+        again = subprocess.run(
+            [*command, "--out", str(tmp_path / "out")], capture_output=True, text=True, check=False, timeout=60
+        )
     assert (again.returncode, again.stdout) == (2, "")
-    assert f"is being written by process {process.pid}" in again.stderr
+    assert f"is being written by process {os.getpid()}" in again.stderr
     assert again.stderr.count("\n") == 1
-    assert process.poll() is None
 
 
-def test_the_run_of_a_killed_study_ends_with_it(tmp_path, long_study):
-    _, process, worker = long_study
+def test_the_run_of_a_killed_study_ends_with_it_and_its_folder_is_free(tmp_path, long_study):
+    process, worker = long_study
+    with pytest.raises(ValueError, match=f"is being written by process {process.pid}"), locked(tmp_path / "out"):
+        pass
     process.kill()
     process.wait(timeout=60)
-    _wait_for(lambda: not Path(f"/proc/{worker}").exists() or "\nState:\tZ" in _status(worker), seconds=20)
+    _wait_for(lambda: "\nState:\tZ" in _status(worker), seconds=20)
     with locked(tmp_path / "out"):
         assert list((tmp_path / "out" / "outputs").iterdir()) == []
 

@@ -17,7 +17,7 @@ from tablefold.study.results import slices, summarise
 from tablefold.train.config import Config
 from tablefold.train.run import train_run
 
-WRONG = ([], {"x": {"y": 1}}, "", "/etc/passwd", None, True, -1, 10**30, 0.5, "\ud800")
+WRONG = ([], {"x": {"y": 1}}, "/etc/passwd", None, True, -1, 10**30, "\ud800")
 FREE = ("title", "about", "error", "commit", "name", "sha256", "size", "cpu", "system", "device", "python", "torch")
 """Texts that a reader may see changed, for nothing depends on them."""
 
@@ -25,7 +25,7 @@ FREE = ("title", "about", "error", "commit", "name", "sha256", "size", "cpu", "s
 def places(content, where=()):
     """The way to every value of a JSON document."""
     items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
-    for key, value in list(items)[:2] if isinstance(content, list) else items:
+    for key, value in list(items)[:1] if isinstance(content, list) else items:
         yield (*where, key)
         yield from places(value, (*where, key))
 
@@ -77,6 +77,7 @@ def copied(small_study, tmp_path):
 
 @pytest.mark.parametrize("pattern", ["study.json", "inputs/full-*-s0-*.json", "outputs/robe-block-4-4x*-s1-*.json"])
 def test_every_field_of_a_study_is_checked(copied, pattern):
+    _keep_two_runs(copied)
     (file,) = copied.glob(pattern)
     content = json.loads(file.read_text())
     before, tried, refused = shown(copied), 0, 0
@@ -94,6 +95,14 @@ def test_every_field_of_a_study_is_checked(copied, pattern):
         assert after == before or free or (way[0] == "runs" and wrong == "left out"), (way, wrong)
     assert tried > 100
     assert refused > tried / 2
+
+
+def _keep_two_runs(folder):
+    """Leave the runs out whose files this test does not change: each is read anew with every change."""
+    content = json.loads((folder / "study.json").read_text())
+    content["runs"] = [run for run in content["runs"] if run["name"].startswith(("full", "robe-block-4-4x"))]
+    content["runs"] = [content["runs"][0], *(run for run in content["runs"][1:] if "-s1-" in run["name"])]
+    (folder / "study.json").write_text(json.dumps(content))
 
 
 FIGURES = (

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tablefold import TableSpec, parse
@@ -155,6 +155,7 @@ def test_a_step_for_one_id_moves_no_more_of_another_than_their_overlap():
     assert moved[1:].float().mean(dim=(1, 2)).max() <= eps
 
 
+@settings(deadline=None)  # a busy machine must not fail it
 @given(trials=st.integers(1, 60), probability=st.floats(1e-9, 1 - 1e-9), at_least=st.integers(0, 61))
 def test_the_binomial_tail_is_exact(trials, probability, at_least):
     exact = math.fsum(
@@ -165,6 +166,7 @@ def test_the_binomial_tail_is_exact(trials, probability, at_least):
     assert tail == pytest.approx(exact, rel=1e-9, abs=1e-300)
 
 
+@settings(deadline=None)  # a busy machine must not fail it
 @given(
     ids=st.integers(1, 10**12),
     eps=st.floats(0.01, 0.9),
@@ -184,6 +186,7 @@ def test_sizes_are_consistent_over_the_whole_range(ids, eps, delta, blocks, widt
         assert smallest_overlap(ids, scheme, int(floats), delta) <= eps + 1e-9
 
 
+@settings(deadline=None)  # a busy machine must not fail it
 @given(ids=st.integers(1, 10**12), eps=st.floats(0.01, 0.9), delta=st.floats(1e-6, 0.5))
 def test_the_closed_form_suffices_and_grows_with_the_logarithm(ids, eps, delta):
     reads, floats = logarithmic_size(ids, eps, delta)

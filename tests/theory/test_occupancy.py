@@ -5,7 +5,7 @@ from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tablefold.theory.occupancy import (
@@ -30,6 +30,7 @@ def exact(ids, codes, kept):
         return distinct, ids * share - distinct
 
 
+@settings(deadline=None)  # a busy machine must not fail it
 @given(ids=COUNTS, codes=CODES, kept=st.sampled_from([1.0, 0.5, 1e-6]))
 def test_distinct_and_repeats_keep_their_digits_from_one_id_to_a_trillion(ids, codes, kept):
     distinct, repeats = exact(ids, codes, kept)
@@ -55,6 +56,7 @@ def test_distinct_is_what_simulation_gives(ids, codes, kept):
     assert abs(np.mean(counts) - expected_distinct(ids, codes, kept)) <= 4 * error + 1e-6
 
 
+@settings(deadline=None)  # a busy machine must not fail it
 @given(ids=st.integers(1, 60), codes=st.integers(1, 5000))
 def test_birthday_bounds_enclose_the_truth(ids, codes):
     truth = 1 - math.prod(max(0, codes - i) / codes for i in range(ids))
@@ -80,6 +82,7 @@ def poisson_log_tail(mean, at_least):
     return point + math.log(np.exp(ratios).sum())
 
 
+@settings(deadline=None)  # a busy machine must not fail it
 @given(mean=st.floats(1e-6, 1e9), deviations=st.floats(1, 30))
 def test_poisson_tail_is_an_upper_bound_and_a_close_one(mean, deviations):
     at_least = math.floor(mean + deviations * math.sqrt(mean)) + 1

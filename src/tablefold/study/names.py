@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from tablefold.method import all_methods
 
 FULL = "full"
@@ -10,6 +12,7 @@ FULL = "full"
 FULL_NAME = "full tables"
 
 
+@cache
 def shown_name(spec: str) -> str:
     """A spec string or series for people; options that set the size are left out, for the compression tells them.
 
