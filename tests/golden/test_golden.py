@@ -93,7 +93,7 @@ def test_an_old_dataset_opens(name):
 
 def test_an_old_study_is_read(tmp_path, capsys):
     study = shutil.copytree(HERE / "study", tmp_path / "study")
-    assert main(["compare", str(study)]) == 0
+    assert main(["compare", "--wide", str(study)]) == 0
     printed = capsys.readouterr().out
     for words in ("0.5951 ± 0.1268", "robe:block=4,floats=220", "0.6311 ± 0.1297", "impossible: a budget of 0 bytes"):
         assert words in printed
