@@ -24,8 +24,8 @@ def write_dataset(folder, seed=0, dense=3, tables=None, rows=None):
         logit = columns @ slope - 1 + sum(effect[ids[:, i]] for i, effect in enumerate(effects))
         label = (rng.random(count) < 1 / (1 + np.exp(-logit))).astype(np.uint8)
         (folder / name).mkdir(parents=True)
-        write_shard(folder / name / shard_name(0), Examples(columns, ids, label))
-        parts[name] = PartSchema(count, int(label.sum()), (count,))
+        checksum = write_shard(folder / name / shard_name(0), Examples(columns, ids, label))
+        parts[name] = PartSchema(count, int(label.sum()), (count,), (checksum,))
     Schema(
         dense=tuple(f"d{i}" for i in range(dense)),
         tables=tuple(TableSchema(name, count) for name, count in tables.items()),

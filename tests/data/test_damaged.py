@@ -288,6 +288,10 @@ def test_a_damaged_dictionary_is_refused_by_whoever_reads_it(data, tmp_path, kin
     assert re.search(message, " ".join(errors))
 
 
+def with_columns(content, **changes):
+    return content | {"columns": content["columns"] | changes}
+
+
 RECIPES = {
     "no JSON": ("[", "is missing or damaged"),
     "format": (lambda c: c | {"format": 7}, "has format 7, not 2"),
@@ -295,11 +299,11 @@ RECIPES = {
     "other name": (lambda c: c | {"name": "interactions"}, "name is 'interactions'; it must be one of criteo"),
     "ids": (lambda c: c | {"ids": None}, "ids is null; it must be one of dictionary, hash"),
     "no columns": (lambda c: c | {"columns": None}, "columns is null; it must be the columns of a table"),
-    "a number": (lambda c: c | {"columns": c["columns"] | {"categorical": [1]}}, r"columns.categorical\[0\] is 1"),
-    "unknown": (lambda c: c | {"columns": c["columns"] | {"path": "/etc"}}, "columns.path is unknown"),
-    "twice": (lambda c: c | {"columns": c["columns"] | {"dense": ["user"]}}, "names a column twice"),
-    "split": (lambda c: c | {"columns": c["columns"] | {"split": "x"}}, "split 'x': choose one of"),
-    "others": (lambda c: c | {"columns": c["columns"] | {"categorical": ["../up"]}}, "does not belong to a model"),
+    "a column of numbers": (lambda c: with_columns(c, categorical=[1]), r"columns.categorical\[0\] is 1"),
+    "unknown": (lambda c: with_columns(c, path="/etc"), "columns.path is unknown"),
+    "twice": (lambda c: with_columns(c, dense=["user"]), "names a column twice"),
+    "split": (lambda c: with_columns(c, split="x"), "split 'x': choose one of"),
+    "others": (lambda c: with_columns(c, categorical=["../up", "city"]), "does not belong to a model"),
 }  # fmt: skip
 
 
