@@ -277,6 +277,7 @@ class Worker:
             self._process.kill()
             self._process.wait()
             self._process = None
+            self._output.close()
 
     def _start(self) -> None:
         worker_reads, self._ask_end = os.pipe()
@@ -320,10 +321,10 @@ class Worker:
         assert process is not None
         if not hung:
             process.wait()
-        status, output = process.returncode, self._output
+        status = process.returncode
+        self._output.seek(0)
+        text = self._output.read().decode(errors="replace")
         self.stop()
-        output.seek(0)
-        text = output.read().decode(errors="replace")
         if hung:
             return {"hung": patience, "err": text}
         name = signal.Signals(-status).name if status and status < 0 else f"exit code {status}"

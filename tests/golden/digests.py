@@ -14,7 +14,7 @@ import torch
 
 from tablefold import TableSpec, parse
 from tablefold.data import Dataset
-from tablefold.data.schema import PartSchema, Schema, TableSchema
+from tablefold.data.schema import PARTS, PartSchema, Schema, TableSchema
 from tablefold.data.shards import Examples, shard_name, write_shard
 
 LOOKUP = Path(__file__).parent / "lookup" / "small"
@@ -180,7 +180,8 @@ def _numbered_rows(folder: Path) -> Path:
         examples = Examples(np.empty((rows, 0), np.float32), ids[:, None], (ids % 2).astype(np.uint8))
         write_shard(folder / "train" / shard_name(number), examples)
         first += rows
-    Schema((), (TableSchema("row", ROWS),), {"train": PartSchema(ROWS, ROWS // 2, SHARDS)}).save(folder)
+    parts = {"train": PartSchema(ROWS, ROWS // 2, SHARDS), **dict.fromkeys(PARTS[1:], PartSchema(0, 0, ()))}
+    Schema((), (TableSchema("row", ROWS),), parts).save(folder)
     return folder
 
 

@@ -91,11 +91,12 @@ def test_an_old_dataset_opens(name):
             assert table.rows is None or 0 <= int(ids.min()) <= int(ids.max()) < table.rows
 
 
-def test_an_old_study_is_read(tmp_path, capsys):
+def test_an_old_study_is_read(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     study = shutil.copytree(HERE / "study", tmp_path / "study")
     assert main(["compare", "--wide", str(study)]) == 0
     printed = capsys.readouterr().out
-    for words in ("0.5951 ± 0.1268", "robe:block=4,floats=220", "0.6311 ± 0.1297", "impossible: a budget of 0 bytes"):
+    for words in ("0.5951 ± 0.1268", "3.52 kB", "0.6311 ± 0.1297", "880 B", "impossible: a budget of 0 bytes"):
         assert words in printed
     assert main(["study", "report", str(study)]) == 0
     assert "0.5951" in (study / "report.html").read_text(encoding="utf-8")
