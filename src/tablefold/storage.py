@@ -9,7 +9,7 @@ saved, it takes the format's bytes:
     int8    an integer of -127 .. 127 times a power of two that `BLOCK` floats     1 + 1/32
             share (as MXINT8 of the Open Compute Project's Microscaling Formats, 2023)
 
-What an optimiser has moved off the grid is rounded at random to one of its two neighbours, the nearer the likelier, so
+What an optimiser has moved off the grid is rounded at random to one of its two neighbours, more often to the nearer, so
 that the expected value is the exact one: a step far smaller than the grid still counts on average, where rounding to
 the nearest would lose it (Gupta et al., ICML 2015). Values on the grid stay as they are. A power of two as the
 shared scale means that a block whose largest value grows or shrinks within a factor of two keeps its grid.

@@ -1,7 +1,7 @@
 """A seeded bijection of the ids of a table: shows what a method owes to the order of the ids.
 
-Ids ranked by frequency are a gift to some methods (a modulo then separates the frequent ids). A study that permutes
-them tells the gift from the method. The bijection is computed, not stored: a Feistel network on just enough bits, and
+Ids ranked by frequency help some methods (a modulo then separates the frequent ids). A study that permutes them shows
+how much of a result is the order's. The bijection is computed, not stored: a Feistel network on just enough bits, and
 what falls outside the table is mapped again until it falls inside.
 """
 

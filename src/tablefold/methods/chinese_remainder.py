@@ -32,7 +32,8 @@ class ChineseRemainder(Compositional):
         combine: `mul`, `add`, `concat`, or `features`.
         init: `matched` or `paper`, as for `qr`.
 
-    Neither size: coprime moduli near rows^(1/k), close to the fewest rows, or the full table where that is smaller.
+    Without either size: coprime moduli near rows^(1/k), close to the fewest rows, or the full table if that is
+    smaller.
 
     When to use it: as `mixed_radix`, where neighbouring ids have nothing in common.
 

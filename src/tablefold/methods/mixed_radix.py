@@ -30,7 +30,7 @@ class MixedRadix(Compositional):
         combine: `mul`, `add`, `concat`, or `features`.
         init: `matched` or `paper`, as for `qr`.
 
-    Neither size: moduli near rows^(1/k), which takes the fewest rows, or the full table where that is smaller.
+    Without either size: moduli near rows^(1/k), which takes the fewest rows, or the full table where that is smaller.
 
     When to use it: where `qr` at its smallest, 2 sqrt(rows) rows per table, is still too large.
 

@@ -43,7 +43,7 @@ class PathBased(Method):
         k: digits; k - 1 functions are applied one after the other.
         function: `mlp` or `linear`.
 
-    Neither size: the split with the fewest weights, or the full table where that is smaller.
+    Without either size: the split with the fewest weights, or the full table where that is smaller.
 
     When to use it: to try against `qr` where time matters less than bytes; each lookup computes k - 1 functions.
 

@@ -31,7 +31,7 @@ class QuotientRemainder(Compositional):
         init: `matched` starts the composed vector like a full table (how: `tablefold.starts`); `paper` draws both
             parts from U(sqrt(1/rows), 1).
 
-    Neither size: the split with the fewest rows, m = ceil(sqrt(rows)), or the full table where that is smaller.
+    Without either size: the split with the fewest rows, m = ceil(sqrt(rows)), or the full table where that is smaller.
 
     When to use it: the method to try first for tables of up to some hundred times too many rows; best (`mul`) over ids
     ordered by frequency.

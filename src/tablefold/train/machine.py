@@ -1,4 +1,4 @@
-"""Where a figure was measured: a number without its machine is none."""
+"""Which machine a figure was measured on: kept with every result."""
 
 from __future__ import annotations
 

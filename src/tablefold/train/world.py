@@ -50,7 +50,7 @@ class World:
         return cls(dist.get_rank(), size)
 
     def leave(self) -> None:
-        """Say goodbye to the others."""
+        """Leave the process group."""
         if self.size > 1:
             dist.destroy_process_group()
 
