@@ -147,10 +147,13 @@ class JsonValue:
     def __getitem__(self, key: str | int) -> JsonValue:
         """A field of an object or an item of a list; one that is missing is refused by whoever asks for its type."""
         if isinstance(key, int):
-            items = self.items()
-            return items[key] if key < len(items) else JsonValue(_MISSING, self.file, f"{self.place}[{key}]")
-        fields = self.fields()
-        return fields[key] if key in fields else self._at(key, _MISSING)
+            if not isinstance(self.plain, list):
+                self.refuse("a list")
+            item = self.plain[key] if key < len(self.plain) else _MISSING
+            return JsonValue(item, self.file, f"{self.place}[{key}]")
+        if not isinstance(self.plain, dict):
+            self.refuse("an object")
+        return self._at(key, self.plain.get(key, _MISSING))
 
     def fields(self) -> dict[str, JsonValue]:
         """The fields of an object, by name."""
