@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.export import Dim
 
 import tablefold
+from methods.cases import CASES
 from tablefold import backend, optim
 
 ROWS, DIM = 2_000_000, 16
@@ -159,3 +161,53 @@ def test_two_processes_train_twenty_million_floats_as_one_does(wrapper, method):
     )
     assert done.returncode == 0, done.stderr
     assert f"{wrapper}: 20000033 floats" in done.stdout
+
+
+class DeepFM(nn.Module):
+    """A small model of the kind that drop-ins go into: an id, a bag of ids, a layer."""
+
+    def __init__(self, method, **options):
+        super().__init__()
+        self.items = tablefold.Embedding(1000, 8, method=method, seed=1, **options)
+        self.tags = tablefold.EmbeddingBag(1000, 8, method=method, seed=2, mode="sum", **options)
+        self.layer = nn.Linear(16, 1)
+
+    def forward(self, ids):
+        items, tags = self.items(ids[:, 0]), self.tags(ids)
+        return self.layer(torch.cat([items, tags], dim=1)).squeeze(1) + (items * tags).sum(1)
+
+
+def some_batch(batch, seed=0):
+    return torch.randint(0, 1000, (batch, 4), generator=torch.Generator().manual_seed(seed))
+
+
+METHODS = list({case.method.name: case.spec for case in CASES if case.features == 3}.values())
+each_method = pytest.mark.parametrize("method", [spec for spec in METHODS if "lookup=" not in spec])
+each_padding = pytest.mark.parametrize("options", [{}, {"padding_idx": 3}], ids=["", "padding"])
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's compiler and exporter warn of their own insides
+@each_padding
+@each_method
+def test_a_model_of_drop_ins_compiles_and_exports_as_one_graph_for_any_batch(method, options):
+    model = DeepFM(method, **options)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
+    program = torch.export.export(model, (some_batch(5),), dynamic_shapes=({0: Dim("batch")},)).module()
+    for batch in (5, 3, 9):
+        for each in (compiled, program):
+            torch.testing.assert_close(each(some_batch(batch)), model(some_batch(batch)))
+    compiled(some_batch(5)).sum().backward()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+@each_padding
+@each_method
+def test_bags_export_as_they_pool(method, options, mode):
+    bag = tablefold.EmbeddingBag(1000, 8, method=method, mode=mode, dtype=torch.float64, **options)
+    ids, offsets = torch.tensor([3, 5, 7, 3, 9]), torch.tensor([0, 2, 3])
+    sizes = ({0: Dim("ids")}, {0: Dim("bags")})
+    program = torch.export.export(bag, (ids, offsets), dynamic_shapes=sizes).module()
+    for each, begins in ((ids, offsets), (some_batch(4).flatten(), torch.tensor([0, 0, 3, 9, 16]))):
+        torch.testing.assert_close(program(each, begins), bag(each, begins))
