@@ -127,16 +127,17 @@ def _ranks(keys: NDArray[np.int64]) -> NDArray[np.int64]:
 def _write(part: Part, rows: int, images: list[NDArray[np.int64] | None], folder: Path) -> PartSchema:
     """The first `rows` rows of a part, with ids replaced by their images."""
     folder.mkdir()
-    positives, shards = 0, []
+    positives, shards, checksums = 0, [], []
     for number, examples in enumerate(_chunks(part, rows)):
         ids = np.array(examples.ids)
         for column, image in enumerate(images):
             if image is not None:
                 ids[:, column] = image[ids[:, column]]
-        write_shard(folder / shard_name(number), Examples(examples.dense, ids, examples.label))
+        checksum = write_shard(folder / shard_name(number), Examples(examples.dense, ids, examples.label))
+        checksums.append(checksum)
         positives += int(examples.label.sum())
         shards.append(len(examples))
-    return PartSchema(rows, positives, tuple(shards))
+    return PartSchema(rows, positives, tuple(shards), tuple(checksums))
 
 
 def _chunks(part: Part, rows: int) -> Iterator[Examples]:
