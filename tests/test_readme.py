@@ -1,4 +1,4 @@
-"""What the README says is so: its Python runs, its files exist, its commands are verbs."""
+"""What README and CONTRIBUTING say is so: the Python runs, the files exist, the commands are verbs."""
 
 import re
 from pathlib import Path
@@ -8,8 +8,10 @@ import pytest
 from tablefold import cli
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+BLOCK = re.compile(r"```(\w*)\n(.*?)```", flags=re.DOTALL)
+BLOCKS = BLOCK.findall(README)
 
 
 @pytest.mark.parametrize("code", [code for language, code in BLOCKS if language == "python"])
@@ -19,14 +21,23 @@ def test_python_runs(code, tmp_path, monkeypatch):
 
 
 def test_every_file_of_the_tree_exists():
-    tree = next(code for language, code in BLOCKS if language == "text")
+    tree = next(code for language, code in BLOCK.findall(CONTRIBUTING) if language == "text")
     folders: list[str] = []
     for line in tree.splitlines():
-        name = line.strip().split()[0]
         depth = (len(line) - len(line.lstrip())) // 2
-        folders[depth:] = [name.rstrip("/")]
-        path = ROOT.joinpath(*folders)
-        assert path.is_dir() if name.endswith("/") else path.exists(), name
+        for name in line.strip().split("   ")[0].split():
+            folders[depth:] = [name.rstrip("/")]
+            path = ROOT.joinpath(*folders)
+            assert path.is_dir() if name.endswith("/") else path.exists(), name
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+)
+def test_every_link_leads_somewhere(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert target.startswith("http") or (ROOT / page).parent.joinpath(target).exists(), target
 
 
 def test_every_command_is_a_verb(capsys):

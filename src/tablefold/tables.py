@@ -92,9 +92,9 @@ def check_tables(tables: Sequence[TableSpec]) -> tuple[TableSpec, ...]:
     if not tables:
         raise ValueError("a group needs at least one table; got none")
     names = [table.name for table in tables]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"two tables are named {name!r}; give every table of a group its own name")
+    if len(set(names)) < len(names):
+        name = next(name for number, name in enumerate(names) if name in names[:number])
+        raise ValueError(f"two tables are named {name!r}; give every table of a group its own name")
     dims = {table.dim for table in tables}
     if len(dims) > 1:
         raise ValueError(f"tables of one group share one dim; got {sorted(dims)}: build a group for each")

@@ -26,7 +26,12 @@ _PIECE = 1 << 20
 def write_dictionary(path: Path, pieces: Iterable[tuple[Any, Any]]) -> None:
     """Write values and counts that come piece by piece, whole or not at all."""
     path.parent.mkdir(exist_ok=True)
-    with new_file(path) as file, pq.ParquetWriter(file, _SCHEMA, write_page_checksum=True) as writer:
+    # Arrow opens a path by the locale's encoding, Python by that of the file system.
+    with (
+        new_file(path) as file,
+        file.open("wb") as stream,
+        pq.ParquetWriter(stream, _SCHEMA, write_page_checksum=True) as writer,
+    ):
         for values, counts in pieces:
             text = values if isinstance(values, pa.Array) else pa.array(values)
             columns = [text.cast(pa.string()), pa.array(counts)]
@@ -61,7 +66,8 @@ def read_counts(path: Path, values: int) -> NDArray[np.int64]:
 def _read(path: Path, name: str, values: int) -> Iterator[Any]:
     """A column, piece by piece, without nulls, of the type that it must have and of `values` values together."""
     left = values
-    with _reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+    # Arrow opens a path by the locale's encoding, Python by that of the file system.
+    with _reading(path), path.open("rb") as stream, pq.ParquetFile(stream, page_checksum_verification=True) as file:
         if file.metadata.num_rows != values:
             raise ValueError(f"it holds {file.metadata.num_rows:,} values instead of {values:,}")
         if name not in file.schema_arrow.names or not _fits(name, file.schema_arrow.field(name).type):
