@@ -98,7 +98,8 @@ def _try_command(report: Report, box: Box, worker: Worker, case: Case) -> None:
     if wrong:
         report.add(case.owner, wrong, again)
     if changed:
-        report.add(case.owner, f"left behind: {', '.join(changed[:4])}", again)
+        if not {"hung", "died"} & set(result):  # such a process is not to tidy up
+            report.add(case.owner, f"left behind: {', '.join(changed[:4])}", again)
         _clear(box)
         return
     for name in ("new", *case.files):
