@@ -29,7 +29,7 @@ ALLOWED = {
     "storage": {"hashing", "ops", "tables"},
     "group": CORE | {"ops", "storage"},
     "method": CORE | {"group"},
-    "methods": CORE | {"method", "methods", "ops"},
+    "methods": CORE | {"json_files", "method", "methods", "ops", "quoting"},
     "placement": {"group", "method", "methods", "storage", "tables", "terms"},
     "nn": {"group", "method", "ops", "placement", "spec", "starts", "storage", "tables"},
     "optim": {"ops"},

@@ -141,6 +141,8 @@ class EmbeddingGroup(nn.Module):
         count = len(self.tables)
         if len(values) != count or len(offsets) != count or (weights is not None and len(weights) != count):
             raise ValueError(f"bags need values, offsets (and weights, if any) for each of the {count} tables")
+        for tensor in (*values, *offsets, *(weights or ())):
+            self._check_device(tensor)
         begins = check_bags(values, offsets, mode, weights)
         plain = begins.numel() and self.transform is None and counted is None
         if not plain or not can_pool(self.memory, values, mode, weights):
@@ -174,8 +176,11 @@ class EmbeddingGroup(nn.Module):
             raise ValueError(f"ids must be [batch, {len(self.tables)}], one column per table; got {list(ids.shape)}")
         if ids.dtype not in (torch.int64, torch.int32):
             raise ValueError(f"ids must be int64 or int32; got {ids.dtype}")
-        if ids.device.type != self.memory.device.type:
-            raise ValueError(f"ids are on {ids.device}, memory is on {self.memory.device}: move one to the other")
+        self._check_device(ids)
+
+    def _check_device(self, tensor: Tensor) -> None:
+        if tensor.device.type != self.memory.device.type:
+            raise ValueError(f"ids are on {tensor.device}, memory is on {self.memory.device}: move one to the other")
 
     def _explain(self, wild: WildIdError) -> ValueError:
         table = self.tables[wild.column]

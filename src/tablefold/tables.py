@@ -18,6 +18,9 @@ from dataclasses import dataclass
 FLOAT_BYTES = 4
 """Bytes of one float32."""
 
+LOOKUP_FILES = "tables.json"
+"""In a folder of metadata: the file of each table, by the table's name."""
+
 MAX_ROWS = 1 << 62
 """No table has more rows: addresses are computed in signed 64-bit integers and must not overflow."""
 

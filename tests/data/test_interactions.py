@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raw_logs import read_dictionary
+from tablefold import TableSpec, parse
 from tablefold.data import Dataset
 from tablefold.data.interactions import Interactions, prepare_interactions
 from tablefold.data.permutation import permute_ids
@@ -124,9 +125,17 @@ def test_attributes_of_every_id(log):
     assert [ages[i] for i in lookup["age"]] == [str(age_of[user]) for user in users]
     ids, _ = rows_of(log / "out", "train")
     assert (lookup["age"].to_numpy()[ids[:, 0]] == ids[:, 2]).all()
+    tables = [TableSpec(table.name, table.rows, 4) for table in schema.tables[:2]]
+    group = parse(f"custom:lookup={log / 'out' / 'lookup'},combine=features").build(tables, device="meta")
+    read = [{part.lookup.buckets.tobytes() for part in parts if part.lookup} for parts in partitions_of(group)]
+    assert lookup["age"].to_numpy().astype(np.uint8).tobytes() in read[0]
     genres = read_dictionary(log / "out", "genre")["value"]
     assert genres.to_list().count(None) == 1
     assert ids[:, 3].max() == 4
+
+
+def partitions_of(group):
+    return [[term.partition for term in terms] for terms in group.address_map.terms]
 
 
 def test_user_who_took_nearly_everything(tmp_path):

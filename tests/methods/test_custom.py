@@ -1,10 +1,13 @@
 """Metadata as partitions: read from files, told apart by rank, refused where they do not fit."""
 
+import json
+
 import numpy as np
 import polars as pl
 import pytest
 import torch
 
+from hostile_names import NAMES
 from tablefold import Custom, TableSpec
 from tablefold.partitions import are_complementary
 
@@ -75,3 +78,31 @@ def test_files_that_hold_no_partition_are_refused(tmp_path, columns, message):
 def test_a_folder_that_is_none_is_refused(tmp_path):
     with pytest.raises(ValueError, match="is no folder"):
         Custom(lookup=str(tmp_path / "nowhere")).build([USER])
+
+
+def test_a_list_names_the_file_of_each_table(folder):
+    expected = Custom(lookup=str(folder)).partitions(USER, 0, 0)
+    (folder / "user.parquet").rename(folder / "000007.parquet")
+    (folder / "tables.json").write_text('{"user": "000007.parquet"}', encoding="utf-8")
+    assert Custom(lookup=str(folder)).partitions(USER, 0, 0) == expected
+    assert len(Custom(lookup=str(folder)).partitions(TableSpec("item", 600, 12), 0, 0)) == 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_name_of_a_table_is_no_path(folder, name):
+    pl.read_parquet(folder / "user.parquet").write_parquet(folder.parent / "outside.parquet")
+    for table in (name, "../outside", str(folder.parent / "outside")):
+        assert len(Custom(lookup=str(folder)).partitions(TableSpec(table, 600, 12), 0, 0)) == 2  # as without metadata
+    for file in ("../outside.parquet", str(folder.parent / "outside.parquet"), "..", "a\0b", ""):
+        (folder / "tables.json").write_text(json.dumps({name: file}), encoding="utf-8")
+        with pytest.raises(ValueError, match="it must be the name of a file in this folder"):
+            Custom(lookup=str(folder)).partitions(TableSpec(name, 600, 12), 0, 0)
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:200], lambda content: b"PAR1" + content[4:900] + b"x"])
+def test_a_damaged_file_is_refused_in_one_line(folder, damage):
+    path = folder / "user.parquet"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"user.parquet is missing or damaged \(") as caught:
+        Custom(lookup=str(folder)).build([USER])
+    assert "\n" not in str(caught.value)

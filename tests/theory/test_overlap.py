@@ -49,7 +49,6 @@ def test_tables_that_share_memory_count_as_one_with_all_their_ids():
         "robe:block=2,sign=true",
         "robe:block=4,aligned=true",
         "robe:block=4,wrap=true",
-        "robe:block=2,share=table",
     ],
 )
 def test_at_the_size_that_promises_it_no_more_seeds_than_delta_fail(spec):

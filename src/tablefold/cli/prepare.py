@@ -21,6 +21,7 @@ FILE (Parquet, or CSV with a header) lists what users took, one row each; items 
 negatives. --split random: 10 % of the positives test, 5 % validate; leave-last-out: the last of every user tests, the
 one before validates; by-time: the last seventh, first half test, second half validation."""
 
+_LEAST_GIGABYTES = 0.001
 _MOST_GIGABYTES = 1e9
 _SCHEMA = (
     'TOML: label = "NAME"; categorical, dense, counts (taken as log(1 + x)) = ["NAME", ...]; '
@@ -129,9 +130,9 @@ def _gigabytes(text: str) -> int:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not 0 < number < _MOST_GIGABYTES:
-        raise argparse.ArgumentTypeError(f"{quoted(text)} is not a number of gigabytes, such as 0.5")
-    return max(1, int(number * 1e9))
+    if not _LEAST_GIGABYTES <= number < _MOST_GIGABYTES:
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is not a number of gigabytes, at least 0.001, such as 0.5")
+    return int(number * 1e9)
 
 
 def run(args: argparse.Namespace) -> None:

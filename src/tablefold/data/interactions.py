@@ -27,8 +27,9 @@ from tablefold.data.shards import Examples, shard_name, write_shard
 from tablefold.data.source import describe_files
 from tablefold.data.split import Split
 from tablefold.files import check_free, new_folder
+from tablefold.json_files import write_json
 from tablefold.quoting import one_line, quoted
-from tablefold.tables import show_bytes
+from tablefold.tables import LOOKUP_FILES, show_bytes
 
 SPLITS = ("random", "leave-last-out", "by-time")
 TEST_SHARE = 0.10
@@ -269,6 +270,7 @@ def _write_lookups(
 ) -> list[tuple[int, str, NDArray[np.int64]]]:
     """Write dictionaries and look-ups; returns (0 for the user's, 1 for the item's; name; attribute of every id)."""
     side: list[tuple[int, str, NDArray[np.int64]]] = []
+    files: dict[str, str] = {}
     for number, (catalogue, places) in enumerate(zip(catalogues, source.attributes, strict=True)):
         _write_dictionary(catalogue.values, number, folder)
         if not places:
@@ -282,6 +284,9 @@ def _write_lookups(
             _write_dictionary(values, place, folder)
         (folder / "lookup").mkdir(exist_ok=True)
         pl.DataFrame(lookup).write_parquet(folder / lookup_file(number))
+        files[catalogue.name] = Path(lookup_file(number)).name
+    if files:
+        write_json(folder / "lookup" / LOOKUP_FILES, files)
     return side
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +13,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tablefold import spec
+from tablefold.json_files import load_json
 from tablefold.methods.compositional import Compositional
 from tablefold.methods.sizing import check_size, most_rows, remainder_rows
 from tablefold.partitions import Partition, ceil_div, identity, lookup, quotient, remainder
+from tablefold.quoting import one_line
 from tablefold.spec import SHOWN
 from tablefold.starts import CombineOption, InitOption
-from tablefold.tables import FLOAT_BYTES, TableSpec
+from tablefold.tables import FLOAT_BYTES, LOOKUP_FILES, TableSpec
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,10 @@ class Custom(Compositional):
     that share all of it, and tells them apart. The arrays are part of the model: their bytes count.
 
     Args:
-        lookup: a folder with a Parquet file `<table>.parquet` for each table that has metadata: one row per id, in
-            order of ids, one integer column per partition, values 0, 1, 2 ... Tables without one are split as by `qr`.
+        lookup: a folder with a Parquet file for each table that has metadata: one row per id, in order of ids, one
+            integer column per partition, values 0, 1, 2 ... It is called `<table>.parquet`, unless the folder has a
+            `tables.json` that names the file of each table, as those that `prepare` writes do. Tables without a file
+            are split as by `qr`.
         ties: what to do where ids share all metadata: `remainder` adds the ranks, `refuse` raises, naming two such ids.
         max_rows: rows of memory per table at most: tables that fit stay full, the others spend what their metadata
             leave on the ranks, from the smallest split upwards. Set by a budget.
@@ -95,12 +100,13 @@ class Custom(Compositional):
     def _arrays(self, table: TableSpec) -> dict[str, NDArray[np.int64]]:
         if self.lookup is None:
             return {}
-        path = Path(self.lookup) / f"{table.name}.parquet"
-        if not path.exists():
-            if not Path(self.lookup).is_dir():
-                raise ValueError(f"custom: lookup={self.lookup} is no folder")
+        path = lookup_path(Path(self.lookup), table.name)
+        if path is None:
             return {}
-        frame = pl.read_parquet(path)
+        try:
+            frame = pl.read_parquet(path, glob=False)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise ValueError(f"{path} is missing or damaged ({one_line(str(error), 200)})") from error
         if frame.height != table.vocabulary:
             raise ValueError(
                 f"{path} has {frame.height} rows; table {table.name!r} needs one for each of its {table.vocabulary} ids"
@@ -114,6 +120,31 @@ class Custom(Compositional):
             f"table {table.name!r}: ids {int(np.flatnonzero(same)[0])} and {later} share all their metadata; "
             "take ties=remainder to tell them apart"
         )
+
+
+def lookup_path(folder: Path, table: str) -> Path | None:
+    """The Parquet file of a table's metadata in a folder; None where the table has none.
+
+    Raises:
+        ValueError: where the folder is none, or its list of files is damaged.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"custom: lookup={one_line(str(folder))} is no folder")
+    listed = folder / LOOKUP_FILES
+    if not listed.exists():
+        file = f"{table}.parquet"
+        return folder / file if _is_name(file) and (folder / file).exists() else None
+    files = load_json(listed).fields()
+    if table not in files:
+        return None
+    if not _is_name(files[table].text()):
+        files[table].refuse("the name of a file in this folder")
+    return folder / files[table].text()
+
+
+def _is_name(file: str) -> bool:
+    """Whether it names a file in a folder, and nothing elsewhere; of so many bytes as a file system takes."""
+    return Path(file).name == file != ".." and "\0" not in file and len(os.fsencode(file)) <= 255
 
 
 def ranks_within_classes(arrays: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
