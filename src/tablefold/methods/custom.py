@@ -144,7 +144,9 @@ def lookup_path(folder: Path, table: str) -> Path | None:
 
 def _is_name(file: str) -> bool:
     """Whether it names a file in a folder, and nothing elsewhere; of so many bytes as a file system takes."""
-    return Path(file).name == file != ".." and "\0" not in file and len(os.fsencode(file)) <= 255
+    if file in ("", "..") or "\0" in file or Path(file).name != file:
+        return False
+    return len(os.fsencode(file)) <= 255
 
 
 def ranks_within_classes(arrays: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
