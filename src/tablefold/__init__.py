@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tablefold.ahead import warmup
     from tablefold.click_model import ClickModel
     from tablefold.group import EmbeddingGroup
     from tablefold.method import Method, all_methods, parse
@@ -49,6 +50,7 @@ __all__ = [
     "backend",
     "full_bytes",
     "parse",
+    "warmup",
 ]
 
 _HOMES = {
@@ -73,6 +75,7 @@ _HOMES = {
     "backend": "ops",
     "full_bytes": "tables",
     "parse": "method",
+    "warmup": "ahead",
 }
 
 

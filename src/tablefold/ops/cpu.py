@@ -37,6 +37,12 @@ STREAMED_FLOATS = 1 << 19
 
 NO_WILD = (1 << 63) - 1
 
+KERNELS = (
+    *(("vectors", "gather"), ("vectors", "bags"), ("gradients", "scatter"), ("gradients", "collect")),
+    *(("gradients", "sort"), ("gradients", "sum"), ("steps", "step"), ("grids", "round")),
+)
+"""Modules and names of all kernels."""
+
 _PROCESS = os.getpid()
 
 
@@ -83,7 +89,7 @@ class Kernel:
     """
 
     def __init__(self, name: str, dtypes: Sequence[str], compile_for: Callable[[str], int]) -> None:
-        self._name, self._dtypes = name, dtypes
+        self._name, self.dtypes = name, dtypes
         self._code = cache(compile_for)
 
     def address(self, dtype: str) -> int:
@@ -92,8 +98,8 @@ class Kernel:
         Raises:
             ValueError: for a type that the kernel was not made for.
         """
-        if dtype not in self._dtypes:
-            raise ValueError(f"{self._name} computes {' and '.join(self._dtypes)}; this memory is {dtype}")
+        if dtype not in self.dtypes:
+            raise ValueError(f"{self._name} computes {' and '.join(self.dtypes)}; this memory is {dtype}")
         return self._code(dtype)
 
     def __call__(self, arguments: ctypes.Structure, dtype: torch.dtype | str, tasks: int) -> None:

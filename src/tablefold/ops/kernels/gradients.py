@@ -19,12 +19,11 @@ from __future__ import annotations
 
 from numba import types
 
+from tablefold.compilation import part
 from tablefold.ops.cpu import DIGITS, TILE, Arguments
 from tablefold.ops.kernels.lanes import (
-    compiled,
     fetch_add,
     header,
-    inlined,
     make_kernel,
     piece_at,
     pointer_int64,
@@ -44,7 +43,7 @@ from tablefold.ops.kernels.vectors import examples_of, load_ids, read_rows
 from tablefold.ops.program import MULTIPLY, QUANTILES
 
 
-@inlined
+@part
 def scatter_ranges(arguments, memory):
     """Take ranges of memory until none is left; write their gradient."""
     program = header(arguments.program)
@@ -67,13 +66,13 @@ def scatter_ranges(arguments, memory):
                     _scatter_chain(arguments, program, table, first, last, low, high, memory, gradient, space)
 
 
-@inlined
+@part
 def space_words(program):
     """`arguments.space_words`, from a program."""
     return TILE * (4 * program.longest + 3 * program.widest) + DIGITS
 
 
-@inlined
+@part
 def _touches_any(program, first, last, low, high):
     for number in range(first, last):  # noqa: SIM110  (Numba has no generators here)
         if _touches(piece_at(program, number), low, high):
@@ -81,7 +80,7 @@ def _touches_any(program, first, last, low, high):
     return False
 
 
-@inlined
+@part
 def _touches(piece, low, high):
     """Whether a piece may read rows, or a weight, in [low, high)."""
     if piece.low < high and piece.high > low:
@@ -89,14 +88,14 @@ def _touches(piece, low, high):
     return _weight_touches(piece, low, high)
 
 
-@inlined
+@part
 def _weight_touches(piece, low, high):
     if piece.weighted == 0:
         return False
     return piece.weight_low < high and piece.weight_high > low
 
 
-@inlined
+@part
 def _scatter_chain(arguments, program, table, first, last, low, high, memory, gradient, space):
     """Add the gradient of all reads of one chain that lie in a range."""
     vectors = pointer_like(memory, arguments.vectors)
@@ -125,20 +124,20 @@ def _scatter_chain(arguments, program, table, first, last, low, high, memory, gr
             if not _touches(piece, low, high):
                 continue
             own = part_of(space, 4 * (number - first))
+            given, begin_given, step_given = source, start, step
             if multiplies:
                 chain_rule(program, first, last, number, space, source, start, step, memory, rows, count)
-                _scatter_piece(piece, low, high, own, memory, gradient, rows, 0, width, count)
-            else:
-                _scatter_piece(piece, low, high, own, memory, gradient, source, start, step, count)
+                given, begin_given, step_given = rows, 0, width
+            _scatter_piece(piece, low, high, own, memory, gradient, given, begin_given, step_given, count)
 
 
-@inlined
+@part
 def part_of(space, number):
     """The address of the scratch's `number`-th tile of words."""
     return space + 8 * TILE * number
 
 
-@compiled
+@part
 def unpool(arguments, table, begin, count, vectors, slot, rows, width):
     """Fill `rows` with the gradients of a tile's vectors: those of their bags, times their weights."""
     first = pointer_int64(arguments.starts)[table] + begin
@@ -149,7 +148,7 @@ def unpool(arguments, table, begin, count, vectors, slot, rows, width):
         set_scaled(rows, i * width, vectors, bags[first + i] * step + slot, weight, width)
 
 
-@compiled
+@part
 def locate(arguments, piece, ids, count, memory, space):
     """Fill a piece's four tiles of scratch: places, places of weights, signs, and factors (signs times weights)."""
     lookup, size = arguments.lookups, arguments.lookup_size
@@ -170,7 +169,7 @@ def locate(arguments, piece, ids, count, memory, space):
             factors[i] *= memory[weights[i]]
 
 
-@compiled
+@part
 def chain_rule(program, first, last, wanted, space, vectors, start, step, memory, rows, count):
     """Fill `rows` with the gradient of what the `wanted` piece contributes: that of the vectors times all that
     multiplies it, which is every later factor and, where the piece is a factor itself, all that came before it.
@@ -192,7 +191,7 @@ def chain_rule(program, first, last, wanted, space, vectors, start, step, memory
             _read_piece(program, number, MULTIPLY, part_of(space, 4 * (number - first)), memory, rows, count)
 
 
-@inlined
+@part
 def _read_piece(program, number, op, space, memory, rows, count):
     piece = piece_at(program, number)
     scaled = piece.signed or piece.weighted
@@ -201,7 +200,7 @@ def _read_piece(program, number, op, space, memory, rows, count):
     read_rows(piece, op, scaled, target, target, memory, places, factors, count, False)
 
 
-@compiled
+@part
 def _scatter_piece(piece, low, high, space, memory, gradient, source, start, stride, count):
     """Add rows of `source` to the gradient at a piece's places, as far as they lie in [low, high)."""
     places, weights = pointer_int64(space), pointer_int64(part_of(space, 1))
@@ -220,7 +219,7 @@ def _scatter_piece(piece, low, high, space, memory, gradient, source, start, str
             gradient[weights[i]] += total
 
 
-@compiled
+@part
 def inner_product(piece, memory, place, source, begin):
     """The inner product of the row that a piece reads and a row of `source`."""
     wrap = piece.wrap
@@ -235,7 +234,7 @@ def inner_product(piece, memory, place, source, begin):
     return total
 
 
-@compiled
+@part
 def _spill_clipped(piece, low, high, places, factors, gradient, source, start, stride, count):
     """`_scatter_piece` where rows may cross the edges of the range, or the end of a circular region."""
     width, wrap = piece.width, piece.wrap
@@ -265,7 +264,7 @@ def _spill_clipped(piece, low, high, places, factors, gradient, source, start, s
                 gradient[place + j] += factors[i] * source[begin + j]
 
 
-@inlined
+@part
 def collect_reads(arguments, memory):
     """Take tiles until none is left; write where their examples read, and gradients that are not the vectors'."""
     program = header(arguments.program)
@@ -287,7 +286,7 @@ def collect_reads(arguments, memory):
                 _collect(arguments, program, table, first, last, ids, begin, count, memory, space)
 
 
-@compiled
+@part
 def _collect(arguments, program, table, first, last, ids, begin, count, memory, space):
     """The reads of one chain."""
     vectors = pointer_like(memory, arguments.vectors)
@@ -312,7 +311,7 @@ def _collect(arguments, program, table, first, last, ids, begin, count, memory, 
             _write_gradients(arguments, program, piece, own, begin, count, memory, rows)
 
 
-@compiled
+@part
 def _write_reads(arguments, program, piece, is_weight, source, begin, count):
     """The reads of a tile, of a piece's rows or of its weights; `source` holds the places."""
     unit = program.unit
@@ -338,7 +337,7 @@ def _write_reads(arguments, program, piece, is_weight, source, begin, count):
                 row = 0
 
 
-@compiled
+@part
 def _write_gradients(arguments, program, piece, own, begin, count, memory, rows):
     """The gradients of a tile's reads: `rows` times the factors; for weights, one float in a row of zeros."""
     unit, batch = program.unit, arguments.batch
@@ -362,7 +361,7 @@ def _write_gradients(arguments, program, piece, own, begin, count, memory, rows)
                 gradients[row + i * unit + j] = factors[i] * rows[i * width + chunk * unit + j]
 
 
-@inlined
+@part
 def sort_reads(arguments, _memory):
     """Take segments until none is left: sort their reads, and count the rows that are read."""
     program, counts = header(arguments.program), pointer_int64(arguments.counts)
@@ -381,7 +380,7 @@ def sort_reads(arguments, _memory):
         counts[number] = _distinct(reads, count)
 
 
-@compiled
+@part
 def _sort(reads, other, count, rows, digits):
     """Sort by the upper 32 bits, which are less than `rows`; the result is in `reads`."""
     shift = 32
@@ -409,7 +408,7 @@ def _sort(reads, other, count, rows, digits):
             reads[i] = other[i]
 
 
-@compiled
+@part
 def _distinct(reads, count):
     """How many rows the sorted reads go to."""
     found = 1 if count else 0
@@ -418,7 +417,7 @@ def _distinct(reads, count):
     return found
 
 
-@inlined
+@part
 def sum_rows(arguments, memory):
     """Take segments until none is left: write the number and the gradient of each row that is read in it."""
     vectors = pointer_like(memory, arguments.vectors)
@@ -430,7 +429,7 @@ def sum_rows(arguments, memory):
         _sum_segment(arguments, program, number, vectors)
 
 
-@compiled
+@part
 def _sum_segment(arguments, program, number, vectors):
     segment = segment_at(program, number)
     batch, step, unit = arguments.batch, arguments.floats, program.unit

@@ -10,10 +10,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from tablefold.compilation import part
 from tablefold.ops.kernels.lanes import (
-    compiled,
     fetch_add,
-    inlined,
     make_kernel,
     pointer_int32,
     pointer_int64,
@@ -45,7 +44,7 @@ def bits_of(_context, number):
     return types.int32(types.float32), generate
 
 
-@inlined
+@part
 def round_stretches(arguments, memory):
     """Take stretches of rows, or of blocks, until none is left. A block belongs to the first of the rows it holds."""
     count, width, rows = arguments.count, arguments.width, pointer_int64(arguments.rows)
@@ -67,7 +66,7 @@ def round_stretches(arguments, memory):
                 changed += _round_block(arguments, memory, block * BLOCK)
 
 
-@compiled
+@part
 def _round_block(arguments, memory, begin):
     """Round the block that begins at a float; how many of its floats moved."""
     end = min(begin + BLOCK, arguments.floats)
@@ -76,7 +75,7 @@ def _round_block(arguments, memory, begin):
     return _round_integers(memory, pointer_int32(arguments.memory), begin, end, arguments.key)
 
 
-@inlined
+@part
 def _rounded(value, inverse, step, limit, place, key):
     """`value / step`, rounded by chance, within +-limit, times `step`."""
     word = mix(place >> 2, key) >> (16 * (place & 3))
@@ -88,7 +87,7 @@ def _rounded(value, inverse, step, limit, place, key):
     return whole * step
 
 
-@inlined
+@part
 def _round_integers(memory, bits, begin, end, key):
     most = types.int32(0)
     for i in range(begin, end):
@@ -106,7 +105,7 @@ def _round_integers(memory, bits, begin, end, key):
     return changed
 
 
-@inlined
+@part
 def _round_halves(memory, begin, end, fraction, smallest, key):
     changed = 0
     for i in range(begin, end):

@@ -6,36 +6,23 @@ aliasing at run time. These few LLVM instructions are all a gather needs.
 
 # Numba infers the types of these functions itself, by rules that mypy does not know.
 # mypy: ignore-errors
-# ruff: noqa: ANN001, ANN201, ANN202
+# ruff: noqa: ANN001, ANN201, ANN202, ANN204
 
 from __future__ import annotations
 
-import zlib
-from functools import cache
-from pathlib import Path
 from types import FunctionType
 
 import numpy as np
 from llvmlite import ir
-from numba import from_dtype, njit, types
+from numba import from_dtype, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from tablefold import hashing
-from tablefold.compilation import machine_code
-from tablefold.ops import program
+from tablefold.compilation import machine_code, part
 from tablefold.ops.cpu import TILE, Kernel
-from tablefold.ops.program import LINE, Header, Piece, Read, Segment
-
-compiled = njit(error_model="numpy", boundscheck=False)
-"""Compiles a function that kernels call: no bounds are checked, nothing raises."""
-inlined = njit(error_model="numpy", boundscheck=False, inline="always")
-"""Copies a function into its callers, where that keeps the calls flat: Numba optimises what a compiled function calls
-anew at every level of calls: ten levels take a minute to compile, three take seconds."""
+from tablefold.ops.program import ADD, ASSIGN, LINE, MULTIPLY, Header, Piece, Read, Segment
 
 FLOATS = ("float32", "float64")
-
-PIECE_BYTES, SEGMENT_BYTES, READ_BYTES = (np.dtype(each).itemsize for each in (Piece, Segment, Read))
 
 # Rows that lie at equal distances are told as one tuple: a pointer, the first float, floats from one row to the next.
 
@@ -73,17 +60,42 @@ def record(structure):
     return at
 
 
-header, piece_record, segment_record, read_record = (record(each) for each in (Header, Piece, Segment, Read))
+header = record(Header)
+
+
+def _listed(structure, begin):
+    """An intrinsic that gives the record number `number` of a list in a program, which begins at a word that the
+    program's header names."""
+    kind = from_dtype(np.dtype(structure))
+    place, size = getattr(Header, begin).offset // 8, np.dtype(structure).itemsize
+
+    @intrinsic
+    def at(_context, program, number):
+        def generate(context, builder, signature, arguments):
+            word = ir.IntType(64)
+            words = builder.bitcast(arguments[0], word.as_pointer())
+            first = builder.gep(words, [builder.load(builder.gep(words, [word(place)]))])
+            there = builder.gep(first, [builder.mul(arguments[1], word(size // 8))])
+            return builder.bitcast(there, context.get_value_type(signature.return_type))
+
+        return kind(program, types.int64), generate
+
+    return at
+
+
+piece_at, segment_at = _listed(Piece, "pieces_at"), _listed(Segment, "segments_at")
+read_at = _listed(Read, "reads_at")
 
 
 @intrinsic
-def address_of(_context, something):
-    """The address of a record or of what a pointer points to."""
+def word_at(_context, program, index):
+    """A word of a program."""
 
     def generate(_target, builder, _signature, arguments):
-        return builder.ptrtoint(arguments[0], ir.IntType(64))
+        words = builder.bitcast(arguments[0], ir.IntType(64).as_pointer())
+        return builder.load(builder.gep(words, [arguments[1]]))
 
-    return types.int64(something), generate
+    return types.int64(program, types.int64), generate
 
 
 def make_kernel(body, structure, dtypes=FLOATS):
@@ -93,11 +105,11 @@ def make_kernel(body, structure, dtypes=FLOATS):
     """
 
     def compile_for(dtype):
-        name = f"{body.py_func.__name__}_{dtype}_{_version():08x}"
-        names = {"__name__": __name__, "at": record(structure), "body": body, "pointer": globals()[f"pointer_{dtype}"]}
+        name, module = f"{body.py_func.__name__}_{dtype}", body.py_func.__module__
+        names = {"__name__": module, "at": record(structure), "body": body, "pointer": globals()[f"pointer_{dtype}"]}
         entry = FunctionType(_entry.__code__, names, name)
-        entry.__qualname__ = name  # under which Numba keeps the machine code
-        return machine_code(entry, types.void(types.int64))
+        entry.__qualname__ = name  # under which its machine code is kept
+        return machine_code(entry, types.void(types.int64), module)
 
     return Kernel(body.py_func.__name__, dtypes, compile_for)
 
@@ -105,37 +117,6 @@ def make_kernel(body, structure, dtypes=FLOATS):
 def _entry(address):
     arguments = at(address)  # noqa: F821  (`make_kernel` says what these names are)
     body(arguments, pointer(arguments.memory))  # noqa: F821
-
-
-@cache
-def _version():
-    """A number that changes with any source that machine code is made of: Numba itself looks at one file's date."""
-    sources = [*sorted(Path(__file__).parent.glob("*.py")), Path(program.__file__), Path(hashing.__file__)]
-    return zlib.crc32(b"".join(source.read_bytes() for source in sources))
-
-
-@inlined
-def word_at(program, index):
-    """A word of a program."""
-    return pointer_int64(address_of(program))[index]
-
-
-@inlined
-def piece_at(program, number):
-    """The record of a piece."""
-    return piece_record(address_of(program) + 8 * program.pieces_at + number * PIECE_BYTES)
-
-
-@inlined
-def segment_at(program, number):
-    """The record of a segment."""
-    return segment_record(address_of(program) + 8 * program.segments_at + number * SEGMENT_BYTES)
-
-
-@inlined
-def read_at(program, number):
-    """The record of a read."""
-    return read_record(address_of(program) + 8 * program.reads_at + number * READ_BYTES)
 
 
 @intrinsic
@@ -239,65 +220,59 @@ def fence(_context):
     return types.void(), generate
 
 
-def _row(kind, streams=False):
-    """An intrinsic `row(lanes, target, i, base, k, source, j, factor)` on `lanes` neighbouring floats at once: target
-    takes source, times factor, added to base or times it. What `streams` goes past the caches, and must be whole lines.
+# Rows are moved by vector instructions: a line at a time where lines divide the row, else four floats, else one.
+
+
+def _for_lanes(builder, width, emit):
+    """Code that `emit(lanes)` writes, for as many lanes as divide `width`."""
+    with builder.if_else(_divides(builder, LINE, width)) as (lines, others):
+        with lines:
+            emit(LINE)
+        with others, builder.if_else(_divides(builder, 4, width)) as (fours, ones):
+            with fours:
+                emit(4)
+            with ones:
+                emit(1)
+
+
+def _divides(builder, lanes, width):
+    return builder.icmp_unsigned("==", builder.and_(width, width.type(lanes - 1)), width.type(0))
+
+
+def _loop(builder, begin, end, step=1):
+    """A loop in code that is being written: a context of the number (and of how many came before).
+
+    LLVM is not told that numbers do not overflow: rows have a few strips, it would unroll for hundreds, and lookups
+    take a fifth longer.
     """
-
-    @intrinsic(prefer_literal=True)
-    def row(_context, lanes, target, i, base, k, source, j, factor):
-        count = lanes.literal_value
-        signature = types.void(lanes, target, types.int64, base, types.int64, source, types.int64, target.dtype)
-
-        def generate(context, builder, signature, arguments):
-            _, to, at, onto, onto_at, rows, begin, scale = arguments
-            scalar = context.get_value_type(signature.args[1].dtype)
-            vector = ir.VectorType(scalar, count)
-            align = context.get_abi_sizeof(scalar)
-
-            def lanes_at(pointer, place):
-                return builder.bitcast(builder.gep(pointer, [place]), vector.as_pointer())
-
-            value = builder.load(lanes_at(rows, begin), align=align)
-            if kind.startswith("scaled"):
-                value = builder.fmul(value, splat(builder, scale, vector))
-            if kind.endswith("add"):
-                value = builder.fadd(builder.load(lanes_at(onto, onto_at), align=align), value)
-            if kind.endswith("multiply"):
-                value = builder.fmul(builder.load(lanes_at(onto, onto_at), align=align), value)
-            store = builder.store(value, lanes_at(to, at), align=4 * LINE if streams else align)
-            if streams:
-                store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
-            return context.get_dummy_value()
-
-        return signature, generate
-
-    return row
+    return cgutils.for_range_slice(builder, begin, end, begin.type(step))
 
 
-@intrinsic(prefer_literal=True)
-def add_lanes(_context, lanes, target, at, source, places, shift, first, last):
-    """target[at : + lanes] gains source[places[i] + shift : + lanes] for each i from `first` up to `last`.
+class _Rows:
+    """Rows behind a pointer, while code is written."""
 
-    What is added up stays in a register, where a loop over `row` would write it to memory and wait for it each time.
-    """
-    signature = types.void(lanes, target, types.int64, source, places, types.int64, types.int64, types.int64)
+    def __init__(self, builder, pointer, align):
+        self._builder, self._pointer, self._align = builder, pointer, align
 
-    def generate(context, builder, signature, arguments):
-        _, to, begin, rows, places_, offset, low, high = arguments
-        scalar = context.get_value_type(signature.args[1].dtype)
-        vector = ir.VectorType(scalar, lanes.literal_value)
-        align = context.get_abi_sizeof(scalar)
-        to = builder.bitcast(builder.gep(to, [begin]), vector.as_pointer())
-        total = cgutils.alloca_once_value(builder, builder.load(to, align=align))
-        with cgutils.for_range_slice(builder, low, high, ir.Constant(low.type, 1)) as (i, _):
-            place = builder.add(builder.load(builder.gep(places_, [i])), offset)
-            row_at = builder.bitcast(builder.gep(rows, [place]), vector.as_pointer())
-            builder.store(builder.fadd(builder.load(total), builder.load(row_at, align=align)), total)
-        builder.store(builder.load(total), to, align=align)
-        return context.get_dummy_value()
+    def _lanes(self, place, lanes):
+        vector = ir.VectorType(self._pointer.type.pointee, lanes)
+        return self._builder.bitcast(self._builder.gep(self._pointer, [place]), vector.as_pointer())
 
-    return signature, generate
+    def load(self, place, lanes):
+        """`lanes` neighbouring floats at once."""
+        return self._builder.load(self._lanes(place, lanes), align=self._align)
+
+    def store(self, value, place, streams=False):
+        """What `streams` goes past the caches, and must be whole lines."""
+        builder = self._builder
+        to = self._lanes(place, value.type.count)
+        store = builder.store(value, to, align=4 * LINE if streams else self._align)
+        if streams:
+            store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+
+
+def _rows_of(context, builder, kind, pointer):
+    return _Rows(builder, pointer, context.get_abi_sizeof(context.get_value_type(kind.dtype)))
 
 
 def splat(builder, scalar, vector):
@@ -307,100 +282,125 @@ def splat(builder, scalar, vector):
     return builder.shuffle_vector(one, one, mask)
 
 
-def _into_row(row):
-    @inlined
-    def put(lanes, target, base, source, places, factors, i, v):
-        to, onto = target[1] + i * target[2] + v, base[1] + i * base[2] + v
-        row(lanes, target[0], to, base[0], onto, source, places[i] + v, factors[i])
+def _into_rows(op, scaled):
+    """An intrinsic `rows(target, base, source, places, factors, count, width, streamed)`: each of `count` rows of
+    `target`, `width` floats, takes source[places[i] :], times factors[i] if `scaled`, onto that of `base` or times it.
+    """
 
-    return put
+    @intrinsic
+    def rows(_context, target, base, source, places, factors, count, width, streamed):
+        def generate(context, builder, signature, arguments):
+            target, base, source, places, factors, count, width, streamed = arguments
+            kind = signature.args[2]
+            (to, *to_at), (onto, *onto_at) = (cgutils.unpack_tuple(builder, each, 3) for each in (target, base))
+            to, onto, rows = (_rows_of(context, builder, kind, each) for each in (to, onto, source))
 
+            def strip(lanes, streams, i, v, place, factor):
+                value = rows.load(builder.add(place, v), lanes)
+                if scaled:
+                    value = builder.fmul(value, splat(builder, factor, value.type))
+                if op != ASSIGN:
+                    before = onto.load(builder.add(_row_at(builder, onto_at, i), v), lanes)
+                    value = (builder.fadd if op == ADD else builder.fmul)(before, value)
+                to.store(value, builder.add(_row_at(builder, to_at, i), v), streams)
 
-def _strips(put):
-    @compiled
-    def strips(target, base, source, places, factors, count, width):
-        for i in range(count):
-            for v in range(0, width, LINE):
-                put(LINE, target, base, source, places, factors, i, v)
+            def loops(lanes, streams=False):
+                zero = count.type(0)
+                with _loop(builder, zero, count) as (i, _):
+                    place = builder.load(builder.gep(places, [i]))
+                    factor = builder.load(builder.gep(factors, [i])) if scaled else None
+                    with _loop(builder, zero, width, lanes) as (v, _):
+                        strip(lanes, streams, i, v, place, factor)
 
-    return strips
+            with builder.if_else(context.is_true(builder, signature.args[7], streamed)) as (past, plain):
+                with past:
+                    loops(LINE, streams=True)
+                with plain:
+                    _for_lanes(builder, width, loops)
+            return context.get_dummy_value()
 
-
-def _narrow_strips(put):
-    @compiled
-    def strips(target, base, source, places, factors, count, width):
-        lanes = 4 if width % 4 == 0 else 1
-        for i in range(count):
-            for v in range(0, width, lanes):
-                if lanes == 4:
-                    put(4, target, base, source, places, factors, i, v)
-                else:
-                    put(1, target, base, source, places, factors, i, v)
-
-    return strips
-
-
-def _into_rows(kind):
-    put = _into_row(_row(kind))
-    strips, narrow_strips = _strips(put), _narrow_strips(put)
-    streams = _strips(_into_row(_row(kind, streams=True)))
-
-    @inlined
-    def rows(target, base, source, places, factors, count, width, streamed):
-        """For each of `count` rows of `target`, `width` floats: source[places[i] :], times factors[i], onto `base`."""
-        if streamed:
-            streams(target, base, source, places, factors, count, width)
-        elif width % LINE == 0:
-            strips(target, base, source, places, factors, count, width)
-        else:
-            narrow_strips(target, base, source, places, factors, count, width)
+        word = types.int64
+        return types.void(target, base, source, places, factors, word, word, streamed), generate
 
     return rows
 
 
-assign_rows, add_rows, multiply_rows = _into_rows("assign"), _into_rows("add"), _into_rows("multiply")
-assign_scaled = _into_rows("scaled assign")
-add_scaled = _into_rows("scaled add")
-multiply_scaled = _into_rows("scaled multiply")
+def _row_at(builder, rows, number):
+    first, step = rows
+    return builder.add(first, builder.mul(number, step))
 
 
-def _whole_row(kind):
-    row = _row(kind)
+assign_rows, assign_scaled = _into_rows(ASSIGN, False), _into_rows(ASSIGN, True)
+add_rows, add_scaled = _into_rows(ADD, False), _into_rows(ADD, True)
+multiply_rows, multiply_scaled = _into_rows(MULTIPLY, False), _into_rows(MULTIPLY, True)
 
-    @inlined
-    def whole(target, place, source, begin, factor, width):
+
+def _whole_row(adds):
+    @intrinsic
+    def whole(_context, target, place, source, begin, factor, width):
         """target[place : + width] takes source[begin : + width], times factor."""
-        if width % LINE == 0:
-            for v in range(0, width, LINE):
-                row(LINE, target, place + v, target, place + v, source, begin + v, factor)
-        elif width % 4 == 0:
-            for v in range(0, width, 4):
-                row(4, target, place + v, target, place + v, source, begin + v, factor)
-        else:
-            for v in range(width):
-                row(1, target, place + v, target, place + v, source, begin + v, factor)
+
+        def generate(context, builder, signature, arguments):
+            target, place, source, begin, factor, width = arguments
+            _spill(
+                builder,
+                _rows_of(context, builder, signature.args[0], target),
+                place,
+                _rows_of(context, builder, signature.args[0], source),
+                begin,
+                factor,
+                width,
+                adds,
+            )
+            return context.get_dummy_value()
+
+        return types.void(target, types.int64, source, types.int64, target.dtype, types.int64), generate
 
     return whole
 
 
-set_scaled, spill_row = _whole_row("scaled assign"), _whole_row("scaled add")
+def _spill(builder, to, place, rows, begin, factor, width, adds=True):
+    def strips(lanes):
+        with _loop(builder, width.type(0), width, lanes) as (v, _):
+            value = rows.load(builder.add(begin, v), lanes)
+            value = builder.fmul(value, splat(builder, factor, value.type))
+            at = builder.add(place, v)
+            to.store(builder.fadd(to.load(at, lanes), value) if adds else value, at)
+
+    _for_lanes(builder, width, strips)
 
 
-@inlined
-def add_up(target, at, source, places, first, last, width):
-    """target[at : + width] gains source[places[i] : + width] for each i from `first` up to `last`."""
-    if width % LINE == 0:
-        for v in range(0, width, LINE):
-            add_lanes(LINE, target, at + v, source, places, v, first, last)
-    elif width % 4 == 0:
-        for v in range(0, width, 4):
-            add_lanes(4, target, at + v, source, places, v, first, last)
-    else:
-        for v in range(width):
-            add_lanes(1, target, at + v, source, places, v, first, last)
+set_scaled, spill_row = _whole_row(False), _whole_row(True)
 
 
-@compiled
+@intrinsic
+def add_up(_context, target, at, source, places, first, last, width):
+    """target[at : + width] gains source[places[i] : + width] for each i from `first` up to `last`.
+
+    What is added up stays in a register, where a loop over rows would write it to memory and wait for it each time.
+    """
+
+    def generate(context, builder, signature, arguments):
+        target, at, source, places, first, last, width = arguments
+        to, rows = (_rows_of(context, builder, signature.args[0], each) for each in (target, source))
+
+        def strips(lanes):
+            with _loop(builder, width.type(0), width, lanes) as (v, _):
+                begin = builder.add(at, v)
+                total = cgutils.alloca_once_value(builder, to.load(begin, lanes))
+                with _loop(builder, first, last) as (i, _):
+                    place = builder.add(builder.load(builder.gep(places, [i])), v)
+                    builder.store(builder.fadd(builder.load(total), rows.load(place, lanes)), total)
+                to.store(builder.load(total), begin)
+
+        _for_lanes(builder, width, strips)
+        return context.get_dummy_value()
+
+    word = types.int64
+    return types.void(target, word, source, places, word, word, word), generate
+
+
+@part
 def spill_rows(target, places, source, begin, step, factors, count, width):
     """For each of `count` rows: target[places[i] : + width] gains source[begin + i * step :], times factors[i]."""
     for i in range(count):

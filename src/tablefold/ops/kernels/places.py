@@ -15,10 +15,9 @@ from __future__ import annotations
 
 from numba import types
 
+from tablefold.compilation import part
 from tablefold.hashing import _BUCKET_SHIFT, _MULTIPLY_1, _MULTIPLY_2
 from tablefold.ops.kernels.lanes import (
-    compiled,
-    inlined,
     pointer_int16,
     pointer_int32,
     pointer_int64,
@@ -26,7 +25,7 @@ from tablefold.ops.kernels.lanes import (
 )
 
 
-@inlined
+@part
 def mix(number, key):
     word = types.uint64(number) ^ types.uint64(key)
     word = (word ^ (word >> types.uint64(30))) * types.uint64(_MULTIPLY_1)
@@ -34,7 +33,7 @@ def mix(number, key):
     return types.int64(word ^ (word >> types.uint64(31)))
 
 
-@compiled
+@part
 def quotients(numbers, count, divisor, exact):
     """numbers // divisor in place; `exact` where they may be negative or beyond 2^53."""
     if exact:
@@ -48,7 +47,7 @@ def quotients(numbers, count, divisor, exact):
         numbers[i] = quotient - (1 if rest < 0 else 0) + (1 if rest >= divisor else 0)
 
 
-@compiled
+@part
 def remainders(numbers, count, divisor, exact):
     """numbers % divisor in place; `exact` where they may be negative or beyond 2^53."""
     if exact:
@@ -62,7 +61,7 @@ def remainders(numbers, count, divisor, exact):
         numbers[i] = rest - (divisor if rest >= divisor else 0)
 
 
-@compiled
+@part
 def _hashed(numbers, words, count, key):
     for i in range(count):
         words[i] = mix(numbers[i], key)
@@ -70,25 +69,25 @@ def _hashed(numbers, words, count, key):
         numbers[i] = types.int64(types.uint64(words[i]) >> types.uint64(_BUCKET_SHIFT))
 
 
-@compiled
+@part
 def _scaled(numbers, count, factor, summand):
     for i in range(count):
         numbers[i] = numbers[i] * factor + summand
 
 
-@compiled
+@part
 def _copied(target, source, count):
     for i in range(count):
         target[i] = source[i]
 
 
-@compiled
+@part
 def _add_scaled(target, source, count, factor):
     for i in range(count):
         target[i] += source[i] * factor
 
 
-@compiled
+@part
 def _looked_up(numbers, count, array, size, part):
     """Buckets read from an array; none beyond the highest that the terms allow for, whatever it holds."""
     first, highest = part.lookup, types.uint64(part.highest)
@@ -110,7 +109,7 @@ def _looked_up(numbers, count, array, size, part):
             numbers[i] = types.int64(min(types.uint64(bytes_8[first + numbers[i]]), highest))
 
 
-@inlined
+@part
 def buckets(part, lookup, lookup_size, numbers, words, count):
     """Turn `numbers` from ids into buckets; `words` get the hashed words where the partition hashes."""
     divisor = part.div
@@ -124,7 +123,7 @@ def buckets(part, lookup, lookup_size, numbers, words, count):
         remainders(numbers, count, part.buckets, part.buckets_exact != 0)
 
 
-@compiled
+@part
 def places_of(piece, lookup, lookup_size, ids, places, words, spare, count):
     """Fill `places` with the first float that `piece` reads for each id.
 
@@ -147,7 +146,7 @@ def places_of(piece, lookup, lookup_size, ids, places, words, spare, count):
         remainders(places, count, wrap, True)
 
 
-@inlined
+@part
 def weights_of(piece, lookup, lookup_size, ids, places, words, count):
     """Fill `places` with the float that is the learned weight of each id."""
     _copied(places, ids, count)
@@ -155,7 +154,7 @@ def weights_of(piece, lookup, lookup_size, ids, places, words, count):
     _scaled(places, count, piece.weight_stride, piece.weight_base)
 
 
-@compiled
+@part
 def signs_of(words, signs, count):
     """Fill `signs` with the +-1 that bit 0 of the hashed words says."""
     for i in range(count):

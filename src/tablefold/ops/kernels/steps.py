@@ -11,10 +11,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from tablefold.compilation import part
 from tablefold.ops.kernels.lanes import (
-    compiled,
     fetch_add,
-    inlined,
     make_kernel,
     pointer_float64,
     pointer_int64,
@@ -98,7 +97,7 @@ def _rule(formula):
 
 
 def _over_rows(rule, states):
-    @compiled
+    @part
     def update(arguments, begin, end, memory):
         width, gradient = arguments.width, pointer_like(memory, arguments.gradient)
         rows, sparse = pointer_int64(arguments.rows), arguments.rows != 0
@@ -129,7 +128,7 @@ _adagrad_rows = _over_rows(_rule(_adagrad), 1)
 _amsgrad_rows = _over_rows(_rule(_amsgrad), 3)
 
 
-@compiled
+@part
 def _rowwise_rows(arguments, begin, end, memory):
     width, gradient = arguments.width, pointer_like(memory, arguments.gradient)
     rows, sparse = pointer_int64(arguments.rows), arguments.rows != 0
@@ -146,7 +145,7 @@ def _rowwise_rows(arguments, begin, end, memory):
             memory[row * width + j] -= factor * gradient[i * width + j]
 
 
-@inlined
+@part
 def update_rows(arguments, memory):
     """Take stretches of rows until none is left."""
     count, stretch, rule = arguments.count, arguments.stretch, arguments.rule

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from numba import types
 
+from tablefold.compilation import part
 from tablefold.ops.cpu import TILE, Arguments
 from tablefold.ops.kernels.lanes import (
     add_rows,
@@ -15,12 +16,10 @@ from tablefold.ops.kernels.lanes import (
     add_up,
     assign_rows,
     assign_scaled,
-    compiled,
     fence,
     fetch_add,
     fetch_min,
     header,
-    inlined,
     make_kernel,
     multiply_rows,
     multiply_scaled,
@@ -38,7 +37,7 @@ from tablefold.ops.kernels.places import places_of, signs_of, weights_of
 from tablefold.ops.program import ADD, ASSIGN, LINE, MULTIPLY
 
 
-@inlined
+@part
 def gather_tiles(arguments, memory):
     """Take tiles until none is left; write the vectors of their examples.
 
@@ -69,7 +68,7 @@ def gather_tiles(arguments, memory):
                     _copy(program, partial, vectors_of_tile, count)
 
 
-@compiled
+@part
 def _copy(program, composed, vectors, count):
     """Write a tile's composed rows of one table past the caches."""
     places, factors = scratch_words(), scratch_like(composed[0])
@@ -79,7 +78,7 @@ def _copy(program, composed, vectors, count):
     assign_rows(target, target, composed[0], places, factors, count, composed[2], True)
 
 
-@inlined
+@part
 def _is_in_lines(program):
     """Whether each piece writes whole lines."""
     for number in range(first_piece(program, program.tables)):
@@ -89,26 +88,26 @@ def _is_in_lines(program):
     return True
 
 
-@inlined
+@part
 def first_piece(program, table):
     """The number of a table's first piece; of the table after the last, one more than that of the last piece."""
     return word_at(program, program.chains_at + word_at(program, program.columns_at + table))
 
 
-@inlined
+@part
 def first_slot(program, table):
     """The first slot that a table's pieces write."""
     return piece_at(program, first_piece(program, table)).slot
 
 
-@inlined
+@part
 def table_floats(program, table, floats):
     """How many slots a table's pieces write, of all `floats` of an example."""
     end = floats if table + 1 == program.tables else first_slot(program, table + 1)
     return end - first_slot(program, table)
 
 
-@inlined
+@part
 def examples_of(arguments, table):
     """How many ids a table is given."""
     if arguments.starts:
@@ -117,7 +116,7 @@ def examples_of(arguments, table):
     return arguments.batch
 
 
-@compiled
+@part
 def load_ids(arguments, program, table, begin, ids, count):
     """Copy a tile's ids of one table to `ids`; False, and `WILD` lowered, where one is outside the table."""
     row, first, address = arguments.id_row, begin, arguments.ids
@@ -144,7 +143,7 @@ def load_ids(arguments, program, table, begin, ids, count):
     return wild == 0
 
 
-@compiled
+@part
 def _tell_wild(arguments, program, table, begin, ids, count, rows):
     """Lower `WILD` to the place of a tile's first id that is outside its table."""
     for i in range(count):
@@ -156,7 +155,7 @@ def _tell_wild(arguments, program, table, begin, ids, count, rows):
             return
 
 
-@inlined
+@part
 def compose(arguments, program, table, ids, count, memory, partial, target, streamed):
     """Write the vectors of a tile's ids of one table to the rows of `target`, at their slots.
 
@@ -184,15 +183,14 @@ def compose(arguments, program, table, ids, count, memory, partial, target, stre
         if piece.wrap == 0:
             ask_for(memory, places, count, piece.width)
         op, slot = piece.op, piece.slot
-        base = (partial[0], partial[1] + slot, partial[2])
-        if number + 1 == end or piece_at(program, number + 1).op == ASSIGN:
+        base = to = (partial[0], partial[1] + slot, partial[2])
+        is_last = number + 1 == end or piece_at(program, number + 1).op == ASSIGN
+        if is_last:
             to = (target[0], target[1] + slot, target[2])
-            read_rows(piece, op, scaled, to, base, memory, places, factors, count, streamed)
-        else:
-            read_rows(piece, op, scaled, base, base, memory, places, factors, count, False)
+        read_rows(piece, op, scaled, to, base, memory, places, factors, count, streamed and is_last)
 
 
-@compiled
+@part
 def ask_for(memory, places, count, width):
     """Have the first and the last line of each row fetched, all at once rather than as many as a core looks ahead."""
     for i in range(count):
@@ -200,7 +198,7 @@ def ask_for(memory, places, count, width):
         prefetch_read(memory, places[i] + width - 1)
 
 
-@compiled
+@part
 def read_rows(piece, op, scaled, target, base, memory, places, factors, count, streamed):
     """Assign the rows of memory at `places` to the rows of `target`, or their sum or product with those of `base`."""
     width = piece.width
@@ -222,7 +220,7 @@ def read_rows(piece, op, scaled, target, base, memory, places, factors, count, s
         multiply_rows(target, base, memory, places, factors, count, width, streamed)
 
 
-@compiled
+@part
 def _read_wrapped(piece, op, scaled, target, base, memory, places, factors, count):
     region, wrap = piece.base, piece.wrap
     for i in range(count):
@@ -242,7 +240,7 @@ def _read_wrapped(piece, op, scaled, target, base, memory, places, factors, coun
                 place = 0
 
 
-@inlined
+@part
 def pool_bags(arguments, memory):
     """Take blocks of bags until none is left; write the sums of their vectors."""
     program = header(arguments.program)
@@ -271,7 +269,7 @@ def pool_bags(arguments, memory):
                         _add_composed(arguments, table, first, last, begin, count, rows, sums, slot, width)
 
 
-@compiled
+@part
 def _is_plain(program, table):
     """Whether a table's vectors are rows of memory side by side, or sums of such."""
     for number in range(first_piece(program, table), first_piece(program, table + 1)):
@@ -282,7 +280,7 @@ def _is_plain(program, table):
     return True
 
 
-@compiled
+@part
 def _add_memory(arguments, program, table, first, last, begin, ids, count, memory, sums):
     """Add the rows of memory that a tile's ids read to the sums of their bags: nothing is composed on the way."""
     lookup, size = arguments.lookups, arguments.lookup_size
@@ -295,7 +293,7 @@ def _add_memory(arguments, program, table, first, last, begin, ids, count, memor
         _add_to_bags(arguments, table, first, last, begin, count, memory, places, sums, slot, width)
 
 
-@compiled
+@part
 def _add_composed(arguments, table, first, last, begin, count, rows, sums, slot, width):
     """Add a tile's composed vectors, times their weights, to the sums of their bags."""
     places = scratch_like(pointer_int64(arguments.starts))
@@ -309,7 +307,7 @@ def _add_composed(arguments, table, first, last, begin, count, rows, sums, slot,
     _add_to_bags(arguments, table, first, last, begin, count, rows, places, sums, slot, width)
 
 
-@compiled
+@part
 def _add_to_bags(arguments, table, first, last, begin, count, source, places, sums, slot, width):
     """Add the rows of `source` at a tile's `places` to the sums of bags first .. last; example `begin` is its first."""
     offsets, step = pointer_int64(arguments.offsets + 8 * table * arguments.num_bags), arguments.floats
