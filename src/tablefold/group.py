@@ -145,8 +145,7 @@ class EmbeddingGroup(nn.Module):
         count = len(self.tables)
         if len(values) != count or len(offsets) != count or (weights is not None and len(weights) != count):
             raise ValueError(f"bags need values, offsets (and weights, if any) for each of the {count} tables")
-        for tensor in (*values, *offsets, *(weights or ())):
-            self._check_device(tensor)
+        self._check_device(*values, *offsets, *(weights or ()))
         begins = check_bags(values, offsets, mode, weights)
         plain = begins.numel() and self.transform is None and counted is None
         if not plain or not can_pool(self.memory, values, mode, weights):
@@ -182,9 +181,11 @@ class EmbeddingGroup(nn.Module):
             raise ValueError(f"ids must be int64 or int32; got {ids.dtype}")
         self._check_device(ids)
 
-    def _check_device(self, tensor: Tensor) -> None:
-        if tensor.device.type != self.memory.device.type:
-            raise ValueError(f"ids are on {tensor.device}, memory is on {self.memory.device}: move one to the other")
+    def _check_device(self, *tensors: Tensor) -> None:
+        own = self.memory.device
+        for tensor in tensors:
+            if tensor.device != own and tensor.device.type != own.type:
+                raise ValueError(f"ids are on {tensor.device}, memory is on {own}: move one to the other")
 
     def _explain(self, wild: WildIdError) -> ValueError:
         table = self.tables[wild.column]

@@ -183,7 +183,11 @@ def pool_bags(
         offsets.contiguous(),
         None if weights is None else torch.cat([weight.to(memory.dtype) for weight in weights]),
     )
-    sums: Tensor = _Pooled.apply(memory, lookup, bags.weights, program, bags, sparse, *bags.ids)  # type: ignore[no-untyped-call]
+    if memory.requires_grad and torch.is_grad_enabled():
+        work = (memory, lookup, bags.weights, program, bags, sparse)
+        sums: Tensor = _Pooled.apply(*work, *bags.ids)  # type: ignore[no-untyped-call]
+    else:
+        sums = cpu.pool(memory, lookup, bags, program)
     if mode == "sum":
         return sums
     table_of = program.reference.table_of(sums.device)
