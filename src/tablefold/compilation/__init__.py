@@ -9,7 +9,6 @@ Nothing is compiled, and no folder is looked at, before the first call.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any, TypeVar, cast
@@ -27,13 +26,6 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 _OPTIONS = {"error_model": "numpy", "boundscheck": False}
 _codes: dict[str, Any] = {}  # machine code is freed with the object that holds it: it stays as long as the process
-
-if hasattr(os, "register_at_fork"):  # no fork while another thread compiles: the child would wait for it for ever
-    os.register_at_fork(
-        before=global_compiler_lock.acquire,
-        after_in_parent=global_compiler_lock.release,
-        after_in_child=global_compiler_lock.release,
-    )
 
 
 def compiled(function: Function) -> Function:

@@ -16,10 +16,13 @@ from __future__ import annotations
 import ctypes
 import importlib
 import os
+import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,7 +93,8 @@ class Kernel:
 
     def __init__(self, name: str, dtypes: Sequence[str], compile_for: Callable[[str], int]) -> None:
         self._name, self.dtypes = name, dtypes
-        self._code = cache(compile_for)
+        self._compile_for = compile_for
+        self._code: dict[str, int] = {}
 
     def address(self, dtype: str) -> int:
         """Where the machine code for memory of a type is.
@@ -100,7 +104,10 @@ class Kernel:
         """
         if dtype not in self.dtypes:
             raise ValueError(f"{self._name} computes {' and '.join(self.dtypes)}; this memory is {dtype}")
-        return self._code(dtype)
+        if dtype not in self._code:
+            with _compiling:
+                self._code[dtype] = self._compile_for(dtype)
+        return self._code[dtype]
 
     def __call__(self, arguments: ctypes.Structure, dtype: torch.dtype | str, tasks: int) -> None:
         """Run with `arguments`, on as many threads as there are tasks for. The GIL is released meanwhile."""
@@ -138,8 +145,39 @@ def _parallel_entry() -> Callable[..., None] | None:
 @cache
 def kernel(module: str, name: str) -> Kernel:
     """A kernel of `tablefold.ops.kernels`, whose modules import Numba: at first use."""
-    found: Kernel = getattr(importlib.import_module(f"tablefold.ops.kernels.{module}"), f"{name}_kernel")
+    with _compiling:
+        found: Kernel = getattr(importlib.import_module(f"tablefold.ops.kernels.{module}"), f"{name}_kernel")
     return found
+
+
+_compiling = threading.RLock()
+
+
+class _Fork:
+    """No fork while another thread imports or compiles a kernel: the child, which lacks that thread, would wait for it
+    for ever."""
+
+    def __init__(self) -> None:
+        self._held: list[Any] = []
+
+    def wait(self) -> None:
+        """Before: hold what such a thread holds, in the same order. Numba's own lock is there once it is imported."""
+        _compiling.acquire()
+        self._held = [_compiling]
+        numba_lock = getattr(sys.modules.get("numba.core.compiler_lock"), "global_compiler_lock", None)
+        if numba_lock is not None:
+            numba_lock.acquire()
+            self._held.append(numba_lock)
+
+    def go_on(self) -> None:
+        """After, in the parent and in the child."""
+        while self._held:
+            self._held.pop().release()
+
+
+if hasattr(os, "register_at_fork"):
+    _fork = _Fork()
+    os.register_at_fork(before=_fork.wait, after_in_parent=_fork.go_on, after_in_child=_fork.go_on)
 
 
 def space_words(program: Program) -> int:
