@@ -166,6 +166,20 @@ def read_batches(folder: str, part: str) -> dict[str, Any]:
     return {"lengths": found}
 
 
+def prepared(*argv: str) -> Callable[[Worker, Box], tuple[str, Any]]:
+    """What is made of a raw file."""
+
+    def ask(worker: Worker, box: Box) -> tuple[str, Any]:
+        result = worker.cli("prepare", *argv, "--out", "new", "--max-rejects", "1")
+        wrong = _judged(result)
+        schema = box.place / "new" / "schema.json"
+        answer = None if wrong else json.loads(schema.read_text(encoding="utf-8"))["parts"]
+        harness.remove(box.place / "new")
+        return wrong, answer
+
+    return ask
+
+
 def predicted(run: str) -> Callable[[Worker, Box], tuple[str, Any]]:
     """Scores of raw lines."""
 
@@ -230,6 +244,14 @@ TARGETS = {
         *("data", "runs/fresh/encoder/dictionary/*.parquet", predicted("runs/fresh")), checked=True, share=2
     ),
     "metadata": Target("library", "lookup/shop/user.parquet", evaluated("runs/custom-fp32")),
+    "raw Parquet": Target(
+        "data", "raw/shop.parquet", prepared("table", "raw/shop.parquet", "--schema", "raw/shop.toml"), share=2
+    ),
+    "interactions in Parquet": Target(
+        *("data", "raw/takes.parquet"),
+        prepared("interactions", "raw/takes.parquet", "--user=user", "--item=item", "--negatives=0"),
+        share=2,
+    ),
     "weights": Target("runs", "runs/qr-fp32/model.safetensors", evaluated("runs/qr-fp32"), share=2),
     "int8 weights": Target("runs", "runs/robe-int8/model.safetensors", evaluated("runs/robe-int8"), share=2),
     "lookup arrays": Target("runs", "runs/custom-fp32/model.safetensors", evaluated("runs/custom-fp32")),
@@ -238,9 +260,11 @@ TARGETS = {
 
 
 def fill(place: Path) -> None:
-    """Golden data and runs."""
+    """Golden data and runs, and raw files as Parquet."""
     harness.golden_box(place)
     shutil.copytree(harness.GOLDEN / "runs" / "custom-fp32", place / "runs" / "custom-fp32")
+    for name, file in (("shop", "shop"), ("interactions", "takes")):
+        pl.read_csv(place / "raw" / f"{name}.csv").write_parquet(place / "raw" / f"{file}.parquet")
 
 
 if __name__ == "__main__":
