@@ -2,7 +2,7 @@
 
 import pytest
 
-from tablefold import Method, Robe, all_methods, parse, spec
+from tablefold import Method, Robe, TableSpec, all_methods, parse, spec
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,16 @@ def test_options_are_described_for_every_method():
             assert option
             assert kinds
             assert default
+
+
+def test_a_method_that_is_none_is_cut_in_the_error():
+    with pytest.raises(ValueError, match="no method 'fullfull") as caught:
+        parse("full" * 10**5)
+    assert len(str(caught.value)) < 500
+    with pytest.raises(ValueError, match="no method ''"):
+        Method.from_json({})
+
+
+def test_a_budget_that_is_no_number_is_refused():
+    with pytest.raises(ValueError, match="a budget of nan bytes is below the smallest possible"):
+        parse("hash").for_budget([TableSpec("a", 1000, 4)], float("nan"))

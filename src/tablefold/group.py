@@ -225,6 +225,8 @@ class EmbeddingGroup(nn.Module):
         Raises:
             ValueError: for an unknown name or an open vocabulary.
         """
+        if chunk < 1:
+            raise ValueError(f"chunk={chunk} must be at least 1 id")
         column = self.address_map.index(name)
         rows = self.tables[column].vocabulary
         first = sum(self.address_map.features[:column])

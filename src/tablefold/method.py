@@ -92,7 +92,7 @@ class Method(ABC):
         'hash:max_rows=1000'
         """
         tables = check_tables(tables)
-        if (smallest := self.smallest_bytes(tables)) > num_bytes:
+        if not num_bytes >= (smallest := self.smallest_bytes(tables)):  # what is no number is no budget
             raise ValueError(
                 f"a budget of {num_bytes} bytes is below the smallest possible for {self.name}, {smallest} bytes: "
                 "raise the budget, or choose another method"
@@ -153,7 +153,7 @@ class Method(ABC):
     def from_json(values: Mapping[str, Any]) -> Method:
         """The method that `to_json` wrote."""
         options = dict(values)
-        kind = _method_class(str(options.pop("method")))
+        kind = _method_class(str(options.pop("method", "")))
         for option, neutral in kind.retired.items():
             if options.get(option) == neutral:
                 del options[option]
@@ -191,5 +191,5 @@ def parse(text: str) -> Method:
 def _method_class(name: str) -> type[Method]:
     known = all_methods()
     if name not in known:
-        raise ValueError(f"no method {name!r}{spec.nearest(name, known)}; methods: {', '.join(sorted(known))}")
+        raise ValueError(f"no method {name[:60]!r}{spec.nearest(name, known)}; methods: {', '.join(sorted(known))}")
     return known[name]

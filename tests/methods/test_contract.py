@@ -212,6 +212,8 @@ def test_unfold_is_every_row(case):
     assert torch.equal(whole, rows.squeeze(1) if per_table == 1 else rows)
     with pytest.raises(ValueError, match=r"no table 'itme' in this group; its tables: user, item, country"):
         group.unfold("itme")
+    with pytest.raises(ValueError, match="chunk=-1 must be at least 1 id"):
+        group.unfold("item", chunk=-1)
 
 
 @each_case

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -14,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from tablefold.files import new_file
+from tablefold.processes import die_with
 
 ENGINES = ("local", "ray")
 
@@ -64,7 +66,9 @@ class Engine:
         elif self._ray is None and self._workers > 1:
             # Spawned, not forked: this process may run threads (Arrow, torch) whose locks a fork would copy.
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self._workers, mp_context=context)
+            self._pool = ProcessPoolExecutor(
+                self._workers, mp_context=context, initializer=die_with, initargs=(os.getpid(),)
+            )
         return self
 
     def __exit__(

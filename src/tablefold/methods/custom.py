@@ -105,7 +105,7 @@ class Custom(Compositional):
             return {}
         try:
             frame = pl.read_parquet(path, glob=False)
-        except (pl.exceptions.PolarsError, OSError) as error:
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
             raise ValueError(f"{path} is missing or damaged ({one_line(str(error), 200)})") from error
         if frame.height != table.vocabulary:
             raise ValueError(
