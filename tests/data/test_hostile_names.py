@@ -114,7 +114,7 @@ def test_interactions(tmp_path, name):
             user_columns=(age,), item_columns=(genre,), side_tables=True,
         )  # fmt: skip
         schemas.append(prepare_interactions(source, inside / out))
-        check_contained(inside / out, 4, ("lookup/000000.parquet", "lookup/000001.parquet"))
+        check_contained(inside / out, 4, ("lookup/000000.parquet", "lookup/000001.parquet", "lookup/tables.json"))
         assert schemas[-1].lookups == {user: {age: 3}, item: {genre: 4}}
         assert sorted(read_dictionary(inside / out, genre)["value"]) == ["g0", "g1", "g2", "g3"]
         assert pl.read_parquet(inside / out / "lookup" / "000001.parquet").columns == [genre]
