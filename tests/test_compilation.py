@@ -145,7 +145,7 @@ def test_a_full_disk_loses_the_file_and_nothing_else(only, monkeypatch, lines):
     assert "No space left on device" in lines()[0]
 
 
-def test_an_error_that_has_nothing_to_do_with_folders_is_raised_once(only):
+def test_an_error_that_has_nothing_to_do_with_folders_is_raised_once(only, lines):
     asked = []
 
     def wrong(number: int) -> str:
@@ -157,6 +157,8 @@ def test_an_error_that_has_nothing_to_do_with_folders_is_raised_once(only):
     with pytest.raises(TypingError, match="No implementation of function"):
         loop(1)
     assert len(asked) == 1
+    time.sleep(kept._SILENT_SECONDS + 0.1)
+    assert lines() == []
 
 
 def test_a_named_folder_that_cannot_be_written_is_told_once(monkeypatch, tmp_path, lines):

@@ -25,6 +25,7 @@ import llvmlite
 import numba
 from numba.core.caching import _Cache
 from numba.core.compiler import CompileResult
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.serialize import dumps
 
 from tablefold.compilation.folders import CACHE_VARIABLE, folders, make, temporary_folder
@@ -189,11 +190,18 @@ def _write(name: str, payload: bytes) -> Path | None:
 
 def _announce_soon() -> threading.Timer:
     """Say in one line that something is being compiled, should that take more than a second."""
-    line = "compiling kernels for this machine, which takes some seconds at their first use (`tablefold warmup`: ahead)"
-    timer = threading.Timer(_SILENT_SECONDS, _tell, [line])
+    timer = threading.Timer(_SILENT_SECONDS, _announce)
     timer.daemon = True
     timer.start()
     return timer
+
+
+def _announce() -> None:
+    lock = global_compiler_lock._lock
+    if lock.acquire(blocking=False):  # nobody compiles: it ended in an error
+        lock.release()
+    else:
+        _tell("compiling kernels for this machine, once: some seconds (`tablefold warmup` does it ahead)")
 
 
 @cache
