@@ -15,7 +15,7 @@ from tablefold.hashing import HASH_VERSION, derive_key
 from tablefold.ops import WildIdError, look_up
 from tablefold.ops.backends import is_recorded
 from tablefold.ops.bags import PoolMode, can_pool, check_bags, pool_bags, pool_composed
-from tablefold.ops.gather import Outside, answer_outside
+from tablefold.ops.gather import Outside, answer_outside, are_wild
 from tablefold.ops.program import LINE, program_of
 from tablefold.partitions import Lookup, narrowest_integer
 from tablefold.storage import Rounding, Storage, check_storage, pack, stored_bytes, unpack
@@ -112,8 +112,10 @@ class EmbeddingGroup(nn.Module):
             raise self._explain(error) from None
         if self.transform is None:
             return vectors
-        vectors = self.transform(vectors, ids.to(torch.int64))
-        return answer_outside(self.program, vectors, ids, self.outside) if is_recorded() else vectors
+        computed: Tensor = self.transform(vectors, ids.to(torch.int64))
+        if not is_recorded():
+            return computed
+        return answer_outside(self.program, computed, are_wild(self.program, ids), self.outside)
 
     def gather(
         self, memory: Float[Tensor, "rows unit"], lookup: Tensor | None, ids: Int[Tensor, "batch tables"]

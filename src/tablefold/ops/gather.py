@@ -57,26 +57,25 @@ def look_up(
 
 def plain(program: Program, memory: Tensor, lookup: Tensor | None, ids: Tensor, outside: Outside = "nan") -> Tensor:
     """The reference, with ids outside their table refused, or answered where nobody can look at them."""
-    wild = _are_wild(program, ids)
-    if not (is_recorded() or ids.is_meta or _is_batched(wild)):
-        if bool(wild.any()):
-            raise WildIdError.at(ids, int(wild.flatten().nonzero()[0]))
-        return program.reference(memory, lookup, ids.to(torch.int64))
-    if outside == "unchecked":
+    wild = are_wild(program, ids)
+    unseen = is_recorded() or ids.is_meta or _is_batched(wild)
+    if not unseen and bool(wild.any()):
+        raise WildIdError.at(ids, int(wild.flatten().nonzero()[0]))
+    if not unseen or outside == "unchecked":
         return program.reference(memory, lookup, ids.to(torch.int64))
     vectors = program.reference(memory, lookup, torch.where(wild, 0, ids).to(torch.int64))
-    return answer_outside(program, vectors, ids, outside)
+    return answer_outside(program, vectors, wild, outside)
 
 
-def answer_outside(program: Program, vectors: Tensor, ids: Tensor, outside: Outside) -> Tensor:
-    """The vectors `[batch, features, dim]`, those of ids outside their table replaced as `outside` says."""
+def answer_outside(program: Program, vectors: Tensor, wild: Tensor, outside: Outside) -> Tensor:
+    """The vectors `[batch, features, dim]`, those of `wild` ids `[batch, tables]` replaced as `outside` says."""
     if outside == "unchecked":
         return vectors
-    wild = _are_wild(program, ids)[:, program.reference.table_of(ids.device), None]
-    return vectors.masked_fill(wild, torch.nan if outside == "nan" else 0.0)
+    answered = wild[:, program.reference.table_of(wild.device), None]
+    return vectors.masked_fill(answered, torch.nan if outside == "nan" else 0.0)
 
 
-def _are_wild(program: Program, ids: Tensor) -> Tensor:
+def are_wild(program: Program, ids: Tensor) -> Tensor:
     """Which ids are outside their table, `[batch, tables]`."""
     rows = program.reference.rows(ids.device)
     return ((ids < 0) | (ids >= rows)) & (rows > 0)

@@ -163,7 +163,6 @@ class Program:
         self.address: int = self.array.ctypes.data
         self.reference = ReferenceGather(address_map)
         self.features, self.dim = sum(address_map.features), address_map.tables[0].dim
-        self.num_tables = len(address_map.tables)
         self.lookup_size = sum(len(lookup.buckets) for lookup in address_map.lookups)
         self.shape = (address_map.floats // address_map.unit, address_map.unit)
         reads = self.array[self.header.reads_at :].reshape(-1, words(Read))

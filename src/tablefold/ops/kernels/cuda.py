@@ -19,7 +19,7 @@ MULTIPLY_1 = tl.constexpr(hashing.signed64(hashing._MULTIPLY_1))
 MULTIPLY_2 = tl.constexpr(hashing.signed64(hashing._MULTIPLY_2))
 MASK_34, MASK_37, MASK_33, MASK_53 = (tl.constexpr((1 << bits) - 1) for bits in (34, 37, 33, 53))
 
-ADD, MULTIPLY = tl.constexpr(p.ADD), tl.constexpr(p.MULTIPLY)
+MULTIPLY = tl.constexpr(p.MULTIPLY)
 PIECE_WORDS, SEGMENT_WORDS = tl.constexpr(p.words(p.Piece)), tl.constexpr(p.words(p.Segment))
 
 field = triton.constexpr_function(p.word)
@@ -130,8 +130,16 @@ def _compose(program, pieces, first, last, memory, lookup, x, lane, mask):
 
 
 @triton.jit
+def _task(program, BLOCK: tl.constexpr, LANES: tl.constexpr):
+    """(examples of this block, lanes, where pieces begin, the first piece of this chain, the one after its last)."""
+    example = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    chains = program + _get(program, 0, "header.chains_at") + tl.program_id(1)
+    return example, tl.arange(0, LANES), _get(program, 0, "header.pieces_at"), tl.load(chains), tl.load(chains + 1)
+
+
+@triton.jit
 def _ids(program, piece, ids, example, id_row, id_column, batch):
-    """(ids of the block's examples, which of them may be read)."""
+    """(ids of the block's examples, which of them may be read, which are outside their table)."""
     table = _get(program, piece, "piece.table")
     mask = example < batch
     x = tl.load(ids + example * id_row + table * id_column, mask=mask, other=0).to(tl.int64)
@@ -157,12 +165,8 @@ def gather_kernel(
     LAYOUT: tl.constexpr,
 ):
     """Compose one slot interval of a block of examples; `wild` gets the place of the first id outside its table."""
-    example = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    chains = _get(program, 0, "header.chains_at") + tl.program_id(1)
-    pieces = _get(program, 0, "header.pieces_at")
-    first, last = tl.load(program + chains), tl.load(program + chains + 1)
+    example, lane, pieces, first, last = _task(program, BLOCK, LANES)
     head = pieces + first * PIECE_WORDS
-    lane = tl.arange(0, LANES)
     x, mask, refused = _ids(program, head, ids, example, id_row, id_column, batch)
     position = example * _get(program, 0, "header.tables") + _get(program, head, "piece.table")
     tl.atomic_min(wild + tl.zeros(example.shape, tl.int32), position, mask=refused)
@@ -173,11 +177,24 @@ def gather_kernel(
 
 
 @triton.jit
+def _gained(program, pieces, first, wanted, last, memory, lookup, x, lane, mask, above):
+    """The gradient of what the `wanted` piece of a chain contributes: `above` times all that multiplies it."""
+    gained = above
+    if _get(program, pieces + wanted * PIECE_WORDS, "piece.op") == MULTIPLY:
+        gained = gained * _compose(program, pieces, first, wanted, memory, lookup, x, lane, mask)
+    for number in range(wanted + 1, last):
+        piece = pieces + number * PIECE_WORDS
+        if _get(program, piece, "piece.op") == MULTIPLY:
+            gained = gained * _read(program, piece, memory, lookup, x, lane, mask)
+    return gained
+
+
+@triton.jit
 def _give(gradient, rows, program, reads, places, values, example, lane, mask, batch, BY_ROW: tl.constexpr):
     """Add `values [block, lanes]` at `places` of the gradient, or list them under the reads that `reads` names."""
     if BY_ROW:
         unit = _get(program, 0, "header.unit")
-        segment = _get(program, 0, "header.segments_at") + tl.load(program + reads) * SEGMENT_WORDS
+        segment = _get(program, 0, "header.segments_at") + _get(program, reads, "place.segment") * SEGMENT_WORDS
         read = _get(program, segment, "segment.first_read") + _get(program, reads, "place.read")
         entry = (read + lane // unit)[None, :] * batch + example[:, None]
         tl.store(rows + entry, places // unit, mask=mask)
@@ -207,25 +224,15 @@ def scatter_kernel(
     """Add what a block's slot interval gives to memory's gradient, atomically; or, `BY_ROW`, list for each read of an
     example the row of memory (`rows [reads, batch]`) and what it gains (`gradient [reads, batch, unit]`).
     """
-    example = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    chains = _get(program, 0, "header.chains_at") + tl.program_id(1)
-    pieces = _get(program, 0, "header.pieces_at")
-    first, last = tl.load(program + chains), tl.load(program + chains + 1)
+    example, lane, pieces, first, last = _task(program, BLOCK, LANES)
     head = pieces + first * PIECE_WORDS
-    lane = tl.arange(0, LANES)
     x, mask, _ = _ids(program, head, ids, example, id_row, id_column, batch)
     inside = mask[:, None] & (lane[None, :] < _get(program, head, "piece.width"))
     slot = _get(program, head, "piece.slot")
     above = tl.load(vectors + example[:, None] * floats + slot + lane[None, :], mask=inside, other=0)
     for wanted in range(first, last):
         own = pieces + wanted * PIECE_WORDS
-        gained = above
-        if _get(program, own, "piece.op") == MULTIPLY:
-            gained = gained * _compose(program, pieces, first, wanted, memory, lookup, x, lane, mask)
-        for number in range(wanted + 1, last):
-            piece = pieces + number * PIECE_WORDS
-            if _get(program, piece, "piece.op") == MULTIPLY:
-                gained = gained * _read(program, piece, memory, lookup, x, lane, mask)
+        gained = _gained(program, pieces, first, wanted, last, memory, lookup, x, lane, mask, above)
         places, word = _locate(program, own, lookup, x, lane, mask)
         sign, weight_place, weight = _factor(program, own, memory, lookup, x, word, mask)
         _give(
