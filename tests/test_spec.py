@@ -1,8 +1,9 @@
 """Spec strings: what is written is read back, and what is mistyped is answered with the way out."""
 
+import numpy as np
 import pytest
 
-from tablefold import Method, Robe, TableSpec, all_methods, parse, spec
+from tablefold import Custom, Hash, Method, MixedRadix, Robe, TableSpec, all_methods, parse, spec
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,72 @@ def test_mistakes_are_answered_in_one_line(text, message):
     with pytest.raises(ValueError, match=message) as caught:
         parse(text)
     assert "\n" not in str(caught.value)
+
+
+HUGE = "9" * 400
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"mixed_radix:k={HUGE}",
+        f"unified:rows={HUGE}",
+        f"robe:floats={HUGE}",
+        f"hash:max_rows={HUGE}",
+        f"mixed_radix:moduli={HUGE}x5",
+    ],
+)
+def test_integers_beyond_64_bits_are_refused(text):
+    message = r"=9+ \.\.\. 9+ must fit into 64 bits: take at most 9223372036854775807"
+    with pytest.raises(ValueError, match=message) as caught:
+        parse(text)
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("name", ["mixed_radix", "chinese_remainder", "path", "hash_embeddings"])
+def test_more_parts_than_an_id_has_bits_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name}: k=65 must be at least . and at most 64"):
+        parse(f"{name}:k=65")
+    assert parse(f"{name}:k=64")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("unified:rows=9000000000000000000", "a memory of 72000.* floats is beyond the largest, 4611686018427387904"),
+        ("mixed_radix:moduli=9000000000000000000x9000000000000000000", "a memory of .* floats is beyond the largest"),
+        ("mixed_radix:moduli=4000000000x4000000000x4000000000", "a partition computes in 64 bits: 16000000000"),
+    ],
+)
+def test_sizes_whose_addresses_would_overflow_are_refused(spec, message):
+    with pytest.raises(ValueError, match=message):
+        parse(spec).address_map([TableSpec("a", 1000, 16)])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Robe(block=1.5, floats=9), "robe: block=1.5 must be an integer"),
+        (lambda: Robe(block=4, floats=90.0), "robe: floats=90.0 must be an integer"),
+        (lambda: Robe(block=True), "robe: block=true must be an integer"),
+        (lambda: MixedRadix(moduli=(3, 4.5)), "mixed_radix: moduli=4.5 must be an integer"),
+        (lambda: MixedRadix(moduli=7), "mixed_radix: moduli=7 must be a list of integers"),
+        (lambda: MixedRadix(moduli=(2,) * 65), "mixed_radix: 65 moduli are too many: take at most 64"),
+        (lambda: Hash(collisions="x"), "hash: collisions='x' must be a number"),
+        (lambda: Custom(lookup=5), "custom: lookup=5 must be text"),
+        (lambda: Method.from_json({"method": "qr", "max_rows": 2.5}), "qr: max_rows=2.5 must be an integer"),
+    ],
+)
+def test_options_of_another_type_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_integers_of_numpy_are_taken_as_pythons_own():
+    method = MixedRadix(moduli=[np.int64(40), np.uint8(30)])
+    assert method == MixedRadix(moduli=(40, 30))
+    assert {type(modulus) for modulus in method.moduli} == {int}
+    assert str(Robe(block=np.int32(8), floats=np.int64(100))) == "robe:block=8,floats=100"
 
 
 def test_spaces_and_underscores_are_read():

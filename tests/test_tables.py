@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from tablefold.tables import MAX_ROWS, TableSpec, check_tables, full_bytes
@@ -10,11 +11,23 @@ from tablefold.tables import MAX_ROWS, TableSpec, check_tables, full_bytes
         ({"name": "t", "rows": 0, "dim": 1}, "rows=0 must lie in 1"),
         ({"name": "t", "rows": MAX_ROWS + 1, "dim": 1}, f"rows={MAX_ROWS + 1} must lie in"),
         ({"name": "t", "rows": 1, "dim": 0}, "dim=0 must be at least 1"),
+        ({"name": "t", "rows": 10.5, "dim": 4}, "table 't': rows=10.5 must be an integer"),
+        ({"name": "t", "rows": True, "dim": 4}, "table 't': rows=true must be an integer"),
+        ({"name": "t", "rows": 10, "dim": "4"}, "table 't': dim='4' must be an integer"),
+        ({"name": "t", "rows": 10, "dim": None}, "table 't': dim=null must be an integer"),
+        ({"name": "t", "rows": 10, "dim": 10**400}, "dim=1000.* must fit into 64 bits: take at most"),
+        ({"name": 5, "rows": 10, "dim": 4}, "name=5 must be text"),
     ],
 )
 def test_impossible_tables_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         TableSpec(**arguments)
+
+
+def test_integers_of_numpy_are_taken_as_pythons_own():
+    table = TableSpec("t", np.uint8(200), np.int64(4))
+    assert table == TableSpec("t", 200, 4)
+    assert {type(table.rows), type(table.dim)} == {int}
 
 
 def test_open_vocabulary_has_no_bytes():

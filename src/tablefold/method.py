@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from tablefold import spec
+from tablefold.fields import settle_fields
 from tablefold.group import EmbeddingGroup as EmbeddingGroup
 from tablefold.group import lookup_array
 from tablefold.tables import FLOAT_BYTES, TableSpec, check_tables
@@ -44,6 +45,10 @@ class Method(ABC):
 
     retired: ClassVar[Mapping[str, Any]] = {}
     """Options that releases before had, and the value at which what they did is what is done now."""
+
+    def __post_init__(self) -> None:
+        """Refuse options of another type than they are annotated with; a subclass goes on from there."""
+        settle_fields(self, f"{self.name}: ")
 
     @abstractmethod
     def address_map(self, tables: Sequence[TableSpec], seed: int = 0) -> AddressMap:

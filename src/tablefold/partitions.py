@@ -27,6 +27,8 @@ from tablefold.hashing import bucket_bits_numpy, hash_id_numpy
 COUNTING_LIMIT = 1 << 27
 """Rows up to which ids are counted where arithmetic decides nothing (about a gigabyte of codes at the limit)."""
 
+_LARGEST = (1 << 63) - 1
+
 
 @dataclass(frozen=True, eq=False)
 class Lookup:
@@ -84,6 +86,8 @@ class Partition:
             raise ValueError(f"a partition needs at least one bucket; got {self.num_buckets}")
         if self.div < 1:
             raise ValueError(f"a partition's divisor must be at least 1; got {self.div}")
+        if (largest := max(self.num_buckets, self.div)) > _LARGEST:
+            raise ValueError(f"a partition computes in 64 bits: {largest} is beyond {_LARGEST}; take smaller moduli")
 
     @property
     def is_arithmetic(self) -> bool:

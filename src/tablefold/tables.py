@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from tablefold.fields import settle_fields
+
 FLOAT_BYTES = 4
 """Bytes of one float32."""
 
@@ -36,7 +38,7 @@ class TableSpec:
         dim: floats of one embedding.
 
     Raises:
-        ValueError: for an empty name, `rows` outside 1 .. 2^62, or `dim` below 1.
+        ValueError: for an empty name, `rows` outside 1 .. 2^62, `dim` below 1, or one of them that is no integer.
 
     >>> TableSpec("user", rows=29_858, dim=16).num_bytes
     1910912
@@ -49,6 +51,7 @@ class TableSpec:
     def __post_init__(self) -> None:
         if not self.name:
             raise ValueError("a table needs a name; got an empty one")
+        settle_fields(self, f"table {self.name!r}: ")
         if self.rows is not None and not 1 <= self.rows <= MAX_ROWS:
             raise ValueError(f"table {self.name!r}: rows={self.rows} must lie in 1 .. {MAX_ROWS}")
         if self.dim < 1:

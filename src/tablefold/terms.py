@@ -29,6 +29,9 @@ from tablefold.tables import TableSpec
 
 Combine = Literal["add", "mul"]
 
+MAX_FLOATS = 1 << 62
+"""No memory has more: addresses are computed in signed 64-bit integers and must not overflow."""
+
 
 @dataclass(frozen=True)
 class Region:
@@ -124,6 +127,8 @@ class AddressMap:
     def __post_init__(self) -> None:
         if len(self.tables) != len(self.terms):
             raise ValueError(f"{len(self.tables)} tables need a list of terms each; got {len(self.terms)} lists")
+        if self.floats > MAX_FLOATS:
+            raise ValueError(f"a memory of {self.floats} floats is beyond the largest, {MAX_FLOATS}: fold further")
         for table, terms in zip(self.tables, self.terms, strict=True):
             for term in terms:
                 _check_term(table, term, self.floats)

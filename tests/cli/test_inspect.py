@@ -67,6 +67,8 @@ def test_what_is_computed_after_the_gather_is_left_out_and_said_so(capsys):
         (["somewhere", "--rows", "5"], "give a dataset or --rows, one of the two"),
         (["nowhere"], "nowhere holds no prepared dataset"),
         (["--rows", "5", "--method", "hash"], "hash needs a size"),
+        (["--rows", "5", "--method", f"mixed_radix:k={'9' * 400}"], "mixed_radix: k=9999"),
+        (["--rows", "5", "--method", "unified:rows=9000000000000000000"], "a memory of 72000000000000000000 floats is"),
         (["--rows", "5", "--method", "qr", "--budget", "1"], "a budget of 1 bytes is below"),
         (["--rows", "5", "--sample", "0"], "argument --sample: '0' is not an integer of at least 1"),
         (

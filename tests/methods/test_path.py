@@ -70,7 +70,7 @@ def test_parameters_are_those_of_the_formula(hidden):
     ("make", "message"),
     [
         (lambda: PathBased(hidden=0), "hidden=0 must be at least 1 unit; for none take function=linear"),
-        (lambda: PathBased(k=1), "k=1 must be at least 2 digits"),
+        (lambda: PathBased(k=1), "k=1 must be at least 2 and at most 64 digits"),
         (lambda: PathBased(function="relu"), "function=relu must be one of mlp, linear"),
     ],
 )

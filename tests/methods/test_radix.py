@@ -41,7 +41,7 @@ def test_large_ids_have_codes_of_their_own(kind, power):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: MixedRadix(k=1), "k=1 must be at least 2 parts"),
+        (lambda: MixedRadix(k=1), "k=1 must be at least 2 and at most 64 parts"),
         (lambda: MixedRadix(moduli=(5,)), "moduli=5 must be at least 2 numbers"),
         (lambda: MixedRadix(k=2, moduli=(5, 6)), "moduli=5x6 set the parts and their sizes"),
         (lambda: MixedRadix(moduli=(5, 6)).build([TableSpec("t", 31, 4)]), "5x6 multiply to 30, below rows=31"),

@@ -8,6 +8,7 @@ from typing import get_args
 
 from tablefold import spec
 from tablefold.method import Method
+from tablefold.methods.sizing import MOST_PARTS, check_count
 from tablefold.partitions import Partition
 from tablefold.starts import CombineOption, InitOption, paper_start, part_starts
 from tablefold.tables import TableSpec
@@ -16,10 +17,12 @@ from tablefold.terms import AddressMap, MapBuilder, Term
 
 def check_parts(name: str, k: int | None, moduli: Sequence[int] | None, max_rows: int | None) -> None:
     """`ValueError` for fewer than two parts, or for sizes given twice."""
-    if k is not None and k < 2:
-        raise ValueError(f"{name}: k={k} must be at least 2 parts")
+    if k is not None:
+        check_count(name, k, 2, "parts")
     if moduli is None:
         return
+    if len(moduli) > MOST_PARTS:
+        raise ValueError(f"{name}: {len(moduli)} moduli are too many: take at most {MOST_PARTS}")
     text = "x".join(map(str, moduli))
     if len(moduli) < 2:
         raise ValueError(f"{name}: moduli={text} must be at least 2 numbers, as in moduli={text}x{text}")
@@ -42,6 +45,7 @@ class Compositional(Method):
     init: InitOption
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         spec.check_choice(self.name, "combine", self.combine, get_args(CombineOption))
         spec.check_choice(self.name, "init", self.init, get_args(InitOption))
 

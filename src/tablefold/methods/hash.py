@@ -47,6 +47,7 @@ class Hash(Method):
     by: Literal["modulo", "mix", "quotient"] = "modulo"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_size(self.name, self.collisions, self.max_rows)
         spec.check_choice(self.name, "by", self.by, ("modulo", "mix", "quotient"))
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from tablefold.hashing import derive_key
 from tablefold.method import Method
+from tablefold.methods.sizing import check_count
 from tablefold.partitions import hashed
 from tablefold.spec import SHOWN
 from tablefold.starts import FULL_START, Start
@@ -46,8 +47,8 @@ class HashEmbeddings(Method):
     floats: int | None = None
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ValueError(f"hash_embeddings: k={self.k} must be at least 1 row")
+        super().__post_init__()
+        check_count(self.name, self.k, 1, "rows")
         if not 0 < self.importances < 1:
             raise ValueError(f"hash_embeddings: importances={self.importances} must be a share between 0 and 1")
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tablefold import spec
 from tablefold.hashing import derive_key
 from tablefold.method import Method
-from tablefold.methods.sizing import check_size, colliding_rows, largest_first_modulus, most_rows
+from tablefold.methods.sizing import check_count, check_size, colliding_rows, largest_first_modulus, most_rows
 from tablefold.ops.backends import is_recorded, is_transformed
 from tablefold.ops.reference import Buckets, Constants
 from tablefold.partitions import Partition, ceil_div, identity, mixed_radix, mixed_radix_moduli
@@ -64,12 +64,12 @@ class PathBased(Method):
     function: Literal["mlp", "linear"] = "mlp"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_size(self.name, self.collisions, self.max_rows)
         spec.check_choice(self.name, "function", self.function, ("mlp", "linear"))
         if self.hidden < 1:
             raise ValueError(f"path: hidden={self.hidden} must be at least 1 unit; for none take function=linear")
-        if self.k < 2:
-            raise ValueError(f"path: k={self.k} must be at least 2 digits")
+        check_count(self.name, self.k, 2, "digits")
 
     def size_range(self, tables: Sequence[TableSpec]) -> tuple[int, int]:
         """From the split with the fewest weights to full tables."""

@@ -57,6 +57,7 @@ class Robe(Method):
     floats: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.block < 1:
             raise ValueError(f"robe: block={self.block} must be at least 1")
         if self.floats is not None and self.floats < self.block:

@@ -9,6 +9,15 @@ from fractions import Fraction
 from tablefold.partitions import ceil_div, ceil_root
 from tablefold.tables import TableSpec
 
+MOST_PARTS = 64
+"""No id of 64 bits has more digits, and no vector gains from more rows."""
+
+
+def check_count(name: str, k: int, least: int, parts: str) -> None:
+    """`ValueError` for fewer than `least` parts of a vector, or more than any id has digits."""
+    if not least <= k <= MOST_PARTS:
+        raise ValueError(f"{name}: k={k} must be at least {least} and at most {MOST_PARTS} {parts}")
+
 
 def check_size(name: str, collisions: float | None, max_rows: int | None) -> None:
     """`ValueError` for a size that no table can have, or for both sizes at once."""

@@ -42,6 +42,7 @@ class Unified(Method):
     rows: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.lookups < 1:
             raise ValueError(f"unified: lookups={self.lookups} must be at least 1")
         if self.rows is not None and self.rows < 1:
