@@ -32,7 +32,7 @@ ALLOWED = {
     "method": CORE | {"group"},
     "methods": CORE | {"json_files", "method", "methods", "ops", "quoting"},
     "placement": {"group", "method", "methods", "storage", "tables", "terms"},
-    "nn": {"group", "method", "ops", "placement", "spec", "starts", "storage", "tables"},
+    "nn": {"fields", "group", "method", "ops", "placement", "spec", "starts", "storage", "tables"},
     "optim": {"ops"},
     "ahead": {"compilation", "data", "ops"},
     "theory": CORE | {"group", "method", "theory"},

@@ -119,6 +119,8 @@ def test_its_size_is_a_compression_or_a_budget():
         ({"init": "normal"}, "init='normal' must be a deviation above 0, or 'torch'"),
         ({"outside": "clamp"}, "outside=clamp must be one of nan, zero, unchecked"),
         ({"scale_grad_by_freq": True}, "scale_grad_by_freq=True changes single rows"),
+        ({"padding_idx": 2.5}, "padding_idx=2.5 must be an integer"),
+        ({"padding_idx": 100_000}, "padding_idx=100000 must be an id"),
     ],
 )
 def test_sizes_and_starts_that_cannot_be_are_refused(options, message):

@@ -230,9 +230,20 @@ def test_what_cannot_be_is_refused():
         Placement(parse("hash"), storage="int4")
     with pytest.raises(ValueError, match="300 bytes of int8 are 1160 of fp32, and a budget of 1160 bytes is below"):
         Placement(parse("qr"), storage="int8").for_budget(TABLES, 300)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("memory_exponents", lambda held: held[:-1]),
+        ("memory_exponents", lambda held: held.to(torch.int64) * 0 + 10**6),
+        ("memory_codes", lambda held: held.float()),
+    ],
+)
+def test_a_damaged_state_is_refused(name, damage):
     group = Placement(parse("hash:collisions=4"), storage="int8").build(TABLES)
     state = group.state_dict()
-    state["memory_exponents"] = state["memory_exponents"][:-1]
+    state[name] = damage(state[name])
     with pytest.raises(ValueError, match="the file is damaged"):
         group.load_state_dict(state)
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from tablefold.fields import whole_number
 from tablefold.group import scale_start
 from tablefold.method import EmbeddingGroup, Method, parse
 from tablefold.ops.backends import is_recorded
@@ -314,6 +315,7 @@ class EmbeddingBag(_Folded):
 def _padding(padding_idx: int | None, rows: int) -> int | None:
     if padding_idx is None:
         return None
+    padding_idx = whole_number(padding_idx, "padding_idx")
     if not -rows <= padding_idx < rows:
         raise ValueError(f"padding_idx={padding_idx} must be an id, 0 .. {rows - 1}, or count from the end")
     return padding_idx % rows

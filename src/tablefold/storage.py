@@ -101,6 +101,8 @@ def unpack(packed: Mapping[str, Tensor]) -> Tensor:
             f"int8 memory of {codes.numel()} numbers needs an exponent for each {BLOCK} of them; "
             f"the saved weights hold {exponents.numel()}: the file is damaged"
         )
+    if {codes.dtype, exponents.dtype} != {torch.int8}:
+        raise ValueError(f"int8 memory is saved as int8; got {codes.dtype} and {exponents.dtype}: the file is damaged")
     blocks = _blocks(codes.float()) * power_of_two(exponents.view(-1, 1))
     return blocks.view(-1)[: codes.numel()].view_as(codes)
 
