@@ -21,6 +21,7 @@ ALLOWED = {
     "files": set(),
     "json_files": {"quoting"},
     "locks": {"quoting"},
+    "panics": set(),
     "processes": set(),
     "quoting": set(),
     "compilation": {"compilation"},
@@ -30,19 +31,22 @@ ALLOWED = {
     "storage": {"hashing", "ops", "tables"},
     "group": CORE | {"ops", "storage"},
     "method": CORE | {"group"},
-    "methods": CORE | {"json_files", "method", "methods", "ops", "quoting"},
+    "methods": CORE | {"json_files", "method", "methods", "ops", "panics", "quoting"},
     "placement": {"group", "method", "methods", "storage", "tables", "terms"},
     "nn": {"fields", "group", "method", "ops", "placement", "spec", "starts", "storage", "tables"},
     "optim": {"ops"},
     "ahead": {"compilation", "data", "ops"},
     "theory": CORE | {"group", "method", "theory"},
     "models": {"group", "method", "models", "quoting", "spec"},
-    "data": {"compilation", "data", "files", "hashing", "json_files", "locks", "processes", "quoting", "tables"},
+    "data": {
+        *("compilation", "data", "fields", "files", "hashing", "json_files", "locks", "panics", "processes"),
+        *("quoting", "tables"),
+    },
     "train": {
         *("data", "files", "group", "hashing", "json_files", "locks", "method", "models", "optim", "placement"),
         *("processes", "quoting", "storage", "tables", "train"),
     },
-    "click_model": {"data", "files", "quoting", "train"},
+    "click_model": {"data", "files", "panics", "quoting", "train"},
 }
 
 

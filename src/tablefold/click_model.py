@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tablefold.data.preparation import Options, prepare
 from tablefold.data.table import Columns, Table
 from tablefold.files import new_folder
+from tablefold.panics import without_panic_text
 from tablefold.quoting import one_line
 from tablefold.train import Config, Run, Scorer, load_run, train_run
 from tablefold.train.loop import choose_device
@@ -227,7 +228,8 @@ def _file_of(data: Any, folder: Path) -> str:
         raise ValueError("the data frame has no rows")
     path = folder / _FRAME_FILE
     try:
-        frame.write_parquet(path)
+        with without_panic_text():
+            frame.write_parquet(path)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise ValueError(f"the data frame has a column that no file can hold: {one_line(str(error), 200)}") from error
     return str(path)

@@ -16,6 +16,7 @@ import polars as pl
 
 from tablefold.data.rejects import RejectRow, path_text
 from tablefold.data.source import describe_files
+from tablefold.panics import without_panic_text
 from tablefold.quoting import one_line, quoted
 
 _PARQUET_MAGIC = b"PAR1"
@@ -100,7 +101,8 @@ def choose_columns(origin: str, whole: pl.LazyFrame, columns: Sequence[str]) -> 
 def reading_parquet(file: str) -> Iterator[None]:
     """Whatever goes wrong in reading is said of the file, in one line."""
     try:
-        yield
+        with without_panic_text():
+            yield
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, UnicodeError) as error:
         reason = one_line(next(iter(str(error).splitlines()), ""), 200)
         raise ValueError(f"{file} cannot be read as Parquet: {reason}") from error

@@ -16,6 +16,7 @@ from tablefold import spec
 from tablefold.json_files import load_json
 from tablefold.methods.compositional import Compositional
 from tablefold.methods.sizing import check_size, most_rows, remainder_rows
+from tablefold.panics import without_panic_text
 from tablefold.partitions import Partition, ceil_div, identity, lookup, quotient, remainder
 from tablefold.quoting import one_line
 from tablefold.spec import SHOWN
@@ -104,7 +105,8 @@ class Custom(Compositional):
         if path is None:
             return {}
         try:
-            frame = pl.read_parquet(path, glob=False)
+            with without_panic_text():
+                frame = pl.read_parquet(path, glob=False)
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
             raise ValueError(f"{path} is missing or damaged ({one_line(str(error), 200)})") from error
         if frame.height != table.vocabulary:
