@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 
-from raw_logs import read_dictionary
+from raw_logs import read_dictionary, tree
+from tablefold.cli import main
 from tablefold.data import Dataset, synthetic
 from tablefold.data.best import BestReachable
 from tablefold.data.criteo import FIELDS, Criteo
@@ -137,10 +138,30 @@ def test_description(tmp_path):
     plot_frequencies(tables, tmp_path / "curves.svg")
     picture = (tmp_path / "curves.svg").read_text()
     assert picture.count("<path") > 26
-    with pytest.raises(ValueError, match=r"curves.what"):
-        plot_frequencies(tables, tmp_path / "curves.what")
     prepare(Synthetic(500), tmp_path / "hash", Options(ids="hash"))
     assert {table.curve for table in describe_tables(tmp_path / "hash", dim=8)} == {None}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("curves", "its ending does not say which kind of picture: name a .png or .svg"),
+        (".png", "its ending does not say which kind of picture: name a .png or .svg"),
+        ("curves.what", "its ending does not say which kind of picture: name a .png or .svg"),
+        ("folder.png", "is a folder; name a file"),
+    ],
+)
+def test_a_picture_is_written_under_its_own_name_or_not_at_all(tmp_path, capsys, name, message):
+    prepare(Synthetic(500), tmp_path / "out")
+    (tmp_path / "folder.png").mkdir()
+    before = tree(tmp_path)
+    assert main(["describe", str(tmp_path / "out"), "--picture", str(tmp_path / name)]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == f"tablefold describe: {tmp_path / name}{' ' if 'folder' in name else ': '}{message}\n"
+    assert tree(tmp_path) == before
+    assert main(["describe", str(tmp_path / "out"), "--picture", str(tmp_path / "curves.PNG")]) == 0
+    assert set(tree(tmp_path)) - set(before) == {"curves.PNG"}
 
 
 def test_a_log_replaces_nothing(tmp_path):

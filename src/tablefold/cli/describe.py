@@ -30,6 +30,8 @@ def run(args: argparse.Namespace) -> None:
 
     schema = Schema.load(args.dir)
     tables = describe_tables(args.dir, args.dim)
+    if args.picture:
+        plot_frequencies(tables, Path(args.picture))  # first: where it is refused, nothing is printed
     print(f"{args.dir}: {schema.rows:,} rows, {100 * schema.label_rate:.2f} % positive, {len(schema.dense)} dense")
     for name, part in schema.parts.items():
         rate = "-" if part.label_rate is None else f"{100 * part.label_rate:.2f} % positive"
@@ -49,7 +51,6 @@ def run(args: argparse.Namespace) -> None:
     ids = sum(table.rows or 0 for table in tables)
     print(f"{'all':<{width}}  {ids:>14,}  {'':>9}  {'':>7}  {total / 1e6:>10,.2f}   (dim {args.dim}, float32)")
     if args.picture:
-        plot_frequencies(tables, Path(args.picture))
         print(f"\nfrequency curves: {args.picture}")
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tablefold.data.dictionary_file import read_counts
 from tablefold.data.schema import Schema
+from tablefold.files import new_file
 from tablefold.quoting import one_line
 from tablefold.tables import TableSpec
 
@@ -74,7 +75,7 @@ def plot_frequencies(tables: list[TableDescription], path: str | Path) -> None:
     """Draw count against rank, one line per table, to an image file (its ending says which kind).
 
     Raises:
-        ValueError: if matplotlib is not installed, or cannot write such a file.
+        ValueError: if matplotlib is not installed, or cannot write such a file. Nothing is written then.
     """
     try:
         from matplotlib.figure import Figure
@@ -93,7 +94,8 @@ def plot_frequencies(tables: list[TableDescription], path: str | Path) -> None:
         for text in axes.legend(fontsize="small").get_texts():
             text.set_parse_math(False)  # a dollar in a name is a dollar
     axes.grid(visible=True, color="0.9")
-    try:
-        figure.savefig(path, dpi=150)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    kind = Path(path).suffix.removeprefix(".").lower()
+    if kind not in figure.canvas.get_supported_filetypes():
+        raise ValueError(f"{path}: its ending does not say which kind of picture: name a .png or .svg")
+    with new_file(path) as file:
+        figure.savefig(file, format=kind, dpi=150)
