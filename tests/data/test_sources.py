@@ -1,5 +1,6 @@
 import codecs
 import gzip
+import os
 from collections import Counter
 
 import numpy as np
@@ -416,3 +417,15 @@ def test_bad_schema(shop, file, schema, message):
     with pytest.raises(ValueError, match=message):
         prepare_shop(shop, file)
     assert not (shop / "out").exists()
+
+
+def test_a_schema_that_is_no_file_is_refused(shop):
+    os.mkfifo(shop / "pipe")
+    for name in ("pipe", "."):
+        with pytest.raises(ValueError, match=f"{name}? is missing or damaged"):
+            Columns.load(str(shop / name))
+    with pytest.raises(ValueError, match=r"missing.toml: no such file"):
+        Columns.load(str(shop / "missing.toml"))
+    (shop / "large.toml").write_text("#" * (17 << 20))
+    with pytest.raises(ValueError, match=r"large.toml is damaged: it has more than 16,777,216 bytes"):
+        Columns.load(str(shop / "large.toml"))

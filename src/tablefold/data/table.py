@@ -40,7 +40,7 @@ from tablefold.data.source import (
 )
 from tablefold.data.split import Split
 from tablefold.data.texts import text_keys
-from tablefold.json_files import JsonValue
+from tablefold.json_files import LARGEST_FILE, JsonValue, read_bounded
 from tablefold.quoting import one_line, quoted
 
 SPLITS = ("order", "last-file")
@@ -73,11 +73,12 @@ class Columns:
         Raises:
             ValueError: for a missing file, or one that is not as the module's docstring says.
         """
+        if not Path(file).exists():
+            raise ValueError(f"{file}: no such file")
+        text = read_bounded(Path(file), LARGEST_FILE)
         try:
-            content = tomllib.loads(Path(file).read_text(encoding="utf-8-sig"))
-        except FileNotFoundError as error:
-            raise ValueError(f"{file}: no such file") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError, RecursionError) as error:
+            content = tomllib.loads(text.decode("utf-8-sig"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"{file} is not TOML: {one_line(str(error), 200)}") from error
         for key, value in content.items():
             kind: type = str if key in ("label", "split") else list
