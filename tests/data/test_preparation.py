@@ -203,6 +203,11 @@ def test_files_that_hold_nothing(log):
         ({"ids": "hash", "min_count": 2}, "--ids hash has no dictionary"),
         ({"permute_ids": -1}, "must not be negative"),
         ({"memory": 0}, "--memory 0 must be at least 1 byte"),
+        ({"memory": float("inf")}, "memory=inf must be an integer"),
+        ({"workers": 2.5}, "workers=2.5 must be an integer"),
+        ({"min_count": "x"}, "min_count='x' must be an integer"),
+        ({"permute_ids": 1.5}, "permute_ids=1.5 must be an integer"),
+        ({"max_rejects": "x"}, "max_rejects='x' must be a number"),
     ],
 )
 def test_bad_options(options, message):

@@ -26,6 +26,7 @@ from tablefold.data.schema import PARTS, PartSchema, Schema, TableSchema, dictio
 from tablefold.data.shards import Examples, shard_name, write_shard
 from tablefold.data.source import describe_files
 from tablefold.data.split import Split
+from tablefold.fields import settle_fields
 from tablefold.files import check_free, new_folder
 from tablefold.json_files import write_json
 from tablefold.quoting import one_line, quoted
@@ -81,6 +82,7 @@ class Interactions:
     max_rejects: float = MAX_REJECTS
 
     def __post_init__(self) -> None:
+        settle_fields(self)
         if self.split not in SPLITS:
             raise ValueError(f"--split {quoted(self.split)}: choose one of {', '.join(SPLITS)}")
         if self.negatives < 0 or self.seed < 0 or (self.permute is not None and self.permute < 0):

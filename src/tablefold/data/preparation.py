@@ -22,6 +22,7 @@ from tablefold.data.rejects import MAX_REJECTS, check_rejects, write_rejects
 from tablefold.data.schema import FORMAT, IDS, PARTS, PartSchema, Schema, TableSchema
 from tablefold.data.source import Shard, Source, identify
 from tablefold.data.workplace import is_finished, open_workplace
+from tablefold.fields import settle_fields
 from tablefold.quoting import quoted
 
 MEMORY = 512 << 20
@@ -51,6 +52,7 @@ class Options:
     memory: int = MEMORY
 
     def __post_init__(self) -> None:
+        settle_fields(self)
         for option, value, allowed in (("--ids", self.ids, IDS), ("--engine", self.engine, ENGINES)):
             if value not in allowed:
                 raise ValueError(f"{option} {quoted(value)}: choose one of {', '.join(allowed)}")
