@@ -277,7 +277,7 @@ def test_a_damaged_dictionary_is_refused_by_whoever_reads_it(data, tmp_path, kin
         damage(path)
     tables = list(Dataset(data).schema.tables)
     errors = []
-    for read in (lambda: describe_tables(data, 4), lambda: Encoder(tmp_path / "encoder", tables, tmp_path)):
+    for read in (lambda: describe_tables(data, 4), lambda: Encoder(tmp_path / "encoder", (), tables, tmp_path)):
         with suppress(ValueError):
             read()
             continue
@@ -304,17 +304,20 @@ RECIPES = {
     "twice": (lambda c: with_columns(c, dense=["user"]), "names a column twice"),
     "split": (lambda c: with_columns(c, split="x"), "split 'x': choose one of"),
     "others": (lambda c: with_columns(c, categorical=["../up", "city"]), "does not belong to a model"),
+    "dense": (lambda c: with_columns(c, dense=["age"]), "this model: it reads the dense columns age for none"),
+    "counts": (lambda c: with_columns(c, counts=["age"]), "this model: it reads the dense columns age for none"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", RECIPES)
 def test_a_damaged_encoder_is_refused_by_file_and_field(data, tmp_path, kind):
     save_encoder(Dataset(data), tmp_path / "encoder")
+    schema = Dataset(data).schema
     change, message = RECIPES[kind]
     path = tmp_path / "encoder" / "encoder.json"
     path.write_text(change if isinstance(change, str) else json.dumps(change(json.loads(path.read_text()))))
     with pytest.raises(ValueError, match=message) as error:
-        Encoder(tmp_path / "encoder", list(Dataset(data).schema.tables), tmp_path)
+        Encoder(tmp_path / "encoder", schema.dense, list(schema.tables), tmp_path)
     assert str(path) in str(error.value)
     assert str(error.value).isprintable()
 
@@ -344,7 +347,7 @@ def test_what_the_release_before_wrote_still_opens(data, prepared, tmp_path):
     batches = list(Dataset(data).part("train").batches(9, seed=1))
     save_encoder(Dataset(data), tmp_path / "encoder")
     tables = list(Dataset(data).schema.tables)
-    encoded = [piece.ids for piece in Encoder(tmp_path / "encoder", tables, tmp_path).read(str(prepared / "log"))]
+    encoded = [piece.ids for piece in Encoder(tmp_path / "encoder", (), tables, tmp_path).read(str(prepared / "log"))]
     as_format_1(data)
     as_format_1(tmp_path / "encoder")
     assert [(table.name, table.rows, table.head) for table in describe_tables(data, 4)] == [
@@ -354,5 +357,5 @@ def test_what_the_release_before_wrote_still_opens(data, prepared, tmp_path):
         assert (one.ids == other.ids).all()
     save_encoder(Dataset(data), tmp_path / "from format 1")
     for folder in ("encoder", "from format 1"):
-        again = [piece.ids for piece in Encoder(tmp_path / folder, tables, tmp_path).read(str(prepared / "log"))]
+        again = [piece.ids for piece in Encoder(tmp_path / folder, (), tables, tmp_path).read(str(prepared / "log"))]
         assert all((one == other).all() for one, other in zip(encoded, again, strict=True))

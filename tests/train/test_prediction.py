@@ -200,8 +200,12 @@ def test_mistakes_are_one_line_and_leave_nothing(criteo_run, data, tmp_path, cap
         assert error.count("\n") == 1
         assert {path.name for path in tmp_path.iterdir()} == before
     shutil.copy(raw, tmp_path / "raw")
-    assert main(["predict", str(run), str(tmp_path / "raw"), "--out", str(tmp_path / "raw")]) == 2
-    assert "is the file to read" in capsys.readouterr().err
+    (tmp_path / "loop").symlink_to("loop")
+    for out, message in (("raw", "is the file to read"), ("loop/x", "loop")):
+        assert main(["predict", str(run), str(tmp_path / "raw"), "--out", str(tmp_path / out)]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize("place", ["model.safetensors", "config.json", "new.parquet", "encoder/scores", "../link/new"])

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,15 +91,16 @@ class Encoder:
 
     Args:
         folder: what `save_encoder` wrote.
+        dense: names of the model's dense columns.
         tables: the model's tables.
         work: an existing folder for look-up tables; they are memory-mapped, so the system decides what is in memory.
             None keeps them in memory, and writes no file.
 
     Raises:
-        ValueError: for a folder that is missing, damaged, or does not belong to `tables`.
+        ValueError: for a folder that is missing, damaged, or does not belong to `dense` and `tables`.
     """
 
-    def __init__(self, folder: Path, tables: list[TableSchema], work: Path | None) -> None:
+    def __init__(self, folder: Path, dense: Sequence[str], tables: list[TableSchema], work: Path | None) -> None:
         path = folder / RECIPE_FILE
         if not path.is_file():
             raise ValueError(
@@ -117,6 +118,11 @@ class Encoder:
         source, names = self._source(""), [table.name for table in tables]
         if list(source.tables) != names:
             raise ValueError(f"{path} does not belong to a model of the tables {one_line(', '.join(names), 200)}")
+        if list(source.dense) != list(dense):
+            columns = (
+                f"{one_line(', '.join(source.dense), 200) or 'none'} for {one_line(', '.join(dense), 200) or 'none'}"
+            )
+            raise ValueError(f"{path} does not belong to this model: it reads the dense columns {columns}")
         self._work = work
         self._lookups: list[Path | NDArray[np.int64]] | None = None
         if content["ids"].choice(IDS) == "dictionary":

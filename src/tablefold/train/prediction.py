@@ -7,6 +7,7 @@ with Scorer(load_run("run")) as scorer:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,7 @@ class Scorer:
         try:
             tables = [TableSchema(table.name, table.rows) for table in run.recipe.tables]
             work = None if self._work is None else Path(self._work.name)
-            self._encoder = Encoder(run.folder / ENCODER, tables, work)
+            self._encoder = Encoder(run.folder / ENCODER, run.recipe.dense, tables, work)
         except BaseException:
             self._clean()
             raise
@@ -177,7 +178,7 @@ def _check_target(out: Path, run: Path, file: Path) -> None:
     """Refuse to write what is read: the file of lines, under whatever name, and anything in the run's folder."""
     if out.exists() and file.exists() and out.samefile(file):
         raise ValueError(f"{out} is the file to read; name another one to write")
-    place = out.resolve()
+    place = Path(os.path.realpath(out))  # which takes a link to itself as it stands
     if run.exists() and any(folder.exists() and folder.samefile(run) for folder in (place, *place.parents)):
         raise ValueError(f"{out} lies in the run {run}, which is read and never written; name a file elsewhere")
 
