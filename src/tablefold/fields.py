@@ -15,7 +15,7 @@ LARGEST_INTEGER = (1 << 63) - 1
 """Numbers end up in signed 64-bit integers."""
 
 
-def settle_fields(instance: Any, name: str = "") -> None:
+def settle_fields(instance: Any, name: str = "", largest: int | None = LARGEST_INTEGER) -> None:
     """Check the fields of a frozen dataclass that are annotated as integers, numbers, text or dicts.
 
     Integers become Python's own, whatever library they are of; a float is none, nor is a truth value.
@@ -23,6 +23,7 @@ def settle_fields(instance: Any, name: str = "") -> None:
     Args:
         instance: the dataclass.
         name: what errors call it, such as "robe: "; empty where the fields speak for themselves.
+        largest: integer; None where the dataclass has bounds of its own.
 
     Raises:
         ValueError: names the field, its value, and what must stand there.
@@ -39,7 +40,7 @@ def settle_fields(instance: Any, name: str = "") -> None:
         value = getattr(instance, field)
         if value is None and optional:
             continue
-        settled = _settled(value, kinds, f"{name}{field}")
+        settled = _settled(value, kinds, f"{name}{field}", largest)
         if settled is not value:
             object.__setattr__(instance, field, settled)
 
@@ -57,13 +58,13 @@ def _checked_fields(kind: Any) -> dict[str, tuple[tuple[Any, ...], bool]]:
     return found
 
 
-def _settled(value: Any, kinds: tuple[Any, ...], what: str) -> Any:
+def _settled(value: Any, kinds: tuple[Any, ...], what: str, largest: int | None) -> Any:
     if kinds == (int,):
-        return whole_number(value, what)
+        return whole_number(value, what, largest)
     if kinds == (tuple,):
         if not isinstance(value, (list, tuple)):
             raise ValueError(f"{what}={quoted(value)} must be a list of integers")
-        return tuple(whole_number(item, what) for item in value)
+        return tuple(whole_number(item, what, largest) for item in value)
     fits = {float: isinstance(value, Real) and not isinstance(value, bool), str: isinstance(value, str)}
     fits |= {int: fits[float], dict: isinstance(value, dict)}
     if not any(fits[kind] for kind in kinds):
@@ -72,8 +73,8 @@ def _settled(value: Any, kinds: tuple[Any, ...], what: str) -> Any:
     return value
 
 
-def whole_number(value: Any, what: str) -> int:
-    """`value` as Python's int; `ValueError` where it is none, or of more than 64 bits.
+def whole_number(value: Any, what: str, largest: int | None = LARGEST_INTEGER) -> int:
+    """`value` as Python's int; `ValueError` where it is none, or larger than what fits into 64 bits.
 
     >>> import numpy as np
     >>> whole_number(np.uint8(3), "dim")
@@ -85,6 +86,6 @@ def whole_number(value: Any, what: str) -> int:
         number = None
     if number is None:
         raise ValueError(f"{what}={quoted(value)} must be an integer")
-    if not -LARGEST_INTEGER <= number <= LARGEST_INTEGER:
-        raise ValueError(f"{what}={quoted(number)} must fit into 64 bits: take at most {LARGEST_INTEGER}")
+    if largest is not None and abs(number) > largest:
+        raise ValueError(f"{what}={quoted(number)} must fit into 64 bits: take at most {largest}")
     return number

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import Any
 
+from tablefold.fields import settle_fields
 from tablefold.json_files import JsonValue
 from tablefold.method import all_methods, parse
 from tablefold.models import check_options
@@ -15,6 +16,9 @@ from tablefold.placement import Placement
 from tablefold.quoting import quoted
 from tablefold.storage import Storage, check_storage
 from tablefold.tables import TableSpec, full_bytes
+from tablefold.train.loop import check_device
+from tablefold.train.optimizer import check_optimizer
+from tablefold.train.precision import check_precision
 from tablefold.train.progress import Schedule
 from tablefold.train.target import Target
 
@@ -82,7 +86,7 @@ class Config:
         compile: train with the model's network compiled by `torch.compile`.
 
     Raises:
-        ValueError: for a value out of range, or both a compression and a budget.
+        ValueError: for a value of another type or out of range, or both a compression and a budget.
     """
 
     data: str
@@ -107,6 +111,7 @@ class Config:
     compile: bool = False
 
     def __post_init__(self) -> None:
+        settle_fields(self, largest=None)
         if self.compression is not None and self.budget is not None:
             raise ValueError("a compression and a budget both set the size; give one of them")
         if self.compression is not None and not 1 <= self.compression < math.inf:
@@ -117,6 +122,9 @@ class Config:
             raise ValueError(f"budget={quoted(self.budget)} must lie in 0 .. {LARGEST_BUDGET:,} bytes")
         check_storage(self.storage)
         parse(self.method)
+        check_optimizer(self.optimizer, self.lr)
+        check_precision(self.precision)
+        check_device(self.device)
         check_options(self.model, self.model_options)
         for name, least, most in (("seed", 0, LARGEST_SEED), ("dim", 1, LARGEST_DIM)):
             value = getattr(self, name)

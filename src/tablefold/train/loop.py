@@ -228,15 +228,21 @@ def _values(gradient: Tensor) -> Tensor:
     return gradient.coalesce().values() if gradient.is_sparse else gradient
 
 
+def check_device(name: str) -> None:
+    """Refuse, with `ValueError`, what names no device on any machine."""
+    kind, colon, _ = name.partition(":")
+    if kind not in (("cpu", "cuda") if colon else ("auto", "cpu", "cuda")):
+        raise ValueError(f"unknown device {quoted(name)}; choose auto, cpu or cuda")
+
+
 def choose_device(name: str) -> torch.device:
     """The device that "auto", "cpu" or "cuda" (or "cuda:1") names.
 
     Raises:
         ValueError: for another name, CUDA on a machine without it, or a number that no device has.
     """
+    check_device(name)
     kind, colon, number = name.partition(":")
-    if kind not in (("cpu", "cuda") if colon else ("auto", "cpu", "cuda")):
-        raise ValueError(f"unknown device {quoted(name)}; choose auto, cpu or cuda")
     if kind == "cuda" and not torch.cuda.is_available():
         raise ValueError("this machine has no CUDA device that torch can use; choose --device cpu or auto")
     if kind == "auto":

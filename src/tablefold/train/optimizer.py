@@ -23,6 +23,20 @@ OPTIMIZERS: dict[str, type[RowOptimizer]] = {
 }
 
 
+def check_optimizer(name: str, lr: float | None) -> None:
+    """Refuse an optimiser that is unknown, or a learning rate that none can have.
+
+    Raises:
+        ValueError: with the optimisers there are, or the bounds of the rate.
+    """
+    if name not in OPTIMIZERS:
+        near = get_close_matches(name, OPTIMIZERS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"unknown optimizer {quoted(name)}; {hint}optimizers are: {', '.join(OPTIMIZERS)}")
+    if lr is not None and not 0 < lr < math.inf:
+        raise ValueError(f"lr={lr} must be greater than 0 and finite")
+
+
 def build_optimizer(name: str, parameters: Iterable[Parameter], lr: float | None = None) -> RowOptimizer:
     """The optimiser `name` over `parameters`; `lr=None` takes its default, which is torch's.
 
@@ -33,12 +47,7 @@ def build_optimizer(name: str, parameters: Iterable[Parameter], lr: float | None
     >>> build_optimizer("sgd", [Parameter(torch.zeros(2))]).param_groups[0]["lr"]
     0.001
     """
-    if name not in OPTIMIZERS:
-        near = get_close_matches(name, OPTIMIZERS, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"unknown optimizer {quoted(name)}; {hint}optimizers are: {', '.join(OPTIMIZERS)}")
-    if lr is not None and not 0 < lr < math.inf:
-        raise ValueError(f"lr={lr} must be greater than 0 and finite")
+    check_optimizer(name, lr)
     learnable = [parameter for parameter in parameters if parameter.requires_grad]
     options: dict[str, Any] = {} if lr is None else {"lr": lr}
     return OPTIMIZERS[name](learnable, **options)

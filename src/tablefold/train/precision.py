@@ -17,15 +17,15 @@ import torch
 PRECISIONS = ("fp32", "tf32", "bf16")
 
 
-def check_precision(name: str, device: torch.device) -> None:
-    """Refuse a precision that is unknown, or that the device does not have.
+def check_precision(name: str, device: torch.device | None = None) -> None:
+    """Refuse a precision that is unknown, or that the device, if it is known, does not have.
 
     Raises:
         ValueError: with what can be chosen instead.
     """
     if name not in PRECISIONS:
         raise ValueError(f"unknown precision {name!r}; choose one of {', '.join(PRECISIONS)}")
-    if name == "tf32" and device.type != "cuda":
+    if name == "tf32" and device is not None and device.type != "cuda":
         raise ValueError(f"precision tf32 needs a CUDA device, and this is the {device.type}; choose fp32 or bf16")
 
 

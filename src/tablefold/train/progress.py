@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from tablefold.fields import settle_fields
 from tablefold.train.target import Target
 
 
@@ -24,7 +25,7 @@ class Schedule:
         log_every: steps between records of the training loss.
 
     Raises:
-        ValueError: for a number that must be positive and is not.
+        ValueError: for a number that must be a positive integer and is not.
     """
 
     epochs: int = 1
@@ -36,6 +37,7 @@ class Schedule:
     log_every: int = 100
 
     def __post_init__(self) -> None:
+        settle_fields(self)
         for name in ("epochs", "batch_size", "eval_every", "patience", "log_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
