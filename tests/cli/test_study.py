@@ -89,6 +89,8 @@ def test_ready_studies_are_listed_and_shown(capsys):
 def test_mistakes_are_told_in_one_line(data, tmp_path, capsys):
     broken = tmp_path / "broken.toml"
     broken.write_text("[[grid]]\nmetod = 'full'\n")
+    empty = tmp_path / "empty.toml"
+    empty.write_text("\n")
     (tmp_path / "thing").mkdir()
     (tmp_path / "thing" / "mine.txt").write_text("keep")
     where = ["--data", str(data), "--out", str(tmp_path / "out")]
@@ -103,6 +105,7 @@ def test_mistakes_are_told_in_one_line(data, tmp_path, capsys):
         ("study", "show", "/etc/passwd"): "/etc/passwd is not TOML",
         ("study", "show", str(tmp_path)): "no ready study",
         ("study", "show", str(broken)): "did you mean 'method'?",
+        ("study", "show", str(empty)): "empty.toml is empty: a study has at least one [[grid]]",
         ("compare", str(tmp_path)): "holds no finished run and no study",
         ("compare", "x", "--target", "auc=best"): "must be auc=NUMBER",
     }.items():
@@ -110,7 +113,7 @@ def test_mistakes_are_told_in_one_line(data, tmp_path, capsys):
         captured = capsys.readouterr()
         assert message in captured.err
         assert captured.err.count("\n") == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.toml", "thing"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.toml", "empty.toml", "thing"]
 
 
 def test_what_a_report_needs_is_asked_for_before_the_first_run(data, tmp_path, capsys, monkeypatch):

@@ -144,6 +144,8 @@ def check_definition(content: Mapping[str, Any], name: str) -> None:
     Raises:
         ValueError: names the place and what it may hold.
     """
+    if not content:
+        raise ValueError(f"{name} is empty: a study has at least one [[grid]], such as method = 'full'")
     if _nested(content) > _MOST_NESTED:
         raise ValueError(f"{name} is nested more than {_MOST_NESTED} levels deep")
     check_names(content, _TOP, name)
