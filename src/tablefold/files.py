@@ -7,6 +7,7 @@ the end: a reader never meets half a result, and a failed job leaves nothing beh
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -116,6 +117,33 @@ def new_file(path: str | Path) -> Iterator[Path]:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def clear_leftovers(folder: Path, name: str = "*") -> None:
+    """Remove what `new_file` and `new_folder` of processes that were killed have left in a folder.
+
+    Args:
+        folder: in which nobody else is writing folders; it need not exist.
+        name: of the files and folders that were to be written.
+    """
+    for path in folder.glob(f".{name}.*"):
+        ending = path.name.rpartition(".")[2]
+        if path.is_dir() and not path.is_symlink():
+            if re.fullmatch("[a-z0-9_]{8}", ending):  # as `mkdtemp` ends them
+                shutil.rmtree(path, ignore_errors=True)
+        elif re.fullmatch("[1-9][0-9]{0,9}", ending) and not _is_another(int(ending)):
+            path.unlink(missing_ok=True)
+
+
+def _is_another(process: int) -> bool:
+    """Whether a process runs that is not this one: this one has not begun to write."""
+    try:
+        os.kill(process, 0)
+    except PermissionError:  # somebody else's
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return process != os.getpid()
 
 
 def _umask() -> int:

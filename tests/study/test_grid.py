@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -142,6 +143,31 @@ def test_the_run_of_a_killed_study_ends_with_it_and_its_folder_is_free(tmp_path,
     _wait_for(lambda: "\nState:\tZ" in _status(worker), seconds=20)
     with locked(tmp_path / "out"):
         assert list((tmp_path / "out" / "outputs").iterdir()) == []
+
+
+def test_what_a_killed_study_was_writing_is_cleared_by_the_next(data, tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = [
+        f"inputs/.a.json.{dead.pid}",
+        f"outputs/.a.json.{os.getpid()}",
+        f".study.json.{dead.pid}",
+        "data/.v.ab12_z9y/x",
+    ]
+    kept = [f"outputs/.b.json.{os.getppid()}", f".mine.{dead.pid}", "data/.git/x"]
+    for name in (*left, *kept):
+        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / name).write_text("")
+    run_study(Study.of(ONE), data, tmp_path / "empty")
+    for name in ("study.json", "inputs", "outputs"):
+        source = tmp_path / "empty" / name
+        if source.is_dir():
+            shutil.copytree(source, tmp_path / "out" / name, dirs_exist_ok=True)
+        else:
+            shutil.copy(source, tmp_path / "out" / name)
+    run_study(Study.of(ONE), data, tmp_path / "out")
+    there = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob(".*")}
+    assert there == {*kept[:2], "data/.git"}
 
 
 def _status(process):

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from tablefold.data import Dataset, Schema
 from tablefold.data.schema import SCHEMA_FILE
-from tablefold.files import new_file
+from tablefold.files import clear_leftovers, new_file
 from tablefold.json_files import write_json
 from tablefold.locks import locked
 from tablefold.study.definition import Study
@@ -188,9 +188,12 @@ def _jobs(todo: Sequence[Request], dataset: Dataset, data_hash: str, out: Path, 
 
 @contextmanager
 def _workplace(out: Path) -> Iterator[None]:
-    """The folder of a study, made where there is none; runs under way are cleared at the end."""
+    """The folder of a study, made where there is none, and cleared of what was being written, before and after."""
     check_out(out)
     out.mkdir(parents=True, exist_ok=True)
+    clear_leftovers(out, STUDY)
+    for folder in (INPUTS, OUTPUTS, DATA, MODELS):
+        clear_leftovers(out / folder)
     try:
         yield
     finally:
