@@ -190,7 +190,9 @@ def bad_line(error: str) -> str:
     """What is wrong with a refusal as an error message; empty if nothing."""
     lines = error.rstrip("\n").split("\n")
     if len(lines) != 1 or not lines[0].strip():
-        return f"{len(lines)} lines on stderr: {_last_line(error)}" if error.strip() else "no line on stderr"
+        if not error.strip():
+            return "no line on stderr"
+        return f"{len(lines)} lines on stderr: {lines[0][:200]!r} to {_last_line(error)}"
     if len(lines[0]) > LONGEST_LINE:
         return f"a line of {len(lines[0])} characters: {lines[0][:80]}"
     if not lines[0].isprintable():
