@@ -139,6 +139,16 @@ def criteo_run(tmp_path_factory):
     return train(folder / "data", folder / "run", method="qr"), file
 
 
+def test_a_dictionary_that_is_missing_is_told_before_the_training(criteo_run, tmp_path, capsys):
+    data = shutil.copytree(criteo_run[0].parent / "data", tmp_path / "data")
+    (data / "dictionary" / "000003.parquet").unlink()
+    assert main(["train", str(data), "--out", str(tmp_path / "run"), "--dim", "2", "--device", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert "000003.parquet is missing" in error
+    assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
 def test_malformed_lines_keep_their_place(criteo_run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(source, "SHARD_BYTES", 3000)
     run, raw = criteo_run

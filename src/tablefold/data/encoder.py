@@ -62,6 +62,25 @@ class Encoded:
     rejects: list[RejectRow]
 
 
+def check_encoder(dataset: Dataset) -> None:
+    """Refuse a dataset that lacks what `save_encoder` takes from it: better before a training than after it.
+
+    Raises:
+        ValueError: names the dictionary that is missing.
+    """
+    for path in _dictionaries(dataset):
+        if not path.is_file():
+            raise ValueError(f"{path} is missing, and raw lines cannot be scored without: prepare the data again")
+
+
+def _dictionaries(dataset: Dataset) -> list[Path]:
+    """The dictionary of each table; none where ids are hashes, or where nothing was prepared from raw lines."""
+    schema = dataset.schema
+    if schema.source.get("name") not in _SOURCES or schema.source.get("ids") == "hash":
+        return []
+    return [dataset.folder / schema.dictionary_file(table.name) for table in schema.tables]
+
+
 def save_encoder(dataset: Dataset, folder: Path) -> None:
     """Write the encoder of a dataset as the new folder `folder`; nothing where it was not prepared from raw lines.
 
@@ -74,10 +93,7 @@ def save_encoder(dataset: Dataset, folder: Path) -> None:
     folder.mkdir()
     content = {"format": FORMAT, **{key: source.get(key) for key in ("name", "columns", "ids")}}
     (folder / RECIPE_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    if source.get("ids") == "hash":
-        return
-    for number, table in enumerate(dataset.schema.tables):
-        original = dataset.folder / dataset.schema.dictionary_file(table.name)
+    for number, original in enumerate(_dictionaries(dataset)):
         copy = folder / dictionary_file(number)
         copy.parent.mkdir(exist_ok=True)
         try:

@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tablefold.data import Dataset, Schema
-from tablefold.data.encoder import save_encoder
+from tablefold.data.encoder import check_encoder, save_encoder
 from tablefold.files import check_free, new_folder
 from tablefold.json_files import load_json, write_json
 from tablefold.locks import locked
@@ -103,6 +103,7 @@ def _train(
     began = time.perf_counter()
     dataset = Dataset(config.data)
     recipe = Recipe.of(config, dataset.schema)
+    check_encoder(dataset)
     train, journal = dataset.part("train"), Journal()
     checkpoints = Checkpoints(out, _identity(recipe, train.rows), checkpoint_every)
     trainer = _trainer(recipe, world, [journal, checkpoints, *listeners])
