@@ -147,6 +147,16 @@ def test_offsets_are_checked_as_torch_checks_them(offsets, message, last, paddin
         module(torch.tensor([1, 2, 3, 4, 5]), offsets)
 
 
+@pytest.mark.parametrize("padding_idx", [None, 3])
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("devices", [("cpu", "meta"), ("meta", "cpu")])
+def test_bags_on_another_device_than_memory_are_refused(devices, last, padding_idx):
+    module = tablefold.EmbeddingBag(100, 4, method="qr:collisions=4", include_last_offset=last, padding_idx=padding_idx)
+    ids, offsets = (torch.tensor(one, device=on) for one, on in zip(([1, 3, 5], [0, 3]), devices, strict=True))
+    with pytest.raises(ValueError, match="ids are on meta, memory is on cpu: move one to the other"):
+        module(ids, offsets)
+
+
 @pytest.mark.parametrize("wrapper", ["ddp", "fsdp"])
 @pytest.mark.parametrize("method", ["full", pytest.param("robe:block=16,floats=10000000", marks=pytest.mark.slow)])
 def test_two_processes_train_twenty_million_floats_as_one_does(wrapper, method):

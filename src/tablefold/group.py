@@ -147,7 +147,7 @@ class EmbeddingGroup(nn.Module):
         count = len(self.tables)
         if len(values) != count or len(offsets) != count or (weights is not None and len(weights) != count):
             raise ValueError(f"bags need values, offsets (and weights, if any) for each of the {count} tables")
-        self._check_device(*values, *offsets, *(weights or ()))
+        self.check_device(*values, *offsets, *(weights or ()))
         begins = check_bags(values, offsets, mode, weights)
         plain = begins.numel() and self.transform is None and counted is None
         if not plain or not can_pool(self.memory, values, mode, weights):
@@ -181,9 +181,10 @@ class EmbeddingGroup(nn.Module):
             raise ValueError(f"ids must be [batch, {len(self.tables)}], one column per table; got {list(ids.shape)}")
         if ids.dtype not in (torch.int64, torch.int32):
             raise ValueError(f"ids must be int64 or int32; got {ids.dtype}")
-        self._check_device(ids)
+        self.check_device(ids)
 
-    def _check_device(self, *tensors: Tensor) -> None:
+    def check_device(self, *tensors: Tensor) -> None:
+        """Refuse, with `ValueError`, ids and offsets on another device than memory."""
         own = self.memory.device
         for tensor in tensors:
             if tensor.device != own and tensor.device.type != own.type:

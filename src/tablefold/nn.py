@@ -270,6 +270,7 @@ class EmbeddingBag(_Folded):
             offsets: where each bag begins in a 1-D `input`.
             per_sample_weights: a factor per id, shaped like `input`; for `sum` only.
         """
+        self.group.check_device(input, *([] if offsets is None else [offsets]))
         ids, offsets = self._bags(input, offsets)
         weights = per_sample_weights
         if weights is not None:
