@@ -63,7 +63,7 @@ def build(name: str, tables: list[TableSpec]) -> EmbeddingGroup:
     """The group that a name of `SPECS` stands for, with sparse gradients where they pay."""
     method: Method = parse(SPECS[name])
     group = method.build(tables)
-    group.sparse = group.sparse_pays
+    group.sparse = "auto"
     return group
 
 

@@ -30,7 +30,7 @@ def main() -> None:
         if options.compile and name in ("robe 1000x", "qr square-root"):
             compiled = torch.compile(group.program.reference)
             contestants[f"{name}, torch.compile of the reference"] = lambda i, group=group, compiled=compiled: compiled(
-                group.memory, group.lookup, batches[i % 20]
+                group.arrays, group.lookup, batches[i % 20]
             )
     source, target = (torch.randn(options.batch, len(tables), 16) for _ in range(2))
     contestants["memcpy of the output"] = lambda i: target.copy_(source)

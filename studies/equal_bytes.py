@@ -3,12 +3,14 @@
     python studies/equal_bytes.py gowalla FILE --work FOLDER --results studies/results/gowalla.jsonl
     python studies/equal_bytes.py storage FILE --work FOLDER --results studies/results/storage.jsonl
     python studies/equal_bytes.py order FILE --work FOLDER --results studies/results/order.jsonl
+    python studies/equal_bytes.py formats FILE --work FOLDER --results studies/results/equal_bytes_formats.jsonl
     python studies/equal_bytes.py movielens FILE --work FOLDER --results studies/results/movielens.jsonl
 
 FILE is a Parquet file of positives (columns user, item; for MovieLens also the users' gender, age and occupation and
 the items' genre). A random 10 % of them test, four random items per positive are negatives, ids are permuted (ranked by
-frequency in `order`); each seed draws its own split, negatives and permutation. Every run is one `tablefold train` and
-appends one JSON line; runs whose line is there already are skipped, so the script can be stopped and started again.
+frequency in `order` and `formats`); each seed draws its own split, negatives and permutation. Every run is one
+`tablefold train` and appends one JSON line; runs whose line is there already are skipped, so the script can be stopped
+and started again.
 """
 
 from __future__ import annotations
@@ -89,6 +91,20 @@ def storage() -> list[Run]:
     ]
 
 
+def formats() -> list[Run]:
+    """Every format at the same bytes: the fewer bits a float, the more floats. Each training stops by validation."""
+    grid = [("full", (), bits) for bits in ("fp32", "int8", "int4", "int2")]
+    grid += [
+        (spec, ("--compression", level), bits)
+        for level in ("16.0", "64.0", "256.0")
+        for spec in ("qr:combine=mul", "robe:block=4")
+        for bits in ("fp32", "int8", "int4", "int2")
+    ]
+    grid += [("hash", ("--compression", level), "fp32") for level in ("16.0", "64.0", "256.0")]
+    stop = ("--epochs", "9", "--patience", "4")
+    return [(spec, (*size, "--storage", bits, *stop), seed) for seed in CLAIM_SEEDS for spec, size, bits in grid]
+
+
 def order() -> list[Run]:
     """What ids by frequency change; beside the permuted ones of `gowalla` and `storage`."""
     at_60 = ("hash:by=quotient", "hash", "qr:combine=mul", "robe:block=4")
@@ -100,8 +116,9 @@ def order() -> list[Run]:
     return [(spec, ("--compression", level, *bits), seed) for seed in SEEDS for spec, level, bits in grid]
 
 
-GRIDS = {"gowalla": gowalla, "movielens": movielens, "storage": storage, "order": order}
-DATA = {"gowalla": "gowalla", "movielens": "movielens", "storage": "gowalla", "order": "gowalla-frequency"}
+GRIDS = {"gowalla": gowalla, "movielens": movielens, "storage": storage, "formats": formats, "order": order}
+DATA = dict.fromkeys(GRIDS, "gowalla") | {"movielens": "movielens"}
+DATA |= dict.fromkeys(("formats", "order"), "gowalla-frequency")
 COLUMNS = {
     "gowalla": (),
     "gowalla-frequency": (),
@@ -119,7 +136,7 @@ def prepare(study: str, file: Path, work: Path, seed: int) -> Path:
     if not data.exists():
         done = tablefold(
             *("prepare", "interactions", str(file), "--user", "user", "--item", "item", "--negatives", "4"),
-            *(() if study == "order" else ("--permute-ids", str(seed))),
+            *(() if name == "gowalla-frequency" else ("--permute-ids", str(seed))),
             *("--seed", str(seed), "--out", str(data)),
             *COLUMNS.get(name, ()),
         )
@@ -133,7 +150,7 @@ def train(data: Path, work: Path, run: Run) -> dict[str, object]:
     out = work / "runs" / "-".join((spec, *size, str(seed))).replace("/", "_")
     asked = {"asked": [spec, size, seed]}
     method = spec.format(data=data)
-    done = tablefold("train", str(data), "--method", method, *size, *TRAINING, "--seed", str(seed), "--out", str(out))
+    done = tablefold("train", str(data), "--method", method, *TRAINING, *size, "--seed", str(seed), "--out", str(out))
     if done.returncode:
         return {**asked, "error": done.stderr.strip().splitlines()[-1]}
     result = json.loads((out / "result.json").read_text())

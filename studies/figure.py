@@ -10,7 +10,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from tablefold.storage import in_storage
+from tablefold.formats import in_format
 from tablefold.study.chart import Chart, Line, Point, draw, styles
 from tablefold.study.results import Spread
 
@@ -29,7 +29,7 @@ SERIES = {
 def series(asked: str, options: list[str]) -> str | None:
     """The series a run belongs to; None for one with another optimiser or a threshold."""
     others = set(options[::2]) - {"--compression", "--storage"}
-    name = in_storage(asked, options[3] if "--storage" in options else "fp32")
+    name = in_format(asked, options[3] if "--storage" in options else "fp32")
     return name if name in SERIES and not others else None
 
 

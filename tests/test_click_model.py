@@ -85,7 +85,7 @@ def test_a_copy_needs_nothing_of_the_original(tmp_path, monkeypatch, make):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     model = ClickModel("qr", **SMALL).fit(log(), **COLUMNS)
     with torch.no_grad():
-        model.run.model.group.memory += 0.5  # what was changed after training is copied as it is
+        model.run.model.group.arrays[0].add_(0.5)  # what was changed after training is copied as it is
     expected, result = model.predict_proba(log()), model.result
     other = make(model)
     assert len(list(tmp_path.iterdir())) == 2
@@ -125,7 +125,7 @@ def test_where_it_was_trained_does_not_matter(fitted, tmp_path, monkeypatch):
 def test_scores_that_are_not_finite_are_refused(fitted):
     wild = copy.copy(fitted)
     with torch.no_grad():
-        wild.run.model.group.memory.fill_(float("nan"))
+        wild.run.model.group.arrays[0].fill_(float("nan"))
     refusal = r"700 of 700 scores are not finite, the first: the data frame, row 1: .* train it again"
     with pytest.raises(ValueError, match=refusal):
         wild.predict_proba(log())

@@ -49,7 +49,13 @@ def test_what_cannot_be_met_is_refused():
         ValueError, match="a budget of 800 bytes is below the 864 bytes of the 2 tables that threshold=20"
     ):
         Placement(parse("hash"), threshold=20).for_budget(TABLES, 800)
-    with pytest.raises(ValueError, match="a budget of 900 bytes is below the smallest possible, 928 bytes"):
+    with pytest.raises(
+        ValueError, match=r"a budget of 900 bytes is below the smallest possible for hash, 928 bytes \(864 of them for"
+    ):
         Placement(parse("hash"), threshold=20).for_budget(TABLES, 900)
+    with pytest.raises(ValueError, match="a budget of 100 bytes is below the smallest possible for qr"):
+        Placement(parse("qr"), storage="int8").for_budget(TABLES, 100)
+    with pytest.raises(ValueError, match="format 'fp16' must be one of fp32, bf16, int8, int4, int2"):
+        Placement(parse("qr"), storage="fp16")
     with pytest.raises(ValueError, match="threshold=-1 must be 0 or more rows"):
         Placement(Full(), threshold=-1)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tablefold.formats import FORMATS, FP32, INT8
 from tablefold.hashing import derive_key
 from tablefold.partitions import Lookup, Partition, hashed, identity, lookup
 from tablefold.starts import Start
@@ -30,7 +31,14 @@ HASHED = hashed(10, derive_key(1))
         ([replace(TERM, width=0)], "width and neighbours 1 or more"),
         ([replace(TERM, neighbours=2)], "reads up to float 44"),
         ([replace(TERM, slot=4)], "no term writes slot 0"),
-        ([replace(TERM, width=3)], "3 slots are no whole vectors of dim 4"),
+        ([replace(TERM, width=8, stride=8, partition=identity(5)), replace(TERM, slot=8)], None),
+        ([replace(TERM, width=3)], "a term reads parts of rows of 4 floats"),
+        ([replace(TERM, stride=6, partition=identity(5))], "a term reads parts of rows of 4 floats"),
+        ([replace(TERM, base=2, partition=identity(5))], "a term reads parts of rows of 4 floats"),
+        ([replace(TERM, wrap=6)], "a term reads parts of rows of 4 floats"),
+        ([replace(TERM, stride=3, partition=identity(1))], None),
+        ([TERM, replace(TERM, slot=2), replace(TERM, slot=4)], "other terms cut the rows of 4 floats of a term"),
+        ([replace(TERM, weight=Weight(hashed(10, 1), 0))], "weights must be rows of 1 float32, all in one region"),
         ([replace(TERM, wrap=3)], "reads 4 floats of a circular region of 3"),
         ([replace(TERM, base=8, wrap=40)], "reads up to float 48"),
         ([replace(TERM, signed=True)], "signs come from a hash"),
@@ -45,8 +53,59 @@ HASHED = hashed(10, derive_key(1))
     ],
 )
 def test_terms_that_could_read_elsewhere_are_refused(terms, message):
-    with pytest.raises(ValueError, match=message):
+    if message is None:
         AddressMap((TABLE,), (tuple(terms),), REGIONS)
+        return
+    with pytest.raises(ValueError, match=message) as caught:
+        AddressMap((TABLE,), (tuple(terms),), REGIONS)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("term", "message"),
+    [
+        (replace(TERM, base=20), "a term reads across the end of region 0"),
+        (replace(TERM, weight=Weight(HASHED, 65)), "weights must be rows of 1 float32, all in one region"),
+        (replace(TERM, weight=Weight(HASHED, 70)), "weights must be rows of 1 float32, all in one region"),
+        (replace(TERM, width=2, stride=2), "2 slots are no whole vectors of dim 4"),
+    ],
+)
+def test_terms_that_leave_their_region_are_refused(term, message):
+    regions = (Region(10, 4, Start(0.1)), Region(10, 2, Start(0.1)), Region(10, 1, Start(0.1), "weights"))
+    regions = (*regions, Region(20, 1, Start(0.1), format=INT8))
+    term = replace(term, base=40) if term.width == 2 else term
+    with pytest.raises(ValueError, match=message):
+        AddressMap((TABLE,), ((term,),), regions)
+
+
+def test_arrays_are_regions_of_one_role_width_and_format_stacked():
+    start = Start(0.1)
+    regions = (
+        *(Region(10, 4, start), Region(6, 1, start, "weights"), Region(3, 4, start, format=INT8)),
+        *(Region(5, 4, start), Region(2, 1, start)),
+    )
+    address_map = AddressMap((TABLE,), ((TERM,),), regions)
+    found = [(array.name, array.shape, array.regions) for array in address_map.arrays]
+    assert found == [
+        *(("rows_4", (15, 4), (0, 3)), ("weights_1", (6, 1), (1,))),
+        *(("rows_4_int8", (3, 4), (2,)), ("rows_1", (2, 1), (4,))),
+    ]
+    assert address_map.bases == (0, 40, 46, 58, 78)
+    assert address_map.places == ((0, 0), (1, 0), (2, 0), (0, 40), (3, 0))
+    assert [address_map.region_at(base) for base in (0, 39, 40, 45, 46, 57, 58, 77, 78, 79)] == [
+        *(0, 0, 1, 1, 2, 2, 3, 3, 4, 4)
+    ]
+    assert address_map.num_bytes == 15 * 16 + 6 * 4 + 33 + 2 * 4
+
+
+def test_formats_change_the_program_and_no_address():
+    weights = Region(10, 1, Start(0.1), "weights")
+    exact = AddressMap((TABLE,), ((replace(TERM, weight=Weight(HASHED, 40)),),), (*REGIONS, weights))
+    kinds = [exact.in_format(each) for each in FORMATS.values()]
+    assert {each.fingerprint for each in kinds} == {exact.fingerprint}
+    assert len({each.key for each in kinds}) == len(FORMATS)
+    assert all(each.arrays[1].format == FP32 for each in kinds)
+    assert [each.in_few_bits for each in kinds] == [False, True, True, True, True]
 
 
 def test_a_list_of_terms_for_each_table_is_needed():
@@ -96,7 +155,8 @@ def test_a_partition_that_hashes_and_looks_up_is_refused():
 
 def test_fingerprints_leave_defaults_out_and_change_with_every_field():
     def fingerprint(term):
-        return AddressMap((TABLE,), ((term,),), (Region(20, 4, Start(0.1)),)).fingerprint
+        regions = (Region(20, 4, Start(0.1)), Region(20, 1, Start(0.1), "weights"))
+        return AddressMap((TABLE,), ((term,),), regions).fingerprint
 
     spelled = Term(Partition(10, div=1, key=None, lookup=None), 0, 4, 4, 1, 0, 0, "add", False, None)
     assert fingerprint(spelled) == fingerprint(TERM)
@@ -109,8 +169,8 @@ def test_fingerprints_leave_defaults_out_and_change_with_every_field():
         replace(TERM, partition=Partition(10, div=2)),
         replace(TERM, combine="mul"),
         replace(TERM, wrap=40),
-        replace(TERM, weight=Weight(HASHED, 0)),
-        replace(TERM, weight=Weight(HASHED, 1)),
+        replace(TERM, weight=Weight(HASHED, 80)),
+        replace(TERM, weight=Weight(HASHED, 81)),
         replace(TERM, partition=lookup(list(range(10)))),
         replace(TERM, partition=lookup(list(range(9, -1, -1)))),
     ]

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from tablefold.formats import FP32
+from tablefold.formats.pages import in_large_pages
 from tablefold.hashing import HASH_VERSION, derive_key
 from tablefold.ops import WildIdError, look_up
-from tablefold.ops.backends import is_recorded
+from tablefold.ops.backends import is_recorded, is_transformed
 from tablefold.ops.bags import PoolMode, can_pool, check_bags, pool_bags, pool_composed
-from tablefold.ops.gather import Outside, answer_outside, are_wild
-from tablefold.ops.program import LINE, program_of
+from tablefold.ops.gather import Memory, Outside, answer_outside, are_wild, read_type, refuse_gradients
+from tablefold.ops.program import program_of
+from tablefold.ops.reference import check_master
 from tablefold.partitions import Lookup, narrowest_integer
-from tablefold.storage import Rounding, Storage, check_storage, pack, stored_bytes, unpack
-from tablefold.tables import FLOAT_BYTES, full_bytes, show_bytes
-from tablefold.terms import AddressMap, Region
+from tablefold.starts import Start
+from tablefold.tables import full_bytes, show_bytes
+from tablefold.terms import AddressMap, Array
 
 FINGERPRINT_VERSION = 2
 """Of how addresses are fingerprinted; release 0.1 saved none, and its own fingerprint."""
@@ -39,21 +42,20 @@ class EmbeddingGroup(nn.Module):
     is the number of tables unless the method gives several vectors for one.
 
     Args:
-        address_map: where every weight lives.
+        address_map: where every weight lives, and in how many bits.
         seed: of the start values.
         device: where the memory lives; torch's default device unless given.
-        dtype: of the memory; torch's default type unless given.
+        dtype: of the memory; torch's default type unless given. float32 where memory is kept in fewer bits.
         transform: for methods that compute after the gather: called with the gathered vectors `[batch, features, dim]`
             and the ids, it returns the vectors, of the same shape.
-        storage: the format that memory is kept and saved in, see `tablefold.storage`.
         spec: what the group is printed as, such as `qr:collisions=4`.
 
     Attributes:
-        memory: the one learnable array, `[floats / unit, unit]`: flat memory cut into rows of the largest width that
-            every address is a multiple of.
+        memory: the learnable arrays `[rows, width]` by name, such as `rows_16`: one for each role, width and format,
+            the tables stacked in it. Where the format is in few bits this is the float32 master, until `freeze()`.
         lookup: all lookup arrays of the terms, concatenated; None without any. Part of the state dict.
-        sparse: make memory's gradient a sparse tensor of the rows that a batch has read, which `tablefold.optim` and
-            `torch.optim.SparseAdam` take; False at first. It pays where `sparse_pays`.
+        sparse: make memory's gradients sparse tensors of the rows that a batch has read, which `tablefold.optim` and
+            `torch.optim.SparseAdam` take; `"auto"` does so for the arrays where it makes steps faster. False at first.
         outside: what an exported or traced program answers for an id outside its table: `nan` (at first), a vector of
             NaN; `zero`; or `unchecked`, whatever the id's address holds. Everywhere else such an id is refused.
 
@@ -61,7 +63,7 @@ class EmbeddingGroup(nn.Module):
         ValueError: when called with ids of another shape or type, or an id outside its table.
     """
 
-    memory: nn.Parameter
+    memory: nn.ParameterDict
     lookup: Tensor | None
 
     def __init__(
@@ -72,42 +74,37 @@ class EmbeddingGroup(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         transform: nn.Module | None = None,
-        storage: Storage = "fp32",
         spec: str = "",
     ) -> None:
         super().__init__()
-        check_storage(storage)
         _refuse_larger_than_full(address_map, transform)
         self.address_map = address_map
         self.tables = address_map.tables
         self.dim = self.tables[0].dim
         self.num_features = sum(address_map.features)
         self.spec = spec
-        self.sparse = False
+        self.sparse: bool | Literal["auto"] = False
         self.outside: Outside = "nan"
+        self._is_frozen = False
         self.program = program_of(address_map)
         device = torch.get_default_device() if device is None else torch.device(device)
-        memory = start_memory(address_map.regions, seed, device)
-        self.memory = nn.Parameter(memory.view(-1, address_map.unit))
+        memory = start_memory(address_map, seed, device)
+        self.memory = nn.ParameterDict(memory.items())  # which would sort the keys of a dict
         lookup = lookup_array(address_map.lookups)
         self.register_buffer("lookup", torch.from_numpy(lookup) if lookup.size else None)
         self.transform = transform
-        self.storage: Storage = storage
-        self.rounding = None if storage == "fp32" else Rounding(storage, seed)
-        self._settle()
-        self.register_load_state_dict_pre_hook(_unpack_memory)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_take_over)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_check_state)  # type: ignore[no-untyped-call]
-        if self.rounding is not None:
-            self.register_state_dict_pre_hook(_settle_memory)  # type: ignore[no-untyped-call]
-            self.register_state_dict_post_hook(_pack_memory)  # type: ignore[no-untyped-call]
         self.to(device, dtype=torch.get_default_dtype() if dtype is None else dtype)
+        for array, own in zip(address_map.arrays, self.arrays, strict=True):
+            check_master(array, own)
 
     def forward(self, ids: Int[Tensor, "batch tables"]) -> Float[Tensor, "batch features dim"]:
         """The vectors of a batch, `[batch, features, dim]`."""
-        self._check_kind(ids)
-        self._settle()
+        arrays = self.arrays
+        self._check_kind(ids, arrays[0].device)
         try:
-            vectors = self.gather(self.memory, self.lookup, ids)
+            vectors = self.gather(arrays, self.lookup, ids)
         except WildIdError as error:
             raise self._explain(error) from None
         if self.transform is None:
@@ -117,11 +114,65 @@ class EmbeddingGroup(nn.Module):
             return computed
         return answer_outside(self.program, computed, are_wild(self.program, ids), self.outside)
 
+    @property
+    def arrays(self) -> tuple[Tensor, ...]:
+        """The arrays of `memory`, in the order of the address map's."""
+        # Attributes of modules take a microsecond each, a tenth of the lookup of one example.
+        return tuple(self._modules["memory"]._parameters.values())  # type: ignore[union-attr, arg-type]
+
+    @property
+    def device(self) -> torch.device:
+        """Where memory is."""
+        return self.arrays[0].device
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether `freeze()` was called: memory is packed and learns no more."""
+        return self._is_frozen
+
+    def freeze(self) -> EmbeddingGroup:
+        """Keep memory as its formats pack it, and drop the float32 masters; it learns no more. Returns the group.
+
+        What is read stays the same, to the bit. An optimiser that was made before still holds the masters.
+        """
+        for array, memory in zip(self.address_map.arrays, self.arrays, strict=True):
+            packed = self._packed(array, memory.detach())
+            self.memory[array.name] = nn.Parameter(packed, requires_grad=False)
+        self._is_frozen = True
+        return self
+
+    def _packed(self, array: Array, memory: Tensor) -> Tensor:
+        packed = array.format.packed_like(*array.shape)
+        if array.format == FP32 or memory.dtype == packed.dtype:
+            return memory
+        return packed if memory.is_meta else array.format.encode(memory)
+
+    def adopt(self, state: dict[str, Any], prefix: str = "") -> None:
+        """Turn weights that were saved otherwise into this group's, in place: those of release 0.1; masters into packed
+        arrays, or the other way round. `load_state_dict` begins with it.
+
+        Args:
+            state: a state dict.
+            prefix: of the group's names in it, such as `group.`.
+
+        Raises:
+            ValueError: for weights that hold another number of floats.
+        """
+        state.update({f"{prefix}memory.{name}": array for name, array in _memory_0_1(self, state, prefix).items()})
+        _adopt_packed(self, state, prefix)
+
     def gather(
-        self, memory: Float[Tensor, "rows unit"], lookup: Tensor | None, ids: Int[Tensor, "batch tables"]
+        self, memory: Memory, lookup: Tensor | None, ids: Int[Tensor, "batch tables"]
     ) -> Float[Tensor, "batch features dim"]:
         """The vectors of a batch before `transform` computes on them, read from any memory and lookup arrays."""
-        return look_up(self.program, memory, lookup, ids, sparse=self.sparse, outside=self.outside)
+        vectors = look_up(self.program, memory, lookup, ids, sparse=self._sparse_arrays(), outside=self.outside)
+        refuses = self.training and torch.is_grad_enabled() and not vectors.requires_grad and self.is_frozen
+        return refuse_gradients(vectors) if refuses and not (is_recorded() or is_transformed()) else vectors
+
+    def _sparse_arrays(self) -> Sequence[bool]:
+        if self.sparse is False:
+            return ()
+        return [self.sparse is True or pays(array) for array in self.address_map.arrays]
 
     def pool(
         self,
@@ -150,45 +201,25 @@ class EmbeddingGroup(nn.Module):
         self.check_device(*values, *offsets, *(weights or ()))
         begins = check_bags(values, offsets, mode, weights)
         plain = begins.numel() and self.transform is None and counted is None
-        if not plain or not can_pool(self.memory, values, mode, weights):
+        frozen_in_training = self.training and torch.is_grad_enabled() and self.is_frozen
+        if not plain or frozen_in_training or not can_pool(self.program, self.arrays, values, mode, weights):
             return pool_composed(self, self.address_map.features, values, offsets, mode, weights, counted)
-        self._settle()
         try:
-            work = (self.program, self.memory, self.lookup, values, begins, mode, weights)
-            return pool_bags(*work, sparse=self.sparse)
+            work = (self.program, self.arrays, self.lookup, values, begins, mode, weights)
+            return pool_bags(*work, sparse=self._sparse_arrays())
         except WildIdError as error:
             raise self._explain(error) from None
 
-    @property
-    def sparse_pays(self) -> bool:
-        """Whether `sparse` gradients make steps faster: of more than 16 MB of memory, in rows not much narrower than
-        the row numbers that go with them."""
-        return self.memory.numel() > SPARSE_FLOATS and self.memory.shape[1] >= SPARSE_WIDTH
-
-    def _settle(self) -> None:
-        """Bring memory back onto the grid of its storage after a step; nothing to do for fp32."""
-        if self.rounding is None or torch.compiler.is_exporting():
-            return
-        if self.memory.dtype != torch.float32:
-            raise ValueError(
-                f"storage={self.storage} works on float32 memory; this one is {self.memory.dtype}: leave it in "
-                "float32, or build with storage='fp32'"
-            )
-        self.rounding.settle(self.memory)
-
-    def _check_kind(self, ids: Tensor) -> None:
+    def _check_kind(self, ids: Tensor, device: torch.device) -> None:
         if ids.ndim != 2 or ids.shape[1] != len(self.tables):
             raise ValueError(f"ids must be [batch, {len(self.tables)}], one column per table; got {list(ids.shape)}")
         if ids.dtype not in (torch.int64, torch.int32):
             raise ValueError(f"ids must be int64 or int32; got {ids.dtype}")
-        self.check_device(ids)
+        _check_device(device, ids)
 
     def check_device(self, *tensors: Tensor) -> None:
         """Refuse, with `ValueError`, ids and offsets on another device than memory."""
-        own = self.memory.device
-        for tensor in tensors:
-            if tensor.device != own and tensor.device.type != own.type:
-                raise ValueError(f"ids are on {tensor.device}, memory is on {own}: move one to the other")
+        _check_device(self.device, *tensors)
 
     def _explain(self, wild: WildIdError) -> ValueError:
         table = self.tables[wild.column]
@@ -199,20 +230,21 @@ class EmbeddingGroup(nn.Module):
 
     @property
     def num_bytes(self) -> int:
-        """Every byte the group is saved in: memory in its storage, other parameters, lookup arrays.
+        """Every byte that the group ships: memory in its formats, other parameters, lookup arrays.
 
         The description of the terms (a few numbers each, rebuilt from the spec) is not counted.
         """
-        held = [*self.parameters(), *([] if self.lookup is None else [self.lookup])]
-        num_bytes = sum(array.nbytes for array in held)
-        if self.storage == "fp32":
-            return num_bytes
-        return num_bytes - self.memory.nbytes + stored_bytes(self.memory.numel(), self.storage)
+        held: list[Tensor] = [] if self.transform is None else list(self.transform.parameters())
+        held += [] if self.lookup is None else [self.lookup]
+        memory = zip(self.address_map.arrays, self.arrays, strict=True)
+        own = sum(each.nbytes if array.format == FP32 else array.num_bytes for array, each in memory)
+        return own + sum(array.nbytes for array in held)
 
     @property
     def num_parameters(self) -> int:
-        """Learnable floats."""
-        return sum(parameter.numel() for parameter in self.parameters())
+        """Learnable floats, as many as the masters hold where memory is packed."""
+        other = [] if self.transform is None else self.transform.parameters()
+        return self.address_map.floats + sum(parameter.numel() for parameter in other)
 
     @torch.no_grad()
     def unfold(self, name: str, chunk: int = 65_536) -> Float[Tensor, "rows ..."]:
@@ -234,11 +266,11 @@ class EmbeddingGroup(nn.Module):
         rows = self.tables[column].vocabulary
         first = sum(self.address_map.features[:column])
         features = self.address_map.features[column]
-        full = self.memory.new_empty(rows, features, self.dim)
+        full = torch.empty(rows, features, self.dim, dtype=read_type(self.arrays), device=self.device)
         for begin in range(0, rows, chunk):
             end = min(begin + chunk, rows)
-            ids = torch.zeros(end - begin, len(self.tables), dtype=torch.int64, device=self.memory.device)
-            ids[:, column] = torch.arange(begin, end, device=self.memory.device)
+            ids = torch.zeros(end - begin, len(self.tables), dtype=torch.int64, device=self.device)
+            ids[:, column] = torch.arange(begin, end, device=self.device)
             full[begin:end] = self(ids)[:, first : first + features]
         return full.squeeze(1) if features == 1 else full
 
@@ -255,32 +287,54 @@ class EmbeddingGroup(nn.Module):
         words += [f"{len(self.tables)} tables", f"dim={self.dim}", show_bytes(self.num_bytes)]
         if all(table.rows is not None for table in self.tables):
             words.append(f"{full_bytes(self.tables) / self.num_bytes:.3g}x smaller than full")
-        if self.storage != "fp32":
-            words.append(f"storage={self.storage}")
+        formats = {array.format.name for array in self.address_map.arrays} - {FP32.name}
+        words += [f"in {name}" for name in sorted(formats)]
         return ", ".join(words)
 
 
-def start_memory(regions: Sequence[Region], seed: int, device: torch.device | str | None = None) -> Tensor:
-    """Memory as training begins, `[floats]` float32: every region drawn from its `Start`, the same on every device."""
-    floats = sum(region.floats for region in regions)
-    if device is not None and torch.device(device).type == "meta":
-        return torch.empty(floats, dtype=torch.float32, device="meta")
-    memory = _room(floats)
-    base = 0
-    for index, region in enumerate(regions):
-        generator = torch.Generator("cpu").manual_seed(derive_key(seed, index))
-        values = memory[base : base + region.floats]
-        half_width = math.sqrt(3) * region.start.std  # of a uniform distribution with that deviation
-        values.uniform_(region.start.mean - half_width, region.start.mean + half_width, generator=generator)
-        if region.start.signs:
-            signs = torch.randint(0, 2, values.shape, generator=generator, dtype=torch.int8, device="cpu")
-            values *= signs * 2 - 1
-        if region.start.exact and region.start.mean == 0 and region.floats > 1:
-            values -= values.mean()
-        if region.start.exact:
-            values *= math.sqrt(region.start.square / float(values.square().mean()))
-        base += region.floats
-    return memory if device is None else memory.to(device)
+def _check_device(own: torch.device, *tensors: Tensor) -> None:
+    for tensor in tensors:
+        if tensor.device != own and tensor.device.type != own.type:
+            raise ValueError(f"ids are on {tensor.device}, memory is on {own}: move one to the other")
+
+
+def pays(array: Array) -> bool:
+    """Whether a sparse gradient makes steps faster: of more than 16 MB, in rows not much narrower than the row numbers
+    that go with them."""
+    return array.floats > SPARSE_FLOATS and array.width >= SPARSE_WIDTH
+
+
+def start_memory(address_map: AddressMap, seed: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
+    """Memory as training begins, float32 `[rows, width]` by the arrays' names: every region drawn from its `Start`, the
+    same on every device."""
+    device = torch.device("cpu" if device is None else device)
+    if device.type == "meta":
+        return {
+            array.name: torch.empty(array.shape, dtype=torch.float32, device=device) for array in address_map.arrays
+        }
+    memory = {}
+    for array in address_map.arrays:
+        like = torch.empty(array.shape, dtype=torch.float32, device="meta")
+        memory[array.name] = in_large_pages(like, torch.device("cpu"))
+        flat, base = memory[array.name].view(-1), 0
+        for number in array.regions:
+            region = address_map.regions[number]
+            generator = torch.Generator("cpu").manual_seed(derive_key(seed, number))
+            _draw(flat[base : base + region.floats], region.start, generator)
+            base += region.floats
+    return {name: values.to(device) for name, values in memory.items()}
+
+
+def _draw(values: Tensor, start: Start, generator: torch.Generator) -> None:
+    half_width = math.sqrt(3) * start.std  # of a uniform distribution with that deviation
+    values.uniform_(start.mean - half_width, start.mean + half_width, generator=generator)
+    if start.signs:
+        signs = torch.randint(0, 2, values.shape, generator=generator, dtype=torch.int8, device="cpu")
+        values *= signs * 2 - 1
+    if start.exact and start.mean == 0 and values.numel() > 1:
+        values -= values.mean()
+    if start.exact:
+        values *= math.sqrt(start.square / float(values.square().mean()))
 
 
 @torch.no_grad()
@@ -289,22 +343,13 @@ def scale_start(group: EmbeddingGroup, factor: float) -> None:
 
     Further factors of a product, and learned weights, stay as they are: their mean square is that of a factor.
     """
-    base, flat = 0, group.memory.view(-1)
-    for region in group.address_map.regions:
-        if not region.start.signs:
-            flat[base : base + region.floats] *= factor
-        base += region.floats
-
-
-def _room(floats: int) -> Tensor:
-    """Room for so many float32, from the start of a cache line.
-
-    numpy asks the system for large pages, torch does not: where each of the rows that a batch reads from gigabytes lies
-    on a page of its own, finding the pages takes as long as the rows.
-    """
-    array = np.empty(floats + LINE, dtype=np.float32)
-    first = -(array.ctypes.data // FLOAT_BYTES) % LINE
-    return torch.from_numpy(array[first : first + floats])
+    regions = group.address_map.regions
+    for array, memory in zip(group.address_map.arrays, group.arrays, strict=True):
+        flat, base = memory.view(-1), 0
+        for number in array.regions:
+            if not regions[number].start.signs:
+                flat[base : base + regions[number].floats] *= factor
+            base += regions[number].floats
 
 
 def lookup_array(lookups: Sequence[Lookup]) -> np.ndarray[Any, Any]:
@@ -319,7 +364,7 @@ def _refuse_larger_than_full(address_map: AddressMap, transform: nn.Module | Non
     if any(table.rows is None for table in address_map.tables):
         return
     full = full_bytes(address_map.tables)
-    folded = address_map.floats * FLOAT_BYTES + lookup_array(address_map.lookups).nbytes
+    folded = address_map.num_bytes + lookup_array(address_map.lookups).nbytes
     if transform is not None:
         folded += sum(parameter.nbytes for parameter in transform.parameters())
     if folded > full:
@@ -332,13 +377,19 @@ def _refuse_larger_than_full(address_map: AddressMap, transform: nn.Module | Non
 def _check_state(group: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
     """Refuse weights of other addresses, of no floating type, or with lookup arrays that are not the terms' own."""
     assert isinstance(group, EmbeddingGroup)
-    memory, lookup = state.get(f"{prefix}memory"), state.get(f"{prefix}lookup")
-    if memory is not None and not memory.is_floating_point():
-        raise ValueError(f"{prefix}memory is {memory.dtype} in these weights, it must be floats: the file is damaged")
+    lookup = state.get(f"{prefix}lookup")
+    found = {name: state[f"{prefix}memory.{name}"] for name in group.memory if f"{prefix}memory.{name}" in state}
+    for array in group.address_map.arrays:
+        packed = array.format.packed_like(1, 1).dtype
+        if array.name in found and not (found[array.name].is_floating_point() or found[array.name].dtype == packed):
+            raise ValueError(
+                f"{prefix}memory.{array.name} is {found[array.name].dtype} in these weights, it must be floats: "
+                "the file is damaged"
+            )
     saved = state.get(f"{prefix}_extra_state")
     if saved is not None:
         _check_addresses(group, saved.tolist())
-    elif memory is not None:  # where it is missing with all else, load_state_dict reports that itself
+    elif found:  # where it is missing with all else, load_state_dict reports that itself
         raise ValueError(
             f"these weights have {prefix}memory but no {prefix}_extra_state, which says what addresses they are for: "
             "load the whole state_dict() of a group"
@@ -366,21 +417,46 @@ def _check_addresses(group: EmbeddingGroup, saved: Sequence[int]) -> None:
         )
 
 
-def _unpack_memory(group: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+def _take_over(group: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     assert isinstance(group, EmbeddingGroup)
-    if group.storage != "fp32" and f"{prefix}memory" in state:
-        state[f"{prefix}memory"] = unpack({"memory": state[f"{prefix}memory"]})
-    names = ("memory_codes", "memory_exponents")
-    if all(f"{prefix}{name}" in state for name in names):
-        state[f"{prefix}memory"] = unpack({name: state.pop(f"{prefix}{name}") for name in names})
+    group.adopt(state, prefix)
 
 
-def _settle_memory(group: nn.Module, *_: Any) -> None:
-    assert isinstance(group, EmbeddingGroup)
-    group._settle()
+def _adopt_packed(group: EmbeddingGroup, state: dict[str, Any], prefix: str) -> None:
+    for array, own in zip(group.address_map.arrays, group.arrays, strict=True):
+        given, like = state.get(f"{prefix}memory.{array.name}"), array.format.packed_like(*array.shape)
+        if given is None or array.format == FP32 or given.is_meta:
+            continue
+        if own.dtype == like.dtype and given.dtype == torch.float32 and given.shape == array.shape:
+            state[f"{prefix}memory.{array.name}"] = array.format.encode(given)
+        elif own.dtype == torch.float32 and given.dtype == like.dtype and given.shape == like.shape:
+            places = torch.arange(array.floats, device=given.device)
+            state[f"{prefix}memory.{array.name}"] = array.format.decode(given, places).view(array.shape)
 
 
-def _pack_memory(group: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    assert isinstance(group, EmbeddingGroup)
-    memory = state.pop(f"{prefix}memory")
-    state.update({f"{prefix}{name}": values for name, values in pack(memory, group.storage).items()})
+def _memory_0_1(group: EmbeddingGroup, state: dict[str, Any], prefix: str) -> dict[str, Tensor]:
+    """The arrays of the one memory that release 0.1 saved, in float32, in halves, or as int8 with a power of two for
+    every 32 floats."""
+    flat = state.pop(f"{prefix}memory", None)
+    state.pop(f"{prefix}rounding.rounds", None)
+    codes, exponents = (state.pop(f"{prefix}memory_{name}", None) for name in ("codes", "exponents"))
+    if codes is not None and exponents is not None:
+        if exponents.numel() != -(-codes.numel() // 32):
+            raise ValueError(
+                f"int8 memory of {codes.numel()} numbers needs an exponent for each 32 of them; "
+                f"the saved weights hold {exponents.numel()}: the file is damaged"
+            )
+        powers = exponents.view(-1).to(torch.int32)
+        scales = torch.ldexp(torch.ones_like(powers, dtype=torch.float64), powers).float().repeat_interleave(32)
+        flat = codes.view(-1).float() * scales[: codes.numel()]
+    if flat is None:
+        return {}
+    address_map = group.address_map
+    if flat.numel() != address_map.floats:
+        raise ValueError(f"{prefix}memory holds {flat.numel()} floats, this group reads {address_map.floats}")
+    flat = flat.reshape(-1).to(read_type(group.arrays))
+    found = {}
+    for array in address_map.arrays:
+        spans = [(address_map.bases[number], address_map.regions[number].floats) for number in array.regions]
+        found[array.name] = torch.cat([flat[base : base + floats] for base, floats in spans]).view(array.shape)
+    return found

@@ -83,7 +83,7 @@ class Method(ABC):
 
     def smallest_bytes(self, tables: Sequence[TableSpec]) -> int:
         """Bytes for `tables` at the smallest size: no budget below it can be met."""
-        smallest = self._sized(self.size_range(tables)[0]) if self.size_options else self
+        smallest = self.sized(self.size_range(tables)[0]) if self.size_options else self
         return smallest.num_bytes(tables)
 
     def for_budget(self, tables: Sequence[TableSpec], num_bytes: int) -> Self:
@@ -107,13 +107,14 @@ class Method(ABC):
         low, high = self.size_range(tables)
         while low < high:
             middle = (low + high + 1) // 2
-            if self._sized(middle).num_bytes(tables) <= num_bytes:
+            if self.sized(middle).num_bytes(tables) <= num_bytes:
                 low = middle
             else:
                 high = middle - 1
-        return self._sized(low)
+        return self.sized(low)
 
-    def _sized(self, size: int) -> Self:
+    def sized(self, size: int) -> Self:
+        """This method at a value of its first size option."""
         cleared: dict[str, Any] = dict.fromkeys(self.size_options)  # all of them optional, None when not given
         return replace(self, **{**cleared, self.size_options[0]: size})
 

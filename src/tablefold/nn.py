@@ -19,7 +19,6 @@ from tablefold.ops.gather import Outside
 from tablefold.placement import Placement
 from tablefold.spec import check_choice
 from tablefold.starts import FULL_START
-from tablefold.storage import Storage
 from tablefold.tables import TableSpec
 
 _TABLE = "embedding"
@@ -32,7 +31,7 @@ class Folding:
     method: str | Method
     compression: float | None
     budget: int | None
-    storage: Storage
+    storage: str
     init: float | Literal["torch"]
     outside: Outside
     seed: int
@@ -139,7 +138,7 @@ class Embedding(_Folded):
         method: how the table is folded, as a spec string or a `Method`.
         compression: the method's size, as how many times smaller than the full table it has to be.
         budget: the method's size, as the bytes it may take, instead.
-        storage: the format of its memory, see `tablefold.storage`.
+        storage: the format of its memory, one of `tablefold.formats.FORMATS`.
         init: the deviation that vectors start with, 0.02 unless given, at which click models train fastest (see
             `tablefold.starts`); `torch` starts with 1, as `torch.nn.Embedding` does from N(0, 1).
         outside: what an exported or traced program answers for an id outside the table: `nan`, a vector of NaN; `zero`;
@@ -171,7 +170,7 @@ class Embedding(_Folded):
         method: str | Method,
         compression: float | None = None,
         budget: int | None = None,
-        storage: Storage = "fp32",
+        storage: str = "fp32",
         init: float | Literal["torch"] = FULL_START.std,
         outside: Outside = "nan",
         seed: int = 0,
@@ -206,7 +205,7 @@ class EmbeddingBag(_Folded):
         method: how the table is folded, as a spec string or a `Method`.
         compression: the method's size, as how many times smaller than the full table it has to be.
         budget: the method's size, as the bytes it may take, instead.
-        storage: the format of its memory, see `tablefold.storage`.
+        storage: the format of its memory, one of `tablefold.formats.FORMATS`.
         init: the deviation that vectors start with, 0.02 unless given, at which click models train fastest (see
             `tablefold.starts`); `torch` starts with 1, as `torch.nn.Embedding` does from N(0, 1).
         outside: what an exported or traced program answers for an id outside the table: `nan`, a vector of NaN; `zero`;
@@ -239,7 +238,7 @@ class EmbeddingBag(_Folded):
         method: str | Method,
         compression: float | None = None,
         budget: int | None = None,
-        storage: Storage = "fp32",
+        storage: str = "fp32",
         init: float | Literal["torch"] = FULL_START.std,
         outside: Outside = "nan",
         seed: int = 0,

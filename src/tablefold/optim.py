@@ -42,9 +42,7 @@ class RowOptimizer(Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    gradient, before = _coalesced(parameter.grad), parameter._version
-                    self._update(parameter, gradient, group)
-                    _note_moved(parameter, before, gradient)
+                    self._update(parameter, _coalesced(parameter.grad), group)
         return loss
 
     @abstractmethod
@@ -155,13 +153,6 @@ class AMSGrad(RowOptimizer):
             (beta1, beta2),
             math.sqrt(1 - beta2 ** state["step"]),
         )
-
-
-def _note_moved(parameter: Tensor, before: int, gradient: Tensor) -> None:
-    """Tell a memory that is kept in few bits (`tablefold.storage`) which rows to round."""
-    moved = getattr(parameter, "moved", None)
-    if moved is not None:
-        moved.append((before, parameter._version, gradient._indices()[0] if gradient.is_sparse else None))
 
 
 def _coalesced(gradient: Tensor) -> Tensor:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from tablefold.formats import FP32, find_format
 from tablefold.method import EmbeddingGroup, Method
 from tablefold.methods.full import Full
-from tablefold.storage import Storage, check_storage, most_floats, stored_bytes
-from tablefold.tables import FLOAT_BYTES, TableSpec, check_tables, full_bytes
+from tablefold.tables import TableSpec, check_tables
 from tablefold.terms import AddressMap, join
 
 
@@ -23,8 +23,8 @@ class Placement:
     Args:
         method: folds every table with more than `threshold` rows.
         threshold: rows; 0 gives the method every table.
-        storage: the format of memory: "fp32", "bf16", "fp16" or "int8" (see `tablefold.storage`). Fewer bits leave
-            more floats to the same budget.
+        storage: the format of memory: one of `tablefold.formats.FORMATS`. Fewer bits leave more floats to the same
+            budget.
 
     Raises:
         ValueError: for a negative threshold or an unknown storage.
@@ -37,10 +37,10 @@ class Placement:
 
     method: Method
     threshold: int = 0
-    storage: Storage = "fp32"
+    storage: str = FP32.name
 
     def __post_init__(self) -> None:
-        check_storage(self.storage)
+        find_format(self.storage)
         if self.threshold < 0:
             raise ValueError(f"threshold={self.threshold} must be 0 or more rows")
 
@@ -51,12 +51,9 @@ class Placement:
 
     def num_bytes(self, tables: Sequence[TableSpec]) -> int:
         """Bytes that `build(tables)` will hold."""
-        small, folded = self.split(tables)
-        exact = full_bytes(small) + (self.method.num_bytes(folded) if folded else 0)
-        if self.storage == "fp32":
-            return exact
-        floats = self.address_map(tables).floats
-        return exact - FLOAT_BYTES * floats + stored_bytes(floats, self.storage)
+        _, folded = self.split(tables)
+        method_bytes = self.method.num_bytes(folded) - self.method.address_map(folded).num_bytes if folded else 0
+        return self.address_map(tables).num_bytes + method_bytes
 
     def for_budget(self, tables: Sequence[TableSpec], num_bytes: int) -> Placement:
         """This placement with its method at the largest size for which all tables together stay within `num_bytes`.
@@ -64,36 +61,40 @@ class Placement:
         Raises:
             ValueError: if the full tables alone, or with the method at its smallest, are larger.
         """
-        if self.storage != "fp32":
-            return self._for_stored_budget(tables, num_bytes)
         small, folded = self.split(check_tables(tables))
-        kept = full_bytes(small)
+        kept = replace(self, method=Full()).num_bytes(small) if small else 0
         if kept > num_bytes:
             raise ValueError(
                 f"a budget of {num_bytes} bytes is below the {kept} bytes of the {len(small)} tables that "
                 f"threshold={self.threshold} keeps full: lower the threshold or raise the budget"
             )
-        if not folded:
-            return self
-        if kept and (smallest := kept + self.method.smallest_bytes(folded)) > num_bytes:
+        if (least := self.smallest_bytes(tables)) > num_bytes:
+            of_full = f" ({kept} of them for tables kept full)" if kept else ""
+            advice = "lower the threshold" if kept else "choose another method"
             raise ValueError(
-                f"a budget of {num_bytes} bytes is below the smallest possible, {smallest} bytes ({kept} of them for "
-                "tables kept full): raise the budget, or lower the threshold"
+                f"a budget of {num_bytes} bytes is below the smallest possible for {self.method.name}, {least} bytes"
+                f"{of_full}: raise the budget, or {advice}"
             )
-        return replace(self, method=self.method.for_budget(folded, num_bytes - kept))
+        if not folded or not self.method.size_options:
+            return self
+        low, high = self.method.size_range(folded)
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self._sized(middle).num_bytes(tables) <= num_bytes:
+                low = middle
+            else:
+                high = middle - 1
+        return self._sized(low)
 
-    def _for_stored_budget(self, tables: Sequence[TableSpec], num_bytes: int) -> Placement:
-        """`for_budget` with memory in few bits: sized as if it were float32 in a budget that is larger accordingly."""
-        exact = FLOAT_BYTES * most_floats(num_bytes, self.storage)
-        while True:
-            try:
-                fitted = replace(replace(self, storage="fp32").for_budget(tables, exact), storage=self.storage)
-            except ValueError as error:
-                raise ValueError(f"{num_bytes} bytes of {self.storage} are {exact} of fp32, and {error}") from error
-            over = fitted.num_bytes(tables) - num_bytes  # what is not memory (lookups, networks) stays in full bits
-            if over <= 0:
-                return fitted
-            exact -= over
+    def smallest_bytes(self, tables: Sequence[TableSpec]) -> int:
+        """Bytes for `tables` with the method at its smallest size: no budget below it can be met."""
+        _, folded = self.split(tables)
+        if not folded or not self.method.size_options:
+            return self.num_bytes(tables)
+        return self._sized(self.method.size_range(folded)[0]).num_bytes(tables)
+
+    def _sized(self, size: int) -> Placement:
+        return replace(self, method=self.method.sized(size))
 
     def address_map(self, tables: Sequence[TableSpec], seed: int = 0) -> AddressMap:
         """The terms of all tables over one memory: the method's region first, then the full tables."""
@@ -101,7 +102,7 @@ class Placement:
         maps = [self.method.address_map(folded, seed)] if folded else []
         if small:
             maps.append(Full().address_map(small))
-        return join(tables, maps)
+        return join(tables, maps).in_format(find_format(self.storage))
 
     def build(
         self,
@@ -122,6 +123,5 @@ class Placement:
             device=device,
             dtype=dtype,
             transform=transform,
-            storage=self.storage,
             spec=str(self.method),
         )

@@ -7,13 +7,17 @@ A table's embedding is a list of terms; `(+)` is assignment for the first term t
 
 A group's `AddressMap` holds the terms of all its tables and the regions its memory is made of. It is plain data, equal
 wherever it is built: kernels, proofs, byte counts and exports read it.
+
+Addresses count floats from the front of the first region to the end of the last. What a group allocates are *arrays*
+`[rows, width]`: regions of one role, width and format, stacked. No term reads across the end of a region.
 """
 
 from __future__ import annotations
 
+import bisect
 import hashlib
+import itertools
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
@@ -22,12 +26,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tablefold.formats import FP32, Format
 from tablefold.hashing import HASH_VERSION
 from tablefold.partitions import Lookup, Partition
 from tablefold.starts import Start
 from tablefold.tables import TableSpec
 
 Combine = Literal["add", "mul"]
+Role = Literal["rows", "weights"]
 
 MAX_FLOATS = 1 << 62
 """No memory has more: addresses are computed in signed 64-bit integers and must not overflow."""
@@ -35,16 +41,64 @@ MAX_FLOATS = 1 << 62
 
 @dataclass(frozen=True)
 class Region:
-    """`rows * width` consecutive floats of memory that start alike."""
+    """`rows * width` consecutive floats of memory that start alike.
+
+    Args:
+        rows: how many.
+        width: floats of a row. Terms read whole rows: every address is a multiple of it.
+        start: how they begin.
+        role: what they are, for optimisers: `rows` of vectors, or `weights` that multiply what others read.
+        format: in how many bits they are kept and read.
+    """
 
     rows: int
     width: int
     start: Start
+    role: Role = "rows"
+    format: Format = FP32
 
     @property
     def floats(self) -> int:
         """How many floats the region holds."""
         return self.rows * self.width
+
+
+@dataclass(frozen=True)
+class Array:
+    """Regions of one role, width and format, stacked: one parameter of a group.
+
+    Args:
+        role, width, format: of every region.
+        rows: of all regions together.
+        regions: their numbers.
+    """
+
+    role: Role
+    width: int
+    format: Format
+    rows: int
+    regions: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """Such as `rows_16` and, where memory is not float32, `rows_16_int2`."""
+        words = [self.role, str(self.width), *([] if self.format == FP32 else [self.format.name])]
+        return "_".join(words)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`[rows, width]`."""
+        return self.rows, self.width
+
+    @property
+    def floats(self) -> int:
+        """How many floats the array holds."""
+        return self.rows * self.width
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the array in its format."""
+        return self.format.num_bytes(self.floats)
 
 
 @dataclass(frozen=True)
@@ -110,6 +164,38 @@ class Term:
 
 
 @dataclass(frozen=True)
+class Chunk:
+    """The part of a term that writes one slot interval.
+
+    Args:
+        term: it.
+        offset: the first float of the term's row that is meant.
+        width: floats.
+        slot: the first that is written.
+        combine: how they join what earlier terms wrote there; None where they are the first.
+    """
+
+    term: Term
+    offset: int
+    width: int
+    slot: int
+    combine: Combine | None
+
+
+def table_chains(terms: Sequence[Term]) -> list[list[Chunk]]:
+    """The terms of a table, cut such that any two chunks write the same slots or none in common: for each interval of
+    slots, in their order, the chunks that write it."""
+    edges = sorted({edge for term in terms for edge in (term.slot, term.slot + term.width)})
+    chains = []
+    for begin, end in itertools.pairwise(edges):
+        writers = [term for term in terms if term.slot <= begin and end <= term.slot + term.width]
+        combines = [None, *(term.combine for term in writers[1:])]
+        chunks = zip(writers, combines, strict=True)
+        chains.append([Chunk(term, begin - term.slot, end - begin, begin, combine) for term, combine in chunks])
+    return chains
+
+
+@dataclass(frozen=True)
 class AddressMap:
     """Where every weight of every table lives in one memory.
 
@@ -132,7 +218,9 @@ class AddressMap:
         for table, terms in zip(self.tables, self.terms, strict=True):
             for term in terms:
                 _check_term(table, term, self.floats)
+                _check_region(table, term, self)
             _check_slots(table, terms)
+            _check_chunks(table, terms, self)
 
     @cached_property
     def floats(self) -> int:
@@ -154,19 +242,50 @@ class AddressMap:
         )
 
     @cached_property
-    def unit(self) -> int:
-        """The largest number of floats that divides every address, stride, width and slot.
+    def arrays(self) -> tuple[Array, ...]:
+        """What a group allocates: regions of one role, width and format, stacked in their order."""
+        stacks: dict[tuple[Role, int, Format], list[int]] = {}
+        for number, region in enumerate(self.regions):
+            stacks.setdefault((region.role, region.width, region.format), []).append(number)
+        return tuple(
+            Array(*alike, sum(self.regions[number].rows for number in numbers), tuple(numbers))
+            for alike, numbers in stacks.items()
+        )
 
-        Memory is stored as rows of `unit` floats, so that a gather moves whole rows: `dim` for a full table, 1 where
-        blocks may start anywhere.
-        """
-        numbers = [self.floats]  # weights are read one float at a time, whatever the unit
-        for terms in self.terms:
-            for term in terms:
-                numbers += [term.base, term.width, term.slot, term.wrap]
-                if term.partition.num_buckets > 1:
-                    numbers.append(term.stride)
-        return math.gcd(*numbers)
+    @cached_property
+    def num_bytes(self) -> int:
+        """Bytes of all arrays in their formats."""
+        return sum(array.num_bytes for array in self.arrays)
+
+    @cached_property
+    def in_few_bits(self) -> bool:
+        """Whether some array is kept in another format than float32."""
+        return any(array.format != FP32 for array in self.arrays)
+
+    @cached_property
+    def bases(self) -> tuple[int, ...]:
+        """The first float of each region."""
+        return (0, *itertools.accumulate(region.floats for region in self.regions))[:-1]
+
+    @cached_property
+    def places(self) -> tuple[tuple[int, int], ...]:
+        """For each region the number of its array, and how many floats of that come before it."""
+        found: dict[int, tuple[int, int]] = {}
+        for number, array in enumerate(self.arrays):
+            floats = 0
+            for region in array.regions:
+                found[region] = (number, floats)
+                floats += self.regions[region].floats
+        return tuple(found[region] for region in range(len(self.regions)))
+
+    def region_at(self, base: int) -> int:
+        """The number of the region that holds a float of memory."""
+        return bisect.bisect_right(self.bases, base) - 1
+
+    def in_format(self, kept: Format) -> AddressMap:
+        """The same addresses, with the rows of vectors kept in a format."""
+        regions = [replace(region, format=kept) if region.role == "rows" else region for region in self.regions]
+        return replace(self, regions=tuple(regions))
 
     @cached_property
     def fingerprint(self) -> int:
@@ -179,6 +298,11 @@ class AddressMap:
         terms = [[_named(term) for term in terms] for terms in self.terms]
         named = {"hash": HASH_VERSION, "floats": self.floats, "tables": tables, "terms": terms}
         return _digest(json.dumps(named, sort_keys=True))
+
+    @cached_property
+    def key(self) -> int:
+        """An int64 that changes with the fingerprint and with how memory is kept: one for each program."""
+        return _digest(repr((self.fingerprint, [(array.name, array.regions) for array in self.arrays])))
 
     @cached_property
     def fingerprint_0_1(self) -> int:
@@ -229,6 +353,23 @@ def _check_term(table: TableSpec, term: Term, floats: int) -> None:
         _check_lookup(table, part)
 
 
+def _check_region(table: TableSpec, term: Term, address_map: AddressMap) -> None:
+    """`ValueError` where a term reads across the end of a region, or parts of its rows."""
+    number = address_map.region_at(term.base)
+    region, first = address_map.regions[number], address_map.bases[number]
+    if term.end > first + region.floats:
+        raise ValueError(f"table {table.name!r}: a term reads across the end of region {number}: {term}")
+    steps = [term.base - first, term.width, term.wrap, *([term.stride] if term.partition.num_buckets > 1 else [])]
+    if any(step % region.width for step in steps):
+        raise ValueError(f"table {table.name!r}: a term reads parts of rows of {region.width} floats: {term}")
+    if term.weight is None:
+        return
+    number = address_map.region_at(term.weight.base)
+    region, first = address_map.regions[number], address_map.bases[number]
+    if region.width != 1 or region.format != FP32 or term.weight.end > first + region.floats:
+        raise ValueError(f"table {table.name!r}: weights must be rows of 1 float32, all in one region: {term}")
+
+
 def _check_lookup(table: TableSpec, part: Partition) -> None:
     if part.lookup is None:
         return
@@ -247,6 +388,16 @@ def _check_slots(table: TableSpec, terms: Sequence[Term]) -> None:
         raise ValueError(f"table {table.name!r}: no term writes slot {int(np.flatnonzero(~covered)[0])}")
     if len(covered) % table.dim:
         raise ValueError(f"table {table.name!r}: {len(covered)} slots are no whole vectors of dim {table.dim}")
+
+
+def _check_chunks(table: TableSpec, terms: Sequence[Term], address_map: AddressMap) -> None:
+    """`ValueError` where terms that write some slots in common cut each other's rows."""
+    for chunk in itertools.chain.from_iterable(table_chains(terms)):
+        width = address_map.regions[address_map.region_at(chunk.term.base)].width
+        if chunk.offset % width or chunk.width % width:
+            raise ValueError(
+                f"table {table.name!r}: other terms cut the rows of {width} floats of a term: {chunk.term}"
+            )
 
 
 def _digest(text: str) -> int:
@@ -320,10 +471,10 @@ class MapBuilder:
         self._regions: list[Region] = []
         self._floats = 0
 
-    def add_region(self, rows: int, width: int, start: Start) -> int:
+    def add_region(self, rows: int, width: int, start: Start, role: Role = "rows") -> int:
         """Append a region; returns its first float."""
         base = self._floats
-        self._regions.append(Region(rows, width, start))
+        self._regions.append(Region(rows, width, start, role))
         self._floats += rows * width
         return base
 

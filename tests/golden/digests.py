@@ -103,7 +103,9 @@ ROWS, SHARDS, BATCH = 300_000, (10_000, 250_000, 40_000), 10_007
 
 def flat_memory(group: torch.nn.Module) -> np.ndarray:
     """The learnable memory of a group as flat float32, in the order of its addresses."""
-    return group.memory.detach().reshape(-1).to(torch.float32).numpy()
+    flat = [array.detach().reshape(-1).to(torch.float32).numpy() for array in group.memory.values()]
+    regions = zip(group.address_map.regions, group.address_map.places, strict=True)
+    return np.concatenate([flat[number][first : first + region.floats] for region, (number, first) in regions])
 
 
 def compute(folder: Path) -> dict[str, dict[str, str]]:

@@ -8,9 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from arrays import flat_gradient, flat_memory
 from methods.cases import CASES, TABLES, Case
 from oracle import vector
-from tablefold import Full, Method, TableSpec, all_methods, parse
+from tablefold import Full, Method, Placement, TableSpec, all_methods, parse
+from tablefold.formats import FORMATS
 from tablefold.partitions import are_complementary
 
 ROWS = [table.rows for table in TABLES]
@@ -53,7 +55,7 @@ def test_an_empty_batch_gives_no_vectors(case):
     vectors = group(torch.empty(0, 3, dtype=torch.int64))
     assert vectors.shape == (0, case.features, 8)
     vectors.sum().backward()
-    assert not group.memory.grad.any()
+    assert not any(array.grad.any() for array in group.arrays)
 
 
 @each_case
@@ -84,9 +86,25 @@ def test_parameters_are_as_promised_and_bytes_count_everything(case):
 
 
 @each_case
-def test_the_meta_device_allocates_nothing(case):
-    group = case.method.build(TABLES, device="meta")
-    assert group.memory.is_meta
+@pytest.mark.parametrize("storage", FORMATS)
+def test_bytes_are_as_promised_in_every_format(case, storage):
+    placement = Placement(case.method, storage=storage)
+    group = placement.build(TABLES, seed=3)
+    promised, floats = group.num_bytes, group.num_parameters
+    assert floats == case.parameters
+    group.freeze()
+    held = {name: value for name, value in group.state_dict().items() if not name.endswith("_extra_state")}
+    assert promised == group.num_bytes == sum(value.nbytes for value in held.values()) == placement.num_bytes(TABLES)
+    assert group.num_parameters == floats
+
+
+@each_case
+@pytest.mark.parametrize("storage", FORMATS)
+def test_the_meta_device_allocates_nothing(case, storage):
+    group = Placement(case.method, storage=storage).build(TABLES, device="meta")
+    assert all(array.is_meta for array in group.arrays)
+    assert group.num_parameters == case.parameters
+    assert all(array.is_meta for array in group.freeze().arrays)
     assert group.num_parameters == case.parameters
 
 
@@ -132,9 +150,9 @@ def test_addresses_and_starts_depend_on_the_seed_alone(case):
     state = torch.get_rng_state()
     other = build(case)
     assert torch.equal(state, torch.get_rng_state())
-    assert torch.equal(one.memory, other.memory)
+    assert torch.equal(flat_memory(one), flat_memory(other))
     assert one.address_map == other.address_map
-    assert not torch.equal(one.memory, build(case, seed=4).memory)
+    assert not torch.equal(flat_memory(one), flat_memory(build(case, seed=4)))
 
 
 @each_case
@@ -146,9 +164,9 @@ def test_addresses_never_change(case):
 @each_case
 def test_the_gather_equals_the_formula(case):
     group, ids = build(case).double(), some_ids(16)
-    memory = group.memory.detach().flatten().numpy()
+    memory = flat_memory(group).numpy()
     rows = [[vector(group.address_map, memory, column, x) for column, x in enumerate(row)] for row in ids.tolist()]
-    actual = group.gather(group.memory, group.lookup, ids).detach().flatten(1).numpy()
+    actual = group.gather(group.arrays, group.lookup, ids).detach().flatten(1).numpy()
     np.testing.assert_allclose(actual, np.array([np.concatenate(row) for row in rows]), rtol=1e-12)
 
 
@@ -160,50 +178,57 @@ def test_all_that_some_id_reads_gets_gradient_and_nothing_else(case):
         ids[:, column] = torch.arange(table.rows)
         weights = torch.rand(group(ids).shape, generator=torch.Generator().manual_seed(column)) + 0.5
         (group(ids) * weights).sum().backward()
-    read = np.zeros(group.memory.numel(), dtype=bool)
+    read = np.zeros(group.address_map.floats, dtype=bool)
     for table, terms in zip(TABLES, group.address_map.terms, strict=True):
         codes = group.address_map.codes(table.name, np.arange(table.rows)).T
         for term, starts in zip(terms, codes, strict=False):
             place = starts[:, None] - term.base + np.arange(term.width)
             read[term.base + (place % term.wrap if term.wrap else place)] = True
         read[codes[len(terms) :]] = True  # the addresses of weights come last
-    np.testing.assert_array_equal(group.memory.grad.flatten().numpy() != 0, read)
-    for parameter in group.parameters():
-        assert parameter is group.memory or (parameter.grad != 0).flatten(1).any(1).all()  # one function a row
+    np.testing.assert_array_equal(flat_gradient(group).numpy() != 0, read)
+    for name, parameter in group.named_parameters():
+        assert name.startswith("memory.") or (parameter.grad != 0).flatten(1).any(1).all()  # one function a row
 
 
 @each_case
 def test_gradients_are_exact_in_float64(case):
     group, ids = build(case).double(), some_ids(4)
 
-    def compose(memory: torch.Tensor) -> torch.Tensor:
+    def compose(*memory: torch.Tensor) -> torch.Tensor:
         return group.gather(memory, group.lookup, ids)
 
-    assert torch.autograd.gradcheck(compose, (group.memory.detach().requires_grad_(),), fast_mode=True)
+    memory = tuple(array.detach().requires_grad_() for array in group.arrays)
+    assert torch.autograd.gradcheck(compose, memory, fast_mode=True)
 
 
 @each_case
-def test_state_survives_saving_and_is_refused_elsewhere(case):
-    group = build(case)
+@pytest.mark.parametrize("storage", FORMATS)
+def test_state_survives_saving_and_is_refused_elsewhere(case, storage):
+    placement = Placement(case.method, storage=storage)
+    group = placement.build(TABLES, seed=3)
     state = {name: value.clone() for name, value in group.state_dict().items()}
-    twin = case.method.build(TABLES, seed=3)
+    twin = placement.build(TABLES, seed=3)
     with torch.no_grad():
-        twin.memory.zero_()
+        for array in twin.arrays:
+            array.zero_()
     twin.load_state_dict(state)
     assert torch.equal(twin(some_ids()), group(some_ids()))
-    other = case.method.build([TABLES[1], TABLES[0], TABLES[2]], seed=3)
-    before = other.memory.clone()
+    other = placement.build([TABLES[1], TABLES[0], TABLES[2]], seed=3)
+    before = flat_memory(other).clone()
     with pytest.raises(ValueError, match="other addresses: build it with the same method, tables and seed"):
         other.load_state_dict(state)
-    assert torch.equal(before, other.memory)
+    assert torch.equal(before, flat_memory(other))
     state["_extra_state"][0] += 1
     with pytest.raises(ValueError, match="saved under hash version 2; this tablefold computes version 1"):
         twin.load_state_dict(state)
 
 
 @each_case
-def test_unfold_is_every_row(case):
-    group = build(case)
+@pytest.mark.parametrize(("storage", "frozen"), [("fp32", False), ("int2", False), *((name, True) for name in FORMATS)])
+def test_unfold_is_every_row(case, storage, frozen):
+    group = Placement(case.method, storage=storage).build(TABLES, seed=3)
+    if frozen:
+        group.freeze()
     whole = group.unfold("item", chunk=100)
     ids = torch.zeros(317, 3, dtype=torch.int64)
     ids[:, 1] = torch.arange(317)
@@ -221,6 +246,16 @@ def test_exported_programs_compute_the_same(case):
     group, ids = build(case).double(), some_ids(7)
     program = torch.export.export(group, (ids,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     torch.testing.assert_close(program.module()(some_ids(11)), group(some_ids(11)), rtol=1e-12, atol=0)
+
+
+@each_case
+@pytest.mark.parametrize(("storage", "frozen"), [("int2", False), ("int4", True), ("bf16", True)])
+def test_exported_programs_read_every_format(case, storage, frozen):
+    group, ids = Placement(case.method, storage=storage).build(TABLES, seed=3), some_ids(7)
+    if frozen:
+        group.freeze().eval()
+    program = torch.export.export(group, (ids,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.testing.assert_close(program.module()(some_ids(11)), group(some_ids(11)), rtol=1e-6, atol=1e-8)
 
 
 @each_case

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from arrays import one_array
 from tablefold import PathBased, Placement, TableSpec
 from tablefold.methods.path import BLOCK, BucketFunctions
 
@@ -15,9 +16,8 @@ def test_blocks_equal_one_by_one_with_their_gradients(batch, num_buckets, hidden
     generator = torch.Generator().manual_seed(batch)
     functions = BucketFunctions(num_buckets, 6, hidden, seed=1).double()
     vectors = torch.randn(batch, len(num_buckets), 6, dtype=torch.float64, generator=generator)
-    function = (
-        torch.cat([torch.randint(0, n, (batch, 1), generator=generator) for n in num_buckets], 1)
-        + functions._constants.on(torch.device("cpu"))["first"]
+    function = torch.cat([torch.randint(0, n, (batch, 1), generator=generator) for n in num_buckets], 1) + torch.tensor(
+        functions.first
     )
     results = []
     for compute in (functions.one_by_one, functions.in_blocks):
@@ -30,7 +30,7 @@ def test_blocks_equal_one_by_one_with_their_gradients(batch, num_buckets, hidden
 
 def test_a_vector_is_its_row_sent_through_one_function_per_digit():
     group = PathBased(collisions=8, hidden=6, k=3).build([TableSpec("t", 1000, 8)], seed=1).double()
-    rows, (first, second) = group.memory, group.transform.functions
+    rows, (first, second) = one_array(group), group.transform.functions
     for x in (0, 7, 124, 125, 500, 999):
         vector, digits = rows[x % 125], (x // 125 % 3, x // 375 % 3)
         for functions, digit in zip((first, second), digits, strict=True):
@@ -44,7 +44,7 @@ def test_full_tables_pass_by_the_functions():
     tables = [TableSpec("small", 10, 16), TableSpec("large", 5000, 16), TableSpec("open", 20, 16)]
     group = Placement(PathBased(collisions=4), threshold=20).build(tables, seed=2)
     ids = torch.tensor([[3, 4000, 19]])
-    vectors, gathered = group(ids), group.gather(group.memory, None, ids)
+    vectors, gathered = group(ids), group.gather(group.arrays, None, ids)
     assert torch.equal(vectors[:, [0, 2]], gathered[:, [0, 2]])
     assert not torch.equal(vectors[:, 1], gathered[:, 1])
     alone = PathBased(collisions=4).build([tables[1]], seed=2)

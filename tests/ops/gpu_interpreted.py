@@ -1,36 +1,99 @@
-"""Run in a process of its own, with TRITON_INTERPRET=1: Triton's kernels on CPU tensors against the reference."""
+"""Run in a process of its own, with TRITON_INTERPRET=1: Triton's kernels on CPU tensors against the reference.
 
+Arguments: specs, or a spec and the format of its memory, as in `full@int2`.
+"""
+
+import copy
 import sys
 
 import pytest
 import torch
 
 from methods.cases import TABLES
-from tablefold import backend, parse
+from tablefold import Placement, backend, parse
 from tablefold.ops import WildIdError, gpu
 
-rows = [table.rows for table in TABLES]
-generator = torch.Generator().manual_seed(0)
-ids = torch.stack([torch.randint(0, count, (70,), generator=generator) for count in rows], dim=1)
-for spec in sys.argv[1:]:
-    group = parse(spec).build(TABLES, seed=3)
-    program = group.program
+BATCH = 70
+MAGNITUDES = (0.0, 1e-40, 1e-7, 1.0, 1e4, 3e38, torch.inf, torch.nan)
+"""What the floats of one block after the other are multiplied by."""
+
+
+def some_ids(batch, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.stack([torch.randint(0, table.rows, (batch,), generator=generator) for table in TABLES], dim=1)
+
+
+def built(name):
+    spec, _, storage = name.partition("@")
+    return Placement(parse(spec), storage=storage or "fp32").build(TABLES, seed=3)
+
+
+def expected(group, ids):
+    """(vectors, gradient of the vectors, gradients of the arrays) by the reference."""
     with backend("reference"):
-        vectors = group.gather(group.memory, group.lookup, ids)
-    above = torch.randn(vectors.shape, generator=generator)
-    (gradient,) = torch.autograd.grad((vectors * above).sum(), group.memory)
-    memory = group.memory.detach()
-    found = gpu.gather(memory, group.lookup, ids, program)
-    torch.testing.assert_close(found, vectors.detach(), rtol=1e-6, atol=0)
-    work = (above, memory, group.lookup, ids, program)
-    torch.testing.assert_close(gpu.scatter(*work), gradient, rtol=1e-5, atol=1e-5)
-    (rows,), values = gpu.scatter_rows(*work)
-    assert bool((rows[1:] > rows[:-1]).all())
-    torch.testing.assert_close(torch.zeros_like(memory).index_copy(0, rows, values), gradient, rtol=1e-5, atol=1e-5)
+        vectors = group.gather(group.arrays, group.lookup, ids)
+    above = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(1))
+    return vectors.detach(), above, torch.autograd.grad((vectors * above).sum(), group.arrays)
+
+
+def check_gather(group, ids, vectors):
+    """The same bits, of the masters and of what `freeze()` packs."""
+    arrays = [array.detach() for array in group.arrays]
+    found = gpu.gather(arrays, group.lookup, ids, group.program)
+    assert torch.equal(found.isnan(), vectors.isnan())
+    assert torch.equal(found.nan_to_num(), vectors.nan_to_num())
+
+
+def check_gradients(group, ids, above, gradients, sparse):
+    """Of arrays that are dense, by row, or some of each; each row must be there once, in ascending order."""
+    arrays = [array.detach() for array in group.arrays]
+    found = iter(gpu.gradients(above, arrays, group.lookup, ids, group.program, sparse))
+    for array, gradient, by_row in zip(arrays, gradients, sparse or [False] * len(arrays), strict=True):
+        own = next(found)
+        if by_row:
+            (rows,), values = own, next(found)
+            assert bool((rows[1:] > rows[:-1]).all())
+            own = torch.zeros_like(array).index_copy(0, rows, values)
+        torch.testing.assert_close(own, gradient, rtol=1e-5, atol=1e-5)
+    assert next(found, None) is None
+
+
+def check(name, ids):
+    group = built(name)
+    count = len(group.arrays)
+    vectors, above, gradients = expected(group, ids)
+    check_gather(group, ids, vectors)
+    alternating = [number % 2 == 0 for number in range(count)]
+    for sparse in ([], [True] * count, alternating, [not by_row for by_row in alternating]):
+        check_gradients(group, ids, above, gradients, sparse)
     torch.use_deterministic_algorithms(True)
-    torch.testing.assert_close(gpu.scatter(*work), gradient, rtol=1e-5, atol=1e-5)
+    check_gradients(group, ids, above, gradients, alternating)
     torch.use_deterministic_algorithms(False)
-    print("equal:", spec)
-ids[33, 2] = 20
-with pytest.raises(WildIdError, match=r"id 20 \(example 33\) is outside table 2"):
-    gpu.gather(memory, group.lookup, ids, program)
+    if "@" in name:
+        check_gather(group.freeze(), ids, vectors)
+        check_blocks(built(name), ids)
+
+
+def check_blocks(group, ids):
+    """Blocks of any magnitude, and some that hold what is no number, are read as the reference reads packed ones."""
+    for array in group.arrays:
+        flat = array.detach().view(-1)
+        places = torch.arange(flat.numel())
+        factors = torch.tensor(MAGNITUDES)[places // 32 % len(MAGNITUDES)]
+        flat *= torch.where(places % 3 == 0, 1.0, factors)
+    frozen = copy.deepcopy(group).freeze().eval()
+    with backend("reference"):
+        vectors = frozen.gather(frozen.arrays, frozen.lookup, ids)
+    check_gather(group, ids, vectors)
+    check_gather(frozen, ids, vectors)
+
+
+if __name__ == "__main__":
+    for each in sys.argv[1:]:
+        check(each, some_ids(BATCH))
+        check(each, some_ids(0))
+        print("equal:", each)
+    group, ids = built("full"), some_ids(BATCH)
+    ids[33, 2] = 20
+    with pytest.raises(WildIdError, match=r"id 20 \(example 33\) is outside table 2"):
+        gpu.gather(group.arrays, group.lookup, ids, group.program)

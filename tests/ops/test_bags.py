@@ -6,9 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from arrays import by_address, one_array, whole
 from methods.cases import CASES, TABLES
-from ops.test_gather import whole
-from tablefold import backend, parse
+from tablefold import Placement, backend, parse
+from tablefold.formats import FORMATS
 from tablefold.ops import bags
 
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.spec)
@@ -35,13 +36,13 @@ def uneven(bags, most, seed=0):
 def pooled(group, name, bags, mode):
     """(pooled vectors, gradient of memory) by a backend, for the same gradient of the pooled vectors."""
     values, offsets, weights = bags
-    dtype = group.memory.dtype
+    dtype = group.arrays[0].dtype
     given_weights = [weight.to(dtype) for weight in weights] if mode == "weighted" else None
     with backend(name):
         vectors = group.pool(values, offsets, mode="sum" if mode == "weighted" else mode, weights=given_weights)
         factors = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
-        (gradient,) = torch.autograd.grad((vectors * factors).sum(), group.memory)
-    return vectors, gradient
+        gradients = torch.autograd.grad((vectors * factors).sum(), group.arrays)
+    return vectors, by_address(group.address_map, [*map(whole, gradients)])
 
 
 @settings(max_examples=10, deadline=None)
@@ -69,7 +70,7 @@ def test_bags_equal_composed_vectors_pooled(case, sizes, mode, form, threads, dt
         torch.set_num_threads(before)
     expected, expected_gradient = pooled(group, "reference", bags, mode)
     torch.testing.assert_close(vectors, expected, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(whole(gradient), expected_gradient, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("mode", ["sum", "mean", "weighted"])
@@ -82,7 +83,7 @@ def test_many_bags_of_uneven_tables(spec, form, mode):
     vectors, gradient = pooled(group, "cpu", bags, mode)
     expected, expected_gradient = pooled(group, "reference", bags, mode)
     torch.testing.assert_close(vectors, expected, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(whole(gradient), expected_gradient, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-9, atol=1e-9)
 
 
 def test_only_rows_that_a_bag_reads_are_in_its_gradient():
@@ -92,8 +93,26 @@ def test_only_rows_that_a_bag_reads_are_in_its_gradient():
     offsets = [torch.tensor([0, 1]), torch.tensor([0, 0]), torch.tensor([0, 0])]
     group.pool(values, offsets).sum().backward()
     first = sum(table.rows for table in TABLES[:2])
-    assert group.memory.grad._indices()[0].tolist() == [5, first + 1, first + 2, first + 3]
-    assert group.memory.grad._values()[:, 0].tolist() == [2, 1, 1, 1]
+    gradient = one_array(group).grad
+    assert gradient._indices()[0].tolist() == [5, first + 1, first + 2, first + 3]
+    assert gradient._values()[:, 0].tolist() == [2, 1, 1, 1]
+
+
+@pytest.mark.parametrize("storage", FORMATS)
+@pytest.mark.parametrize("mode", ["sum", "mean", "weighted"])
+@pytest.mark.parametrize(
+    "spec", ["full", "qr:combine=mul", "robe:block=3,sign=true,floats=1000", "hash_embeddings:k=2,floats=1001"]
+)
+def test_bags_in_any_format_equal_composed_vectors_pooled(spec, mode, storage):
+    group = Placement(parse(spec), storage=storage).build(TABLES, seed=3)
+    bags = bags_of(uneven(100, 7), [table.rows for table in TABLES])
+    vectors, gradient = pooled(group, "cpu", bags, mode)
+    expected, expected_gradient = pooled(group, "reference", bags, mode)
+    torch.testing.assert_close(vectors, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-5)
+    values, offsets, weights = bags
+    options = {"mode": "sum", "weights": weights} if mode == "weighted" else {"mode": mode}
+    assert torch.equal(group.freeze().eval().pool(values, offsets, **options), vectors)
 
 
 @each_case
@@ -111,7 +130,7 @@ def test_bags_are_the_same_bits_whatever_the_threads(case, form):
         torch.set_num_threads(before)
     for vectors, gradient in found[1:]:
         assert torch.equal(vectors, found[0][0])
-        assert torch.equal(whole(gradient), whole(found[0][1]))
+        assert torch.equal(gradient, found[0][1])
 
 
 def test_a_wild_id_of_a_bag_is_named_by_its_place_in_the_table():

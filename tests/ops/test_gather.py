@@ -4,16 +4,19 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from arrays import by_address, into_arrays, one_array, whole
 from methods.cases import CASES, TABLES
 from ops.test_reference import ROWS, address_maps
 from tablefold import TableSpec, parse
-from tablefold.group import lookup_array
+from tablefold.formats import FORMATS
+from tablefold.group import EmbeddingGroup, lookup_array
 from tablefold.hashing import derive_key
 from tablefold.ops import WildIdError, backend, cpu, look_up
 from tablefold.ops.program import program_of
@@ -34,17 +37,23 @@ class Reader:
 
     def __init__(self, address_map, dtype=torch.float32):
         generator = torch.Generator().manual_seed(0)
-        self.memory = torch.randn(address_map.floats, dtype=dtype, generator=generator).view(-1, address_map.unit)
-        self.memory.requires_grad_()
+        self.address_map = address_map
+        memory = torch.randn(address_map.floats, dtype=dtype, generator=generator)
+        self.arrays = [array.requires_grad_() for array in into_arrays(address_map, memory)]
         array = lookup_array(address_map.lookups)
         self.lookup = torch.from_numpy(array) if array.size else None
         self.program, self.sparse = program_of(address_map), False
 
     def gather(self, memory, lookup, ids):
-        return look_up(self.program, memory, lookup, ids, sparse=self.sparse)
+        return look_up(self.program, memory, lookup, ids, sparse=by_row(self.sparse, len(memory)))
 
     def __call__(self, ids):
-        return self.gather(self.memory, self.lookup, ids)
+        return self.gather(self.arrays, self.lookup, ids)
+
+
+def by_row(sparse, arrays):
+    """For each array whether its gradient is sparse: every second one's where that is `mixed`."""
+    return [number % 2 == 0 if sparse == "mixed" else sparse for number in range(arrays)]
 
 
 def both(group, ids, name="cpu"):
@@ -52,52 +61,66 @@ def both(group, ids, name="cpu"):
     results = []
     for each in ("reference", name):
         with backend(each):
-            vectors = group.gather(group.memory, group.lookup, ids)
+            vectors = group.gather(group.arrays, group.lookup, ids)
         weights = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(1), dtype=vectors.dtype)
-        (gradient,) = torch.autograd.grad((vectors * weights).sum(), group.memory)
-        results.append((vectors, whole(gradient)))
+        loss = (vectors * weights.to(vectors.device)).sum()
+        gradients = torch.autograd.grad(loss, group.arrays, allow_unused=True, materialize_grads=True)
+        results.append((vectors, by_address(group.address_map, [*map(whole, gradients)])))
     return results
 
 
-def whole(gradient):
-    """The dense gradient; of a sparse one, each row must be there once, in ascending order."""
-    if gradient.is_sparse:
-        rows = gradient._indices()[0]
-        assert gradient.is_coalesced()
-        assert bool((rows[1:] > rows[:-1]).all())
-    return gradient.to_dense()
+@contextmanager
+def threads_of(count):
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @settings(max_examples=200, deadline=None)
-@given(address_maps(), st.integers(1, 200), st.sampled_from([1, 2, 3]), st.sampled_from(["dense", "rows"]))
-def test_any_terms_give_the_same_vectors_and_gradients(address_map, batch, threads, form):
+@given(address_maps(), st.integers(1, 200), st.sampled_from([1, 2, 3]), st.sampled_from([False, True, "mixed"]))
+def test_any_terms_give_the_same_vectors_and_gradients(address_map, batch, threads, sparse):
     group = Reader(address_map, torch.float64)
-    group.sparse = form == "rows"
+    group.sparse = sparse
     ids = some_ids(batch, [ROWS] * len(address_map.tables))
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with threads_of(threads):
         (vectors, gradient), (fast_vectors, fast_gradient) = both(group, ids)
-    finally:
-        torch.set_num_threads(before)
     torch.testing.assert_close(fast_vectors, vectors, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(fast_gradient, gradient, rtol=1e-9, atol=1e-9)
 
 
+any_format = st.sampled_from([1, 4, 16]).flatmap(lambda scale: address_maps(scale, tuple(FORMATS.values())))
+
+
+@settings(max_examples=300, deadline=None)
+@given(any_format, st.integers(1, 200), st.sampled_from([1, 3]), st.sampled_from([False, True, "mixed"]))
+def test_any_formats_give_the_same_bits_frozen_or_not(address_map, batch, threads, sparse):
+    group = Reader(address_map)
+    group.sparse = sparse
+    ids = some_ids(batch, [ROWS] * len(address_map.tables))
+    with threads_of(threads), torch.no_grad():
+        frozen = [array.format.encode(own) for array, own in zip(address_map.arrays, group.arrays, strict=True)]
+        found = []
+        for memory in (group.arrays, frozen):
+            for name in ("reference", "cpu"):
+                with backend(name):
+                    found.append(group.gather(memory, group.lookup, ids))
+    assert all(torch.equal(vectors, found[0]) for vectors in found)
+    (_, gradient), (_, fast_gradient) = both(group, ids)
+    torch.testing.assert_close(fast_gradient, gradient, rtol=1e-4, atol=1e-4)
+
+
 @settings(max_examples=200, deadline=None)
-@given(st.sampled_from([4, 8, 16]).flatmap(address_maps), st.integers(1, 200), st.sampled_from([1, 3]))
+@given(any_format, st.integers(1, 200), st.sampled_from([1, 3]))
 def test_vectors_written_past_the_caches_are_the_same(address_map, batch, threads):
     group = Reader(address_map)
     ids = some_ids(batch, [ROWS] * len(address_map.tables))
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
-            plain = group(ids)
-            patch.setattr(cpu, "STREAMED_FLOATS", 0)
-            assert torch.equal(group(ids), plain)
-    finally:
-        torch.set_num_threads(before)
+    with threads_of(threads), torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        plain = group(ids)
+        patch.setattr(cpu, "STREAMED_FLOATS", 0)
+        assert torch.equal(group(ids), plain)
 
 
 @each_case
@@ -108,7 +131,7 @@ def test_every_method_gives_the_same_vectors_and_gradients(case, batch, form):
     group.sparse = form == "rows"
     ids = some_ids(batch, [table.rows for table in TABLES])
     (vectors, gradient), (fast_vectors, fast_gradient) = both(group, ids)
-    torch.testing.assert_close(fast_vectors, vectors, rtol=1e-6, atol=0)
+    assert torch.equal(fast_vectors, vectors)
     torch.testing.assert_close(fast_gradient, gradient, rtol=1e-5, atol=1e-5)  # sums of some hundred float32
 
 
@@ -118,7 +141,7 @@ def test_every_width_is_read_whole(dim):
     for spec in ("full", "qr:combine=mul", f"robe:block={dim},floats={20 * dim},sign=true"):
         group = parse(spec).build(tables)
         (vectors, gradient), (fast_vectors, fast_gradient) = both(group, some_ids(130, [100, 50]))
-        torch.testing.assert_close(fast_vectors, vectors, rtol=1e-6, atol=0)
+        assert torch.equal(fast_vectors, vectors)
         torch.testing.assert_close(fast_gradient, gradient, rtol=1e-5, atol=1e-5)
 
 
@@ -138,7 +161,7 @@ def test_quotients_and_remainders_are_exact_for_ids_of_any_size(rows, data):
     edges = st.integers(0, rows // div).map(lambda quotient: min(quotient * div, rows - 1))
     values = data.draw(st.lists(edges | edges.map(lambda x: max(x - 1, 0)) | st.integers(0, rows - 1), min_size=1))
     group = reader_of_one(rows, Partition(buckets, div=div))
-    expected = group.memory.flatten()[[x // div % buckets for x in values]]
+    expected = one_array(group).flatten()[[x // div % buckets for x in values]]
     with backend("cpu"):
         assert torch.equal(group(torch.tensor(values)[:, None]).flatten(), expected)
 
@@ -161,7 +184,7 @@ def test_the_first_wild_id_is_named_and_nothing_is_read_there(wild):
     with pytest.raises(ValueError, match=r"table 'user': .*\(example 131 of the batch\)"):
         group(ids)
     with pytest.raises(WildIdError, match=r"\(example 131\) is outside table 0"):
-        group.gather(group.memory, None, ids)
+        group.gather(group.arrays, None, ids)
 
 
 def test_ids_of_any_layout_are_read_in_place():
@@ -179,14 +202,10 @@ def test_gradients_are_the_same_bits_whatever_the_threads(case, form):
     group = case.method.build(TABLES, seed=3)
     group.sparse = form == "rows"
     ids = some_ids(500, [table.rows for table in TABLES])
-    before = torch.get_num_threads()
     found = []
-    try:
-        for threads in (1, 2, 3, 7, 1):
-            torch.set_num_threads(threads)
+    for threads in (1, 2, 3, 7, 1):
+        with threads_of(threads):
             found.append(both(group, ids)[1])
-    finally:
-        torch.set_num_threads(before)
     for vectors, gradient in found[1:]:
         assert torch.equal(vectors, found[0][0])
         assert torch.equal(gradient, found[0][1])
@@ -245,17 +264,34 @@ def test_backends_are_chosen_by_name_and_say_why_not():
 
 def test_a_hashed_partition_of_one_bucket_is_that_bucket():
     group = reader_of_one(None, hashed(1, derive_key(2)))
-    assert torch.equal(group(torch.tensor([[-5], [7]])).flatten(), group.memory[[0, 0]].flatten())
+    assert torch.equal(group(torch.tensor([[-5], [7]])).flatten(), one_array(group)[[0, 0]].flatten())
 
 
-def test_large_memories_of_wide_rows_have_sparse_gradients():
-    small, large, narrow = (
-        parse(spec).build([TableSpec("a", 1_000_000, 16)], device="meta")
-        for spec in ("hash:max_rows=200000", "full", "robe:block=16,floats=5000000")
-    )
-    assert [each.sparse_pays for each in (small, large, narrow)] == [False, True, False]
+def test_large_arrays_of_wide_rows_have_sparse_gradients():
+    def chosen(spec):
+        group = parse(spec).build([TableSpec("a", 1_000_000, 16)], device="meta")
+        group.sparse = "auto"
+        return [*group._sparse_arrays()]
+
+    assert chosen("hash:max_rows=200000") == [False]
+    assert chosen("full") == [True]
+    assert chosen("robe:block=16,floats=5000000") == [False]  # rows of 1 float
+    assert chosen("robe:block=16,aligned=true,floats=5000000") == [True]
+    assert chosen("hash_embeddings:k=2,floats=7000000") == [True, False]
+
+
+@each_case
+def test_the_gradients_of_some_arrays_may_be_sparse(case, monkeypatch):
+    group = case.method.build(TABLES, seed=3)
+    ids = some_ids(200, [table.rows for table in TABLES])
+    (_, gradient), _ = both(group, ids)
+    monkeypatch.setattr(EmbeddingGroup, "_sparse_arrays", lambda self: by_row("mixed", len(self.arrays)))
+    _, (_, fast_gradient) = both(group, ids)
+    torch.testing.assert_close(fast_gradient, gradient, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("rows", [1, 7, 200_000])
 def test_memory_begins_with_a_cache_line(rows):
-    assert parse("full").build([TableSpec("a", rows, 16)]).memory.data_ptr() % 64 == 0
+    for array in parse("hash_embeddings:floats=10007").build([TableSpec("a", 200_000, 16)]).arrays:
+        assert array.data_ptr() % 64 == 0
+    assert one_array(parse("full").build([TableSpec("a", rows, 16)])).data_ptr() % 64 == 0

@@ -10,12 +10,19 @@ import pytest
 import torch
 
 from methods.cases import CASES, TABLES
-from ops.test_gather import both, some_ids
-from tablefold import parse
+from ops.gpu_interpreted import built, some_ids
+from tablefold import backend, parse
+from tablefold.formats import FORMATS
 
 needs_triton = pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="triton is not installed")
-ROWS = [table.rows for table in TABLES]
 SPECS = sorted({case.spec for case in CASES})
+FEW = [
+    *("full", "qr:collisions=4,combine=mul", "qr:collisions=4,combine=concat", "hash_embeddings:k=2,floats=1001"),
+    *("robe:block=32,wrap=true,floats=1001", "robe:block=3,sign=true,floats=1000"),
+]
+"""Rows of one width and of two, whole blocks and parts of them, wrapped, signed and with learned weights."""
+CODED = [f"{spec}@{storage}" for spec in FEW for storage in FORMATS if storage != "fp32"]
+BACKENDS = ("reference", "triton")
 
 
 def run_script(name, *arguments, **variables):
@@ -33,10 +40,11 @@ def run_script(name, *arguments, **variables):
 
 
 @needs_triton
-def test_the_kernels_equal_the_reference_in_tritons_interpreter():
-    result = run_script("gpu_interpreted.py", *SPECS, TRITON_INTERPRET="1")
+@pytest.mark.parametrize("names", [SPECS, CODED], ids=["every method", "every format"])
+def test_the_kernels_equal_the_reference_in_tritons_interpreter(names):
+    result = run_script("gpu_interpreted.py", *names, TRITON_INTERPRET="1")
     assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stdout.count("equal") == len(SPECS)
+    assert result.stdout.count("equal") == len(names)
 
 
 @needs_triton
@@ -44,36 +52,48 @@ def test_the_kernels_equal_the_reference_in_tritons_interpreter():
 def test_the_kernels_compile_to_machine_code(capability):
     result = run_script("gpu_compiled.py", str(capability))
     assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stdout.count("cubin") == 3
+    assert result.stdout.count("cubin") == 6
+
+
+def computed(group, ids, name):
+    """(vectors, dense gradients of the arrays) by a backend, for the same gradient of the vectors."""
+    with backend(name):
+        vectors = group.gather(group.arrays, group.lookup, ids)
+    weights = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(1)).cuda()
+    gradients = torch.autograd.grad((vectors * weights).sum(), group.arrays)
+    return vectors, [gradient.to_dense() for gradient in gradients]
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.spec)
+@pytest.mark.parametrize("name", [*SPECS, *CODED])
 @pytest.mark.parametrize("form", ["dense", "rows"])
-def test_a_device_gives_the_same_vectors_and_gradients(case, form):
-    group, ids = case.method.build(TABLES, seed=3).cuda(), some_ids(300, ROWS).cuda()
+def test_a_device_gives_the_same_vectors_and_gradients(name, form):
+    group, ids = built(name).cuda(), some_ids(300).cuda()
     group.sparse = form == "rows"
-    (vectors, gradient), (fast_vectors, fast_gradient) = both(group, ids, "triton")
-    torch.testing.assert_close(fast_vectors, vectors, rtol=1e-6, atol=0)
-    torch.testing.assert_close(fast_gradient, gradient, rtol=1e-4, atol=1e-4)
+    (vectors, gradients), (fast_vectors, fast_gradients) = (computed(group, ids, each) for each in BACKENDS)
+    assert torch.equal(fast_vectors, vectors)
+    torch.testing.assert_close(fast_gradients, gradients, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        frozen = group.freeze()
+        assert torch.equal(frozen.gather(frozen.arrays, frozen.lookup, ids), vectors)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("form", ["dense", "rows"])
 def test_a_devices_gradients_are_the_same_bits_where_that_is_asked_for(form):
-    group, ids = parse("robe:block=4,floats=1000").build(TABLES).cuda(), some_ids(4000, ROWS).cuda()
+    group, ids = parse("robe:block=4,floats=1000").build(TABLES).cuda(), some_ids(4000).cuda()
     group.sparse = form == "rows"
     torch.use_deterministic_algorithms(True)
     try:
-        (_, gradient), (_, again) = both(group, ids, "triton")[1], both(group, ids, "triton")[1]
+        (_, gradients), (_, again) = (computed(group, ids, "triton") for _ in range(2))
     finally:
         torch.use_deterministic_algorithms(False)
-    assert torch.equal(gradient, again)
+    assert all(torch.equal(*both) for both in zip(gradients, again, strict=True))
 
 
 @pytest.mark.gpu
 def test_a_device_refuses_wild_ids():
-    group, ids = parse("full").build(TABLES).cuda(), some_ids(300, ROWS).cuda()
+    group, ids = parse("full").build(TABLES).cuda(), some_ids(300).cuda()
     ids[200, 1] = 317
     with pytest.raises(ValueError, match=r"table 'item': id 317 \(example 200 of the batch\)"):
         group(ids)

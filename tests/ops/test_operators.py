@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from arrays import flat_gradient
 from methods.cases import CASES, TABLES
-from ops.test_gather import some_ids
-from tablefold import backend, parse
+from ops.test_gather import by_row, some_ids
+from tablefold import Placement, backend, parse
+from tablefold.formats import FORMATS
 
 ROWS = [table.rows for table in TABLES]
 OPERATORS = torch.ops.tablefold
@@ -14,65 +16,88 @@ each_spec = pytest.mark.parametrize("spec", SPECS)
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.spec)
 
 
-def arguments(spec, batch=70):
-    group = parse(spec).build(TABLES, seed=3)
-    return group, group.memory, group.lookup, some_ids(batch, ROWS), group.program.fingerprint
+def arguments(spec, batch=70, storage="fp32"):
+    group = Placement(parse(spec), storage=storage).build(TABLES, seed=3)
+    return group, list(group.arrays), group.lookup, some_ids(batch, ROWS), group.program.key
 
 
+@pytest.mark.parametrize("storage", FORMATS)
 @each_spec
-def test_the_operators_are_registered_as_torch_wants_them(spec):
-    group, memory, lookup, ids, program = arguments(spec)
-    torch.library.opcheck(OPERATORS.gather.default, (memory, lookup, ids, program, False))
+def test_the_operators_are_registered_as_torch_wants_them(spec, storage):
+    group, memory, lookup, ids, program = arguments(spec, storage=storage)
     vectors = torch.randn(len(ids), group.num_features, group.dim)
-    for operator in (OPERATORS.scatter.default, OPERATORS.scatter_rows.default):
-        torch.library.opcheck(operator, (vectors, memory.detach(), lookup, ids, program))
+    for sparse in ([], by_row(True, len(memory)), by_row("mixed", len(memory))):
+        torch.library.opcheck(OPERATORS.scatter.default, (vectors, group_values(group), lookup, ids, program, sparse))
+    torch.library.opcheck(OPERATORS.gather.default, (memory, lookup, ids, program, []))
+    torch.library.opcheck(OPERATORS.gather.default, (list(group.freeze().arrays), lookup, ids, program, []))
+
+
+def group_values(group):
+    return [array.detach() for array in group.arrays]
 
 
 @each_spec
 def test_gradients_are_exact_in_float64(spec):
     _group, memory, lookup, ids, program = arguments(spec, batch=6)
     assert torch.autograd.gradcheck(
-        lambda values: OPERATORS.gather(values, lookup, ids, program, False),
-        (memory.detach().double().requires_grad_(),),
+        lambda *values: OPERATORS.gather(list(values), lookup, ids, program, []),
+        tuple(array.detach().double().requires_grad_() for array in memory),
         fast_mode=True,
     )
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # torch's compiler has its own
-@pytest.mark.parametrize("form", ["dense", "rows"])
+@pytest.mark.parametrize("storage", ["fp32", "int2"])
+@pytest.mark.parametrize("sparse", [False, True, "mixed"])
 @each_spec
-def test_a_group_compiles_into_one_graph(spec, form):
-    group, ids = parse(spec).build(TABLES, seed=3), some_ids(70, ROWS)
-    group.sparse = form == "rows"
+def test_a_group_compiles_into_one_graph(spec, sparse, storage, monkeypatch):
+    group, *_, ids, _ = arguments(spec, storage=storage)
+    monkeypatch.setattr(group, "_sparse_arrays", lambda: by_row(sparse, len(group.arrays)))
+    torch._dynamo.reset()
     compiled = torch.compile(group, fullgraph=True, backend="aot_eager")
     vectors = compiled(ids)
     assert torch.equal(vectors, group(ids))
     vectors.square().sum().backward()
-    assert group.memory.grad.is_sparse == (form == "rows")
-    gradient = group.memory.grad.to_dense()
-    group.memory.grad = None
+    assert [array.grad.is_sparse for array in group.arrays] == by_row(sparse, len(group.arrays))
+    gradient = flat_gradient(group)
+    group.zero_grad()
     group(ids).square().sum().backward()
-    torch.testing.assert_close(gradient, group.memory.grad.to_dense(), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(gradient, flat_gradient(group), rtol=1e-6, atol=1e-7)
     ids[3, 1] = 9999
     with pytest.raises(ValueError, match=r"id 9999 \(example 3\) is outside table 1"):
         compiled(ids)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@each_spec
+def test_a_frozen_group_compiles_into_one_graph(spec):
+    group, *_, ids, _ = arguments(spec, storage="int4")
+    torch._dynamo.reset()
+    compiled = torch.compile(group.freeze().eval(), fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(ids), group(ids))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("storage", ["fp32", "int4"])
 @each_case
-def test_exported_programs_hold_no_operator_of_ours(case):
-    group = case.method.build(TABLES, seed=3)
+def test_exported_programs_hold_no_operator_of_ours(case, storage, frozen):
+    group = Placement(case.method, storage=storage).build(TABLES, seed=3)
+    if frozen:
+        group.freeze().eval()
     program = torch.export.export(group, (some_ids(7, ROWS),))
     assert not [node for node in program.graph.nodes if "tablefold" in str(node.target)]
 
 
 def test_fake_and_meta_tensors_have_shapes():
-    group = parse("qr:combine=mul").build(TABLES, device="meta")
-    assert group(torch.zeros(5, 3, dtype=torch.int64, device="meta")).shape == (5, 3, 8)
+    for storage in FORMATS:
+        group = Placement(parse("qr:combine=mul"), storage=storage).build(TABLES, device="meta")
+        assert group(torch.zeros(5, 3, dtype=torch.int64, device="meta")).shape == (5, 3, 8)
+        assert group.freeze().eval()(torch.zeros(5, 3, dtype=torch.int64, device="meta")).shape == (5, 3, 8)
     mode = torch._subclasses.FakeTensorMode()
     _group, memory, _, ids, program = arguments("qr:combine=mul", batch=5)
-    memory, ids = (mode.from_tensor(tensor) for tensor in (memory.detach(), ids))
+    *memory, ids = (mode.from_tensor(tensor.detach()) for tensor in (*memory, ids))
     with mode:
-        assert OPERATORS.gather(memory, None, ids, program, False).shape == (5, 3, 8)
+        assert OPERATORS.gather(memory, None, ids, program, []).shape == (5, 3, 8)
 
 
 def test_a_backend_lasts_as_long_as_its_context():

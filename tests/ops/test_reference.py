@@ -5,20 +5,25 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from arrays import flat_memory, into_arrays
 from oracle import vector
+from tablefold.formats import FP32
 from tablefold.group import EmbeddingGroup
 from tablefold.partitions import Partition, lookup
 from tablefold.starts import Start
 from tablefold.tables import TableSpec
 from tablefold.terms import AddressMap, Region, Term, Weight
 
-FLOATS = 48
 ROWS = 30
 DIM = 4
+FLOATS = 24  # of a region
+WEIGHTS = 10
 # A few arrays, of both widths, for all terms: their bytes count, and a fold must not outgrow the full tables.
 LOOKUPS = [
     lookup(np.random.default_rng(seed).integers(0, most, ROWS)).lookup for seed, most in enumerate((3, 200, 400))
 ]
+INTERVALS = {1: [(0, 4), (2, 2), (1, 3), (3, 1)], 2: [(0, 4), (2, 2), (0, 2)], 4: [(0, 4)]}
+"""(slot, width) of terms by the floats that each of them is a multiple of."""
 
 
 @st.composite
@@ -33,18 +38,22 @@ def partitions(draw, most_buckets):
 
 
 @st.composite
-def terms(draw, slot, width, floats=FLOATS):
-    stride, base = draw(st.integers(1, 4)), draw(st.integers(0, 8))
+def terms(draw, slot, width, first, region, weights_at):
+    """A term that reads anywhere in a region that begins at a float; weights begin at some others."""
+    row, floats = region.width, region.floats
+    stride, base = draw(st.integers(1, 4)) * row, draw(st.integers(0, 3)) * row
     neighbours = draw(st.sampled_from([1, 1, 2]))
     wrap = draw(st.sampled_from([0, floats - base]))
+    if base + width * neighbours > floats or (wrap and width > wrap):
+        base, neighbours, wrap = 0, 1, 0
     room = floats - base - width * neighbours
-    partition = draw(partitions(1 + (2 * floats if wrap else room // stride)))
+    partition = draw(partitions(1 + (2 * floats // row if wrap else room // stride)))
     weight = None
-    if draw(st.booleans()):
-        weight = Weight(draw(partitions(10)), base=draw(st.integers(0, floats - 10)))
+    if weights_at and draw(st.booleans()):
+        weight = Weight(draw(partitions(WEIGHTS)), base=draw(st.sampled_from(weights_at)))
     return Term(
         partition,
-        base,
+        first + base,
         stride,
         width,
         neighbours=neighbours,
@@ -57,17 +66,36 @@ def terms(draw, slot, width, floats=FLOATS):
 
 
 @st.composite
-def address_maps(draw, scale=1):
-    """Any terms over memory and vectors `scale` times as wide as the smallest that can tell all kinds apart."""
-    tables, table_terms, floats = [], [], FLOATS * scale
+def address_maps(draw, scale=1, formats=(FP32,)):
+    """Any terms over regions of any width and format, and vectors `scale` times as wide as the smallest that can tell
+    all kinds apart."""
+    start = Start(std=1.0)
+    widths = draw(st.lists(st.sampled_from([1, 2, 4]), min_size=1, max_size=3))
+    widths = [width * draw(st.sampled_from([1, scale])) for width in widths]
+    regions = [
+        Region(FLOATS * scale // width, width, start, "rows", draw(st.sampled_from(formats))) for width in widths
+    ]
+    if draw(st.booleans()):
+        regions.insert(draw(st.integers(0, len(regions))), Region(WEIGHTS, 1, start, "weights"))
+    bases = [sum(region.floats for region in regions[:number]) for number in range(len(regions))]
+    placed = list(zip(bases, regions, strict=True))
+    rows = [pair for pair in placed if pair[1].role == "rows"]
+    weights_at = [base for base, region in placed if region.width == 1 and region.format == FP32]
+    tables, table_terms = [], []
     for number in range(draw(st.integers(1, 3))):
         tables.append(TableSpec(f"t{number}", ROWS, DIM * scale))
-        halves = draw(st.booleans())
-        cover = [(0, 2), (2, 2)] if halves else [(0, 4)]
-        extra = draw(st.lists(st.sampled_from([(0, 4), (2, 2), (1, 3), (3, 1)]), max_size=3))
-        intervals = [(slot * scale, width * scale) for slot, width in cover + extra]
-        table_terms.append(tuple(draw(terms(slot, width, floats)) for slot, width in intervals))
-    return AddressMap(tuple(tables), tuple(table_terms), (Region(floats, 1, Start(std=1.0)),))
+        own = draw(st.sampled_from(rows))
+        grain = draw(st.sampled_from([each for each in INTERVALS if each * scale % own[1].width == 0]))
+        extra = draw(st.lists(st.sampled_from(INTERVALS[grain]), max_size=3))
+        cover = [(0, 2), (2, 2)] if grain < 4 and draw(st.booleans()) else [(0, 4)]
+        readable = [pair for pair in rows if grain * scale % pair[1].width == 0]
+        table_terms.append(
+            tuple(
+                draw(terms(slot * scale, width * scale, *draw(st.sampled_from(readable)), weights_at))
+                for slot, width in cover + extra
+            )
+        )
+    return AddressMap(tuple(tables), tuple(table_terms), tuple(regions))
 
 
 @settings(max_examples=200, deadline=None)
@@ -75,7 +103,7 @@ def address_maps(draw, scale=1):
 def test_any_terms_are_read_as_the_formula_says(address_map, seed):
     group = EmbeddingGroup(address_map, seed=seed).double()
     ids = torch.arange(ROWS)[:, None].repeat(1, len(address_map.tables))
-    memory = group.memory.detach().flatten().numpy()
+    memory = flat_memory(group).numpy()
     rows = [[vector(address_map, memory, column, x) for column in range(len(address_map.tables))] for x in range(ROWS)]
     np.testing.assert_allclose(group(ids).detach().numpy(), np.array(rows), rtol=1e-12)
 
@@ -85,8 +113,12 @@ def test_any_terms_are_read_as_the_formula_says(address_map, seed):
 def test_gradients_of_any_terms_are_exact(address_map, seed):
     group = EmbeddingGroup(address_map, seed=seed).double()
     ids = torch.arange(0, ROWS, 7)[:, None].repeat(1, len(address_map.tables))
-    memory = group.memory.detach().requires_grad_()
-    assert torch.autograd.gradcheck(lambda values: group.gather(values, group.lookup, ids), (memory,), fast_mode=True)
+    memory = flat_memory(group).requires_grad_()
+
+    def gather(flat):
+        return group.gather(into_arrays(address_map, flat), group.lookup, ids)
+
+    assert torch.autograd.gradcheck(gather, (memory,), fast_mode=True)
 
 
 @given(address_maps(), st.integers(0, ROWS - 1))
@@ -95,4 +127,4 @@ def test_codes_are_the_first_addresses_read(address_map, x):
         codes = address_map.codes(table.name, [x])[0]
         for term, code in zip(table_terms, codes, strict=False):
             assert code == term.address(x)
-            assert 0 <= code < FLOATS
+            assert 0 <= code < address_map.floats

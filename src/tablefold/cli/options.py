@@ -41,7 +41,7 @@ def add_method_options(parser: ArgumentParser) -> None:
         "--storage",
         default="fp32",
         metavar="FORMAT",
-        help="each float of memory in fp32, bf16, fp16 or int8; fewer bits leave more to a budget (default: fp32)",
+        help="keep memory in fp32, bf16, int8, int4 or int2; fewer bits leave more to a budget (default: fp32)",
     )
     group.add_argument("--dim", type=integer(1, 65_536), default=16, help="floats of one embedding (default: 16)")
 

@@ -84,7 +84,7 @@ def run(args: Namespace) -> None:
 
 def summary(result: dict[str, Any]) -> list[str]:
     """A result in a few lines for people."""
-    from tablefold.storage import in_storage
+    from tablefold.formats import in_format
 
     size = show_bytes(result["embedding_bytes"])
     if result["full_bytes"] is not None:
@@ -94,7 +94,7 @@ def summary(result: dict[str, Any]) -> list[str]:
     if "excess_logloss" in result:
         figures += f" ({result['excess_logloss']:+.4f} on the best reachable)"
     lines = {
-        "method": in_storage(result["method"], result["storage"]),
+        "method": in_format(result["method"], result["storage"]),
         "embeddings": size,
         "training": f"{steps}, {result['samples_per_second']:,.0f} samples/s",
         "test": f"{figures}, normalized entropy {result['normalized_entropy']:.4f}",

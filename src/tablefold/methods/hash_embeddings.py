@@ -71,7 +71,8 @@ class HashEmbeddings(Method):
             )
         builder = MapBuilder(tables)
         base = builder.add_region(rows, dim, FULL_START)
-        weight_base = builder.add_region(1, self.floats - rows * dim, Start(std=0, mean=self.k**-0.5, signs=True))
+        start = Start(std=0, mean=self.k**-0.5, signs=True)
+        weight_base = builder.add_region(self.floats - rows * dim, 1, start, "weights")
         for column in range(len(tables)):
             importance = hashed(weights, derive_key(seed, column, self.k))
             for number in range(self.k):

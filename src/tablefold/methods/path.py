@@ -16,7 +16,7 @@ from tablefold.hashing import derive_key
 from tablefold.method import Method
 from tablefold.methods.sizing import check_count, check_size, colliding_rows, largest_first_modulus, most_rows
 from tablefold.ops.backends import is_recorded, is_transformed
-from tablefold.ops.reference import Buckets, Constants
+from tablefold.ops.reference import bucket_of
 from tablefold.partitions import Partition, ceil_div, identity, mixed_radix, mixed_radix_moduli
 from tablefold.spec import SHOWN
 from tablefold.starts import FULL_START
@@ -138,22 +138,21 @@ class PathFunctions(nn.Module):
 
     def __init__(self, digits: dict[int, tuple[Partition, ...]], dim: int, hidden: int | None, seed: int) -> None:
         super().__init__()
-        self._constants = Constants()
-        self._constants.add("columns", list(digits))
-        levels = list(zip(*digits.values(), strict=True))
-        self.buckets = [Buckets(list(digits), level, ()) for level in levels]
+        self.columns = list(digits)
+        self.levels = list(zip(*digits.values(), strict=True))
         self.functions = nn.ModuleList(
             BucketFunctions([digit.num_buckets for digit in level], dim, hidden, derive_key(seed, -1, number))
-            for number, level in enumerate(levels)
+            for number, level in enumerate(self.levels)
         )
 
     def forward(self, vectors: Tensor, ids: Tensor) -> Tensor:
         """`[batch, features, dim]` to the same."""
-        columns = self._constants.on(vectors.device)["columns"]
+        columns = torch.tensor(self.columns, device=vectors.device)
         chosen = vectors[:, columns]
-        for buckets, functions in zip(self.buckets, self.functions, strict=True):
-            bucket, _ = buckets(ids, None)
-            chosen = functions(chosen, bucket)
+        for level, functions in zip(self.levels, self.functions, strict=True):
+            pairs = zip(self.columns, level, strict=True)
+            buckets = [bucket_of(digit, ids[:, column], None, {})[0] for column, digit in pairs]
+            chosen = functions(chosen, torch.stack(buckets, dim=1))
         return vectors.index_copy(1, columns, chosen.to(vectors.dtype))  # under autocast products are in half precision
 
 
@@ -177,8 +176,7 @@ class BucketFunctions(nn.Module):
 
     def __init__(self, num_buckets: Sequence[int], dim: int, hidden: int | None, seed: int) -> None:
         super().__init__()
-        self._constants = Constants()
-        self._constants.add("first", [sum(num_buckets[:column]) for column in range(len(num_buckets))])
+        self.first = [sum(num_buckets[:column]) for column in range(len(num_buckets))]
         count = sum(num_buckets)
         generator = torch.Generator("cpu").manual_seed(seed)
         widths = [(dim, dim)] if hidden is None else [(dim, hidden), (hidden, dim)]
@@ -193,7 +191,7 @@ class BucketFunctions(nn.Module):
         self, vectors: Float[Tensor, "batch columns dim"], buckets: Int64[Tensor, "batch columns"]
     ) -> Float[Tensor, "batch columns dim"]:
         """Each vector's value under its function."""
-        function = (buckets + self._constants.on(buckets.device)["first"]).flatten()
+        function = (buckets + torch.tensor(self.first, device=buckets.device)).flatten()
         flat = vectors.reshape(-1, vectors.shape[-1])
         # Blocks depend on the data, which a tracer cannot follow.
         compute = self.one_by_one if is_recorded() or is_transformed() else self.in_blocks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -83,8 +84,9 @@ class Robe(Method):
                 f"robe: block={self.block} must divide into whole rows: at most dim={dim}, or a multiple of it"
             )
         builder = MapBuilder(tables)
-        floats, unit = self.num_parameters(tables), self.block if self.aligned else 1
-        base = builder.add_region(floats // unit, unit, FULL_START)
+        floats = self.num_parameters(tables)
+        width = math.gcd(self.block, dim) if self.aligned else 1
+        base = builder.add_region(floats // width, width, FULL_START)
         for column in range(len(tables)):
             for number, slot in enumerate(range(0, dim, self.block)):
                 key = derive_key(seed, column, number)

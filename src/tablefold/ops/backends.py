@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -96,28 +96,49 @@ def is_plain(*tensors: Tensor) -> bool:
     )
 
 
-def is_fused(memory: Tensor) -> bool:
-    """Whether a compiled kernel reads `memory` rather than the reference."""
+def is_fused(memory: Sequence[Tensor], packed: Sequence[torch.dtype | None]) -> bool:
+    """Whether a compiled kernel reads `memory` rather than the reference.
+
+    Args:
+        memory: the arrays.
+        packed: for each array the type in which its format keeps it; None for float32.
+    """
     if torch.compiler.is_exporting() or torch._C._get_tracing_state() or is_transformed():
         return False
     name = None if torch.compiler.is_compiling() else _chosen.get()
     if name == "reference":
         return False
     if name is not None:
-        _check_chosen(name, memory)
+        _check_chosen(name, memory, packed)
         return True
-    if memory.dtype not in _COMPUTED or not memory.is_contiguous():
+    if not _is_computed(memory, packed):
         return False
-    if memory.is_cpu:
+    if memory[0].is_cpu:
         return _INSTALLED["cpu"]
-    return memory.device.type == "cuda" and _INSTALLED["triton"]
+    return memory[0].device.type == "cuda" and _INSTALLED["triton"]
 
 
-def _check_chosen(name: Backend, memory: Tensor) -> None:
-    if memory.device.type != _DEVICES[name]:
-        raise ValueError(f"backend {name!r} reads memory on {_DEVICES[name]}; this memory is on {memory.device}")
-    if memory.dtype not in _COMPUTED or not memory.is_contiguous():
+def _is_computed(memory: Sequence[Tensor], packed: Sequence[torch.dtype | None]) -> bool:
+    """Whether the kernels know the arrays' types, and compute in one of them."""
+    kind = memory[0].dtype
+    if kind not in _COMPUTED:
+        kind = torch.float32
+    for array, packed_kind in zip(memory, packed, strict=True):
+        learns = kind if packed_kind is None else torch.float32  # of few bits: in no other type
+        if array.dtype != learns and (array.dtype != packed_kind or array.requires_grad):
+            return False
+        if not array.is_contiguous():
+            return False
+    return True
+
+
+def _check_chosen(name: Backend, memory: Sequence[Tensor], packed: Sequence[torch.dtype | None]) -> None:
+    for array in memory:
+        if array.device.type != _DEVICES[name]:
+            raise ValueError(f"backend {name!r} reads memory on {_DEVICES[name]}; this memory is on {array.device}")
+    if not _is_computed(memory, packed):
+        kinds = " and ".join(sorted({str(array.dtype).removeprefix("torch.") for array in memory}))
         raise ValueError(
-            f"backend {name!r} reads contiguous float32 and float64 memory; this one is {memory.dtype}: convert it, or "
-            "take the reference"
+            f"backend {name!r} reads contiguous float32 and float64 memory, or what freeze() packed; this one is "
+            f"{kinds}: convert it, or take the reference"
         )

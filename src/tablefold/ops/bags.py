@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from tablefold.ops import cpu
 from tablefold.ops.backends import is_fused, is_plain, is_recorded
-from tablefold.ops.gather import cpu_gradient
+from tablefold.ops.gather import Memory, Sparse, by_reference, paired, read_type
 from tablefold.ops.program import Program
 
 PoolMode = Literal["sum", "mean", "max"]
@@ -153,22 +153,24 @@ def pool_composed(
     return torch.cat(pooled, dim=1)
 
 
-def can_pool(memory: Tensor, values: Sequence[Tensor], mode: PoolMode, weights: Sequence[Tensor] | None) -> bool:
+def can_pool(
+    program: Program, memory: Memory, values: Sequence[Tensor], mode: PoolMode, weights: Sequence[Tensor] | None
+) -> bool:
     """Whether the kernel pools: sums and means of plain tensors on a CPU, weights that learn nothing."""
     if mode == "max" or any(weight.requires_grad for weight in weights or ()):
         return False
-    return is_fused(memory) and is_plain(memory, *values, *(weights or ()))
+    return is_fused(memory, program.packed) and is_plain(*memory, *values, *(weights or ()))
 
 
 def pool_bags(
     program: Program,
-    memory: Tensor,
+    memory: Memory,
     lookup: Tensor | None,
     values: Sequence[Tensor],
     offsets: Int64[Tensor, "tables bags"],
     mode: PoolMode,
     weights: Sequence[Tensor] | None,
-    sparse: bool,
+    sparse: Sparse,
 ) -> Float[Tensor, "bags features dim"]:
     """The sum or mean of each bag's vectors, of bags that `check_bags` let pass and memory that `can_pool` did.
 
@@ -181,11 +183,11 @@ def pool_bags(
     bags = cpu.Bags(
         tuple(ids.contiguous() for ids in values),
         offsets.contiguous(),
-        None if weights is None else torch.cat([weight.to(memory.dtype) for weight in weights]),
+        None if weights is None else torch.cat([weight.to(read_type(memory)) for weight in weights]),
     )
-    if memory.requires_grad and torch.is_grad_enabled():
-        work = (memory, lookup, bags.weights, program, bags, sparse)
-        sums: Tensor = _Pooled.apply(*work, *bags.ids)  # type: ignore[no-untyped-call]
+    if torch.is_grad_enabled() and any(array.requires_grad for array in memory):
+        work = (program, bags, sparse, lookup, bags.weights)
+        sums: Tensor = _Pooled.apply(*work, *bags.ids, *memory)  # type: ignore[no-untyped-call]
     else:
         sums = cpu.pool(memory, lookup, bags, program)
     if mode == "sum":
@@ -200,28 +202,32 @@ class _Pooled(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        memory: Tensor,
-        lookup: Tensor | None,
-        weights: Tensor | None,
         program: Program,
         bags: cpu.Bags,
-        sparse: bool,
-        *ids: Tensor,
+        sparse: Sparse,
+        lookup: Tensor | None,
+        weights: Tensor | None,
+        *ids_and_memory: Tensor,
     ) -> Tensor:
-        ctx.save_for_backward(memory, lookup, weights, *ids)
+        memory = ids_and_memory[len(bags.ids) :]
+        ctx.save_for_backward(lookup, weights, *ids_and_memory)
         ctx.program, ctx.bags, ctx.sparse = program, bags, sparse
         return cpu.pool(memory, lookup, bags, program)
 
     @staticmethod
     def backward(ctx: Any, sums: Tensor) -> tuple[Tensor | None, ...]:
-        memory, lookup, *_ = ctx.saved_tensors
-        others = (None,) * (5 + len(ctx.bags.ids))
+        lookup, _, *ids_and_memory = ctx.saved_tensors
+        memory = ids_and_memory[len(ctx.bags.ids) :]
         if torch.is_grad_enabled():  # somebody will differentiate the gradient
-            return _differentiable(ctx.program, sums, memory, lookup, ctx.bags), *others
-        return cpu_gradient(ctx.sparse, sums, memory, lookup, ctx.bags, ctx.program), *others
+            found = _differentiable(ctx.program, sums, memory, lookup, ctx.bags)
+        else:
+            found = paired(cpu.gradients(sums, memory, lookup, ctx.bags, ctx.program, ctx.sparse), memory, ctx.sparse)
+        return (None,) * (5 + len(ctx.bags.ids)) + tuple(found)
 
 
-def _differentiable(program: Program, sums: Tensor, memory: Tensor, lookup: Tensor | None, bags: cpu.Bags) -> Tensor:
+def _differentiable(
+    program: Program, sums: Tensor, memory: Memory, lookup: Tensor | None, bags: cpu.Bags
+) -> list[Tensor | None]:
     """The gradient of memory as a function of memory and of the sums' gradient."""
     counts = [ids.shape[0] for ids in bags.ids]
     weights = None if bags.weights is None else torch.split(bags.weights, counts)
@@ -233,5 +239,4 @@ def _differentiable(program: Program, sums: Tensor, memory: Tensor, lookup: Tens
         "sum",
         weights,
     )
-    (gradient,) = torch.autograd.grad(pooled, memory, sums, create_graph=True)
-    return gradient
+    return by_reference(pooled, memory, sums)

@@ -42,7 +42,9 @@ NO_WILD = (1 << 63) - 1
 
 KERNELS = (
     *(("vectors", "gather"), ("vectors", "bags"), ("gradients", "scatter"), ("gradients", "collect")),
-    *(("gradients", "sort"), ("gradients", "sum"), ("steps", "step"), ("grids", "round")),
+    *(("gradients", "sort"), ("gradients", "sum"), ("steps", "step")),
+    *(("vectors", "coded_gather"), ("vectors", "coded_bags")),
+    *(("gradients", "coded_scatter"), ("gradients", "coded_collect")),
 )
 """Modules and names of all kernels."""
 
@@ -54,15 +56,17 @@ class Arguments(ctypes.Structure):
 
     next: the next task; kernels take it atomically. slot: the next free scratch of `space`, likewise.
     wild: place in the ids `[batch, tables]` of the first one outside its table (of bags: among the ids of all tables).
-    batch: examples, of the table with the most. lookup_size: bytes of one entry of the addressed `lookups`.
+    batch: examples, of the table with the most. arrays: address of a `Source` per array of memory.
+    lookup_size: bytes of one entry of the addressed `lookups`.
     ids: address, bytes of one, ids from one example to the next, ids from one table to the next.
     vectors: address of the vectors (or of their gradient), `floats` per example.
-    gradient, ranges: address of memory's gradient; into how many ranges memory is cut.
+    ranges: into how many ranges of places memory is cut.
     space: address of scratch, `space_words` per range or thread (of a gather, a tile of examples per thread, and 0
     where it writes its vectors plainly).
     reads, sorted, counts, computed: addresses of the reads of each segment, of as much room to sort them, of how many
     rows each segment reads (for the sums: of its first row among all), of gradients computed before they are summed.
-    rows, values: addresses of the sorted row numbers and of their gradients.
+    rows, values, value_starts: addresses of the sorted row numbers, of their gradients, and of where those of each
+    segment begin.
     read_starts: address of where the examples of each read begin among all reads. example_bits: of its number.
     starts, table_ids, offsets: of bags, whose tables have examples of their own number each, else 0. Addresses: of
     where each table's examples begin among those of all, one more at the end; of the address of each table's ids; of
@@ -74,12 +78,23 @@ class Arguments(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_int64)
         for name in (
-            *("next", "slot", "wild", "batch", "program", "memory", "lookups", "lookup_size"),
+            *("next", "slot", "wild", "batch", "program", "arrays", "lookups", "lookup_size"),
             *("vectors", "floats", "ids", "id_size", "id_row", "id_column"),
-            *("gradient", "ranges", "space", "reads", "sorted", "counts", "computed", "rows", "values"),
+            *("ranges", "space", "reads", "sorted", "counts", "computed", "rows", "values", "value_starts"),
             *("read_starts", "example_bits", "starts", "table_ids", "offsets", "bags", "num_bags", "weights"),
         )
     ]
+
+
+class Source(ctypes.Structure):
+    """An array of memory as the kernels find it.
+
+    memory: address of what would be place 0 if the array went on before its beginning, so that a place is an index.
+    packed: whether it is what `freeze()` made. gradient: likewise, of its dense gradient, 0 for none. by_row: whether
+    its rows' gradients are collected.
+    """
+
+    _fields_ = [(name, ctypes.c_int64) for name in ("memory", "packed", "gradient", "by_row")]
 
 
 class Kernel:
@@ -237,94 +252,159 @@ class Bags:
         return torch.arange(bags, device="cpu").repeat(tables).repeat_interleave(self.sizes.flatten())
 
 
-def gather(memory: Tensor, lookup: Tensor | None, ids: Tensor, program: Program) -> Tensor:
+def gather(memory: Sequence[Tensor], lookup: Tensor | None, ids: Tensor, program: Program) -> Tensor:
     """The vectors `[batch, features, dim]` of ids `[batch, tables]` (int64 or int32, any strides).
 
     Raises:
         WildIdError: for an id outside its table; nothing was read there.
     """
-    vectors = memory.new_empty(ids.shape[0], program.features, program.dim)
-    arguments = _arguments(memory, lookup, ids, program, vectors)
+    kind = vector_type(memory)
+    vectors = _empty(memory[0], kind, ids.shape[0], program)
+    arguments = _arguments(sources_of(memory, program), lookup, ids, program, vectors)
     if vectors.numel() >= STREAMED_FLOATS and program.dim % LINE == 0 and vectors.data_ptr() % (4 * LINE) == 0:
-        tiles = _tiles(memory, program)
+        tiles = _tiles(kind, program)
         arguments.space = tiles.data_ptr()
-    kernel("vectors", "gather")(arguments, memory.dtype, -(-ids.shape[0] // TILE))
+    kernel("vectors", program.reading("gather"))(arguments, kind, -(-ids.shape[0] // TILE))
     _refuse_wild(arguments, ids)
     return vectors
 
 
-def pool(memory: Tensor, lookup: Tensor | None, bags: Bags, program: Program) -> Tensor:
+def pool(memory: Sequence[Tensor], lookup: Tensor | None, bags: Bags, program: Program) -> Tensor:
     """The weighted sums `[bags, features, dim]` of the vectors of each bag.
 
     Raises:
         WildIdError: for an id outside its table; nothing was read there.
     """
-    sums = memory.new_empty(bags.offsets.shape[1], program.features, program.dim)
-    arguments = _arguments(memory, lookup, bags, program, sums)
-    tiles = _tiles(memory, program)
+    kind = vector_type(memory)
+    sums = _empty(memory[0], kind, bags.offsets.shape[1], program)
+    arguments = _arguments(sources_of(memory, program), lookup, bags, program, sums)
+    tiles = _tiles(kind, program)
     arguments.space = tiles.data_ptr()
-    kernel("vectors", "bags")(arguments, memory.dtype, -(-sums.shape[0] // TILE))
+    kernel("vectors", program.reading("bags"))(arguments, kind, -(-sums.shape[0] // TILE))
     _refuse_wild(arguments, bags)
     return sums
 
 
-def _tiles(memory: Tensor, program: Program) -> Tensor:
+def vector_type(memory: Sequence[Tensor]) -> torch.dtype:
+    """The type that vectors are computed in: packed arrays hold float32."""
+    return torch.float64 if memory[0].dtype == torch.float64 else torch.float32
+
+
+def _empty(memory: Tensor, kind: torch.dtype, batch: int, program: Program) -> Tensor:
+    """Room for vectors; to name a type takes half as long again."""
+    shape = (batch, program.features, program.dim)
+    return memory.new_empty(shape) if memory.dtype == kind else memory.new_empty(shape, dtype=kind)
+
+
+def _tiles(kind: torch.dtype, program: Program) -> Tensor:
     """Scratch for a tile of vectors per thread."""
-    return memory.new_empty(2 * max(1, torch.get_num_threads()) * TILE * program.features * program.dim)
+    floats = 2 * max(1, torch.get_num_threads()) * TILE * program.features * program.dim
+    return torch.empty(floats, dtype=kind, device="cpu")
 
 
-def scatter(vectors: Tensor, memory: Tensor, lookup: Tensor | None, ids: Tensor | Bags, program: Program) -> Tensor:
-    """The dense gradient of memory, given that of the vectors (of the sums of bags)."""
-    gradient = torch.empty_like(memory)
-    arguments = _arguments(memory, lookup, ids, program, vectors := vectors.contiguous())
-    _add_bags(arguments, ids)
-    ranges = max(1, min(torch.get_num_threads(), QUANTILES))
-    space = torch.empty(ranges * space_words(program), dtype=torch.int64, device="cpu")
-    arguments.gradient, arguments.ranges, arguments.space = gradient.data_ptr(), ranges, space.data_ptr()
-    kernel("gradients", "scatter")(arguments, memory.dtype, ranges)
-    _refuse_wild(arguments, ids)
-    return gradient
+def gradients(
+    vectors: Tensor,
+    memory: Sequence[Tensor],
+    lookup: Tensor | None,
+    ids: Tensor | Bags,
+    program: Program,
+    sparse: Sequence[bool],
+) -> list[Tensor]:
+    """The gradients of memory, given that of the vectors (of the sums of bags).
 
-
-def scatter_rows(
-    vectors: Tensor, memory: Tensor, lookup: Tensor | None, ids: Tensor | Bags, program: Program
-) -> tuple[Tensor, Tensor]:
-    """The gradient of the rows of memory that were read: their numbers `[1, n]`, ascending, and values `[n, unit]`.
+    Returns:
+        For each array one tensor of its shape or, if `sparse` says so, two: the numbers of the rows that were read,
+        `[1, n]` ascending, and their gradients `[n, width]`.
 
     Raises:
-        ValueError: for a memory of 2^31 rows or a batch of 2^32 reads, which one word per read cannot hold.
+        ValueError: for sparse gradients of 2^31 rows or a batch of 2^32 reads, which one word per read cannot hold.
     """
-    header = program.header
-    arguments = _arguments(memory, lookup, ids, program, vectors := vectors.contiguous())
+    vectors, by_row = vectors.contiguous(), list(sparse) or [False] * len(memory)
+    check_gradient(vectors, memory, program)
+    dense = [None if rows else torch.empty_like(array) for array, rows in zip(memory, by_row, strict=True)]
+    arguments = _arguments(sources_of(memory, program, dense, by_row), lookup, ids, program, vectors)
     _add_bags(arguments, ids)
-    batch = arguments.batch
+    if not all(by_row):
+        _scatter(arguments, vectors.dtype, program)
+        _refuse_wild(arguments, ids)
+    found = _scatter_rows(arguments, vectors.dtype, ids, program) if any(by_row) else {}
+    result: list[Tensor] = []
+    for number, gradient in enumerate(dense):
+        result += found[number] if gradient is None else [gradient]
+    return result
+
+
+def check_gradient(vectors: Tensor, memory: Sequence[Tensor], program: Program) -> None:
+    """Refuse gradients of another type than memory's, and of memory that is packed.
+
+    Raises:
+        ValueError: names the types.
+    """
+    if vectors.dtype != vector_type(memory):
+        raise ValueError(f"the vectors' gradient must be {vector_type(memory)}; got {vectors.dtype}")
+    for array, own in zip(memory, program.arrays, strict=True):
+        if array.dtype != vectors.dtype:
+            raise ValueError(
+                f"memory in {own.format.name} learns in float32 alone, and this one is {array.dtype}: keep its group "
+                "in float32, and call freeze() when it is trained"
+            )
+
+
+def _scatter(arguments: Arguments, kind: torch.dtype, program: Program) -> None:
+    """The dense gradients."""
+    ranges = max(1, min(torch.get_num_threads(), QUANTILES))
+    space = torch.empty(ranges * space_words(program), dtype=torch.int64, device="cpu")
+    arguments.ranges, arguments.space = ranges, space.data_ptr()
+    kernel("gradients", program.reading("scatter"))(arguments, kind, ranges)
+
+
+def _scatter_rows(
+    arguments: Arguments, kind: torch.dtype, ids: Tensor | Bags, program: Program
+) -> dict[int, list[Tensor]]:
+    """The rows that were read of each array whose gradient is sparse, and their gradients."""
+    header, batch = program.header, arguments.batch
     starts = _read_starts(ids, program)
     arguments.example_bits, arguments.read_starts = max(batch - 1, 0).bit_length(), starts.data_ptr()
-    if memory.shape[0] >= 1 << 31 or header.most_reads << arguments.example_bits > 1 << 32:
+    most_rows = max(array.rows for array in program.arrays)
+    if most_rows >= 1 << 31 or header.most_reads << arguments.example_bits > 1 << 32:
         raise ValueError(
-            f"gradients of rows need less than 2^31 rows and 2^32 reads; got {memory.shape[0]} rows, and "
+            f"gradients of rows need less than 2^31 rows and 2^32 reads; got {most_rows} rows, and "
             f"{header.most_reads} reads of up to {batch} ids each"
         )
     threads, entries = max(1, torch.get_num_threads()), int(starts[-1])
     work = torch.empty(2 * entries + threads * space_words(program), dtype=torch.int64, device="cpu")
     counts = torch.empty(header.segments, dtype=torch.int64, device="cpu")
-    gradients = memory.new_empty(batch * header.computed * header.unit)
+    computed = torch.empty(batch * header.computed, dtype=kind, device="cpu")
     arguments.reads = work.data_ptr()
     arguments.sorted = arguments.reads + 8 * entries
     arguments.space = arguments.sorted + 8 * entries
-    arguments.counts, arguments.computed = counts.data_ptr(), gradients.data_ptr()
-    kernel("gradients", "collect")(arguments, memory.dtype, -(-batch // TILE))
+    arguments.counts, arguments.computed = counts.data_ptr(), computed.data_ptr()
+    arguments.next = arguments.slot = 0
+    kernel("gradients", program.reading("collect"))(arguments, kind, -(-batch // TILE))
     _refuse_wild(arguments, ids)
     arguments.next = arguments.slot = 0
     kernel("gradients", "sort")(arguments, "int64", header.segments)
-    ends = counts.cumsum(0)
-    first = ends - counts
-    rows = torch.empty(1, int(ends[-1]), dtype=torch.int64, device="cpu")
-    values = memory.new_empty(rows.shape[1], header.unit)
-    arguments.next, arguments.counts = 0, first.data_ptr()
+    sizes = counts * program.width_of_segment
+    first, value_starts = counts.cumsum(0) - counts, sizes.cumsum(0) - sizes
+    rows = torch.empty(1, int(counts.sum()), dtype=torch.int64, device="cpu")
+    values = torch.empty(int(sizes.sum()), dtype=kind, device="cpu")
+    arguments.next, arguments.counts, arguments.value_starts = 0, first.data_ptr(), value_starts.data_ptr()
     arguments.rows, arguments.values = rows.data_ptr(), values.data_ptr()
-    kernel("gradients", "sum")(arguments, memory.dtype, header.segments)
-    return rows, values
+    kernel("gradients", "sum")(arguments, kind, header.segments)
+    return _by_array(program, counts, rows, values)
+
+
+def _by_array(program: Program, counts: Tensor, rows: Tensor, values: Tensor) -> dict[int, list[Tensor]]:
+    """Rows and their gradients, which lie segment by segment, cut where another array begins."""
+    totals = [0] * len(program.arrays)
+    for number, count in zip(program.array_of_segment, counts.tolist(), strict=True):
+        totals[number] += count
+    found, first, begin = {}, 0, 0
+    for number, (array, count) in enumerate(zip(program.arrays, totals, strict=True)):
+        end = begin + count * array.width
+        found[number] = [rows[:, first : first + count], values[begin:end].view(count, array.width)]
+        first, begin = first + count, end
+    return found
 
 
 def _read_starts(ids: Tensor | Bags, program: Program) -> Tensor:
@@ -335,23 +415,48 @@ def _read_starts(ids: Tensor | Bags, program: Program) -> Tensor:
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
 
+def sources_of(
+    memory: Sequence[Tensor],
+    program: Program,
+    gradients: Sequence[Tensor | None] = (),
+    by_row: Sequence[bool] = (),
+) -> ctypes.Array[ctypes.c_int64]:
+    """A `Source` for each array. Kernels check nothing, so all that they rely on is checked here."""
+    if len(memory) != len(program.arrays):
+        raise ValueError(f"memory must be {len(program.arrays)} arrays; got {len(memory)}")
+    kind = vector_type(memory)
+    size = 8 if kind == torch.float64 else 4
+    words: list[int] = []
+    for number, (array, layout) in enumerate(zip(memory, program.layouts, strict=True)):
+        shape, before, dtype = layout.shape, size * layout.start, array.dtype
+        is_packed = dtype == layout.packed
+        first = before
+        if is_packed:
+            shape, first = layout.packed_shape, layout.packed_start
+        if array.shape != shape or not (is_packed or dtype == kind) or not array.is_contiguous():
+            raise ValueError(
+                f"array {program.arrays[number].name} of memory must be {list(shape)}, contiguous, {kind}; "
+                f"got {dtype} {list(array.shape)}"
+            )
+        words += (array.data_ptr() - first, is_packed)
+        gradient = gradients[number] if gradients else None
+        words.append(0 if gradient is None else gradient.data_ptr() - before)
+        words.append(by_row[number] if by_row else 0)
+    return (ctypes.c_int64 * len(words))(*words)
+
+
 def _arguments(
-    memory: Tensor, lookup: Tensor | None, ids: Tensor | Bags, program: Program, vectors: Tensor
+    sources: ctypes.Array[ctypes.c_int64], lookup: Tensor | None, ids: Tensor | Bags, program: Program, vectors: Tensor
 ) -> Arguments:
-    """What every kernel is given. Kernels check nothing, so all that they rely on is checked here."""
+    """What every kernel is given."""
     entries = 0 if lookup is None else lookup.numel()
-    if memory.shape != program.shape or not memory.is_contiguous() or entries != program.lookup_size:
-        raise ValueError(
-            f"memory must be {list(program.shape)}, contiguous, with {program.lookup_size} entries of lookup arrays; "
-            f"got {list(memory.shape)} with {entries}"
-        )
-    if vectors.dtype != memory.dtype or vectors.shape[1:] != (program.features, program.dim):
-        raise ValueError(
-            f"vectors must be {memory.dtype} [batch, {program.features}, {program.dim}]; got {vectors.dtype} "
-            f"{list(vectors.shape)}"
-        )
+    if entries != program.lookup_size:
+        raise ValueError(f"lookup arrays must have {program.lookup_size} entries; got {entries}")
+    if vectors.shape[1:] != (program.features, program.dim):
+        raise ValueError(f"vectors must be [batch, {program.features}, {program.dim}]; got {list(vectors.shape)}")
     batch = vectors.shape[0]
-    arguments = Arguments(0, 0, NO_WILD, batch, program.address, memory.data_ptr())
+    arguments = Arguments(0, 0, NO_WILD, batch, program.address, ctypes.addressof(sources))
+    arguments.kept = sources  # as long as its address is in use
     if lookup is not None:
         arguments.lookups, arguments.lookup_size = lookup.data_ptr(), lookup.element_size()
     arguments.vectors, arguments.floats = vectors.data_ptr(), program.features * program.dim

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -17,45 +18,51 @@ Outside = Literal["nan", "zero", "unchecked"]
 """What a recorded program (exported, traced) answers for an id outside its table, which nobody can refuse there: a
 vector of NaN, so that no score looks right; a vector of zeros; or, `unchecked`, whatever the id's address holds."""
 
-_GATHER = "(Tensor memory, Tensor? lookup, Tensor ids, int program, bool sparse) -> Tensor"
-_SCATTER = "(Tensor vectors, Tensor memory, Tensor? lookup, Tensor ids, int program) -> "
+Memory = Sequence[Tensor]
+"""The arrays of a group in their order: each the float32 master (or float64, where memory is read as it is), or what
+`freeze()` made of it."""
+
+Sparse = Sequence[bool]
+"""For each array whether its gradient is a sparse tensor of the rows that were read."""
+
+_GATHER = "(Tensor[] memory, Tensor? lookup, Tensor ids, int program, bool[] sparse) -> Tensor"
+_SCATTER = "(Tensor vectors, Tensor[] memory, Tensor? lookup, Tensor ids, int program, bool[] sparse) -> Tensor[]"
 
 
 def look_up(
     program: Program,
-    memory: Float[Tensor, "rows unit"],
+    memory: Memory,
     lookup: Tensor | None,
     ids: Int[Tensor, "batch tables"],
     *,
-    sparse: bool = False,
+    sparse: Sparse = (),
     outside: Outside = "nan",
 ) -> Float[Tensor, "batch features dim"]:
     """The vectors of a batch of ids, as a program says, by the backend that is chosen.
 
     Args:
         program: of the address map.
-        memory: `[floats / unit, unit]`.
+        memory: a tensor per array.
         lookup: the concatenated lookup arrays, or None.
         ids: `[batch, tables]`.
-        sparse: make memory's gradient a sparse tensor of the rows that were read (of a kernel; the reference's is
-            always dense).
+        sparse: which arrays get sparse gradients (of a kernel; the reference's are always dense); none if empty.
         outside: what a recorded program answers for ids outside their table.
 
     Raises:
         WildIdError: for an id outside its table; nothing was read there.
     """
-    if not is_fused(memory):
+    if not is_fused(memory, program.packed):
         return plain(program, memory, lookup, ids, outside)
-    if not is_plain(memory, ids):
-        vectors: Tensor = gather(memory, lookup, ids, program.fingerprint, sparse)
-    elif memory.requires_grad and torch.is_grad_enabled():
-        vectors = _Gathered.apply(memory, lookup, ids, program, sparse)  # type: ignore[no-untyped-call]
+    if not is_plain(*memory, ids):
+        vectors: Tensor = gather(list(memory), lookup, ids, program.key, list(sparse))
+    elif torch.is_grad_enabled() and any(array.requires_grad for array in memory):
+        vectors = _Gathered.apply(program, sparse, lookup, ids, *memory)  # type: ignore[no-untyped-call]
     else:
         vectors = cpu.gather(memory, lookup, ids, program)
     return vectors
 
 
-def plain(program: Program, memory: Tensor, lookup: Tensor | None, ids: Tensor, outside: Outside = "nan") -> Tensor:
+def plain(program: Program, memory: Memory, lookup: Tensor | None, ids: Tensor, outside: Outside = "nan") -> Tensor:
     """The reference, with ids outside their table refused, or answered where nobody can look at them."""
     wild = are_wild(program, ids)
     unseen = is_recorded() or ids.is_meta or _is_batched(wild)
@@ -91,119 +98,146 @@ def _is_batched(tensor: Tensor) -> bool:
 
 
 @torch.library.custom_op("tablefold::gather", mutates_args=(), device_types="cpu", schema=_GATHER)
-def gather(memory: Tensor, lookup: Tensor | None, ids: Tensor, program: int, sparse: bool) -> Tensor:
-    """The vectors `[batch, features, dim]` that the program of a fingerprint composes for `ids` from `memory`.
-
-    `sparse` makes memory's gradient a sparse tensor of the rows that were read.
-    """
+def gather(memory: Memory, lookup: Tensor | None, ids: Tensor, program: int, sparse: Sparse) -> Tensor:
+    """The vectors `[batch, features, dim]` that the program of a key composes for `ids` from `memory`."""
     return cpu.gather(memory, lookup, ids, find_program(program))
 
 
 @gather.register_kernel("cuda")
-def _(memory: Tensor, lookup: Tensor | None, ids: Tensor, program: int, sparse: bool) -> Tensor:
+def _(memory: Memory, lookup: Tensor | None, ids: Tensor, program: int, sparse: Sparse) -> Tensor:
     return gpu.gather(memory, lookup, ids, find_program(program))
 
 
 @gather.register_fake
-def _(memory: Tensor, lookup: Tensor | None, ids: Tensor, program: int, sparse: bool) -> Tensor:
+def _(memory: Memory, lookup: Tensor | None, ids: Tensor, program: int, sparse: Sparse) -> Tensor:
     found = find_program(program)
-    return memory.new_empty(ids.shape[0], found.features, found.dim)
+    return ids.new_empty(ids.shape[0], found.features, found.dim, dtype=read_type(memory))
 
 
-@torch.library.custom_op("tablefold::scatter", mutates_args=(), device_types="cpu", schema=_SCATTER + "Tensor")
-def scatter(vectors: Tensor, memory: Tensor, lookup: Tensor | None, ids: Tensor, program: int) -> Tensor:
-    """The gradient of memory, of its shape, given the gradient `vectors` of what was gathered."""
-    return cpu.scatter(vectors, memory, lookup, ids, find_program(program))
+@torch.library.custom_op("tablefold::scatter", mutates_args=(), device_types="cpu", schema=_SCATTER)
+def scatter(
+    vectors: Tensor, memory: Memory, lookup: Tensor | None, ids: Tensor, program: int, sparse: Sparse
+) -> list[Tensor]:
+    """The gradients of memory, given the gradient `vectors` of what was gathered: for each array a tensor of its shape
+    or, if `sparse`, the rows that were read, `[1, n]` ascending, and their gradients `[n, width]`."""
+    return _apart(cpu.gradients(vectors, memory, lookup, ids, find_program(program), sparse))
 
 
 @scatter.register_kernel("cuda")
-def _(vectors: Tensor, memory: Tensor, lookup: Tensor | None, ids: Tensor, program: int) -> Tensor:
-    return gpu.scatter(vectors, memory, lookup, ids, find_program(program))
+def _(
+    vectors: Tensor, memory: Memory, lookup: Tensor | None, ids: Tensor, program: int, sparse: Sparse
+) -> list[Tensor]:
+    return _apart(gpu.gradients(vectors, memory, lookup, ids, find_program(program), sparse))
+
+
+def _apart(found: list[Tensor]) -> list[Tensor]:
+    """Gradients of which no two share their storage, as those of the rows of several arrays do: torch forbids it."""
+    storages = [each.untyped_storage().data_ptr() for each in found]
+    return [each.clone() if storages[number] in storages[:number] else each for number, each in enumerate(found)]
 
 
 @scatter.register_fake
-def _(vectors: Tensor, memory: Tensor, lookup: Tensor | None, ids: Tensor, program: int) -> Tensor:
-    return torch.empty_like(memory)
-
-
-@torch.library.custom_op(
-    "tablefold::scatter_rows", mutates_args=(), device_types="cpu", schema=_SCATTER + "(Tensor, Tensor)"
-)
-def scatter_rows(
-    vectors: Tensor, memory: Tensor, lookup: Tensor | None, ids: Tensor, program: int
-) -> tuple[Tensor, Tensor]:
-    """The rows of memory that were read, `[1, n]` ascending, and their gradients `[n, unit]`."""
-    return cpu.scatter_rows(vectors, memory, lookup, ids, find_program(program))
-
-
-@scatter_rows.register_kernel("cuda")
-def _(vectors: Tensor, memory: Tensor, lookup: Tensor | None, ids: Tensor, program: int) -> tuple[Tensor, Tensor]:
-    return gpu.scatter_rows(vectors, memory, lookup, ids, find_program(program))
-
-
-@scatter_rows.register_fake
-def _(vectors: Tensor, memory: Tensor, lookup: Tensor | None, ids: Tensor, program: int) -> tuple[Tensor, Tensor]:
-    count = torch.library.get_ctx().new_dynamic_size()
-    return ids.new_empty(1, count, dtype=torch.int64), memory.new_empty(count, memory.shape[1])
+def _(
+    vectors: Tensor, memory: Memory, lookup: Tensor | None, ids: Tensor, program: int, sparse: Sparse
+) -> list[Tensor]:
+    found: list[Tensor] = []
+    for array, by_row in zip(memory, sparse or [False] * len(memory), strict=True):
+        if by_row:
+            count = torch.library.get_ctx().new_dynamic_size()
+            found += [ids.new_empty(1, count, dtype=torch.int64), array.new_empty(count, array.shape[1])]
+        else:
+            found.append(torch.empty_like(array))
+    return found
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     memory, lookup, ids, ctx.program, ctx.sparse = inputs
-    ctx.save_for_backward(memory, lookup, ids)
+    ctx.save_for_backward(lookup, ids, *memory)
 
 
-def _backward(ctx: Any, vectors: Tensor) -> tuple[Tensor | None, ...]:
-    memory, lookup, ids = ctx.saved_tensors
+def _backward(ctx: Any, vectors: Tensor) -> tuple[Any, ...]:
+    lookup, ids, *memory = ctx.saved_tensors
     if torch.is_grad_enabled():
-        gradient = differentiable(find_program(ctx.program), vectors, memory, lookup, ids)
-    elif ctx.sparse:
-        gradient = sparse_rows(memory, *scatter_rows(vectors, memory, lookup, ids, ctx.program))
+        found = differentiable(find_program(ctx.program), vectors, memory, lookup, ids)
     else:
-        gradient = scatter(vectors, memory, lookup, ids, ctx.program)
-    return gradient, None, None, None, None
+        found = paired(scatter(vectors, memory, lookup, ids, ctx.program, ctx.sparse), memory, ctx.sparse)
+    return found, None, None, None, None if ctx.sparse else []  # torch takes an empty list for one of tensors
 
 
 gather.register_autograd(_backward, setup_context=_keep)
 
 
+def read_type(memory: Memory) -> torch.dtype:
+    """The type of vectors: that of memory which is read as it is, float32 of what was packed."""
+    return memory[0].dtype if memory[0].dtype in (torch.float32, torch.float64) else torch.float32
+
+
+def paired(found: Sequence[Tensor], memory: Memory, sparse: Sparse) -> list[Tensor | None]:
+    """The gradients that `scatter` gave, one per array."""
+    rest = iter(found)
+    return [
+        sparse_rows(array, next(rest), next(rest)) if by_row else next(rest)
+        for array, by_row in zip(memory, sparse or [False] * len(memory), strict=True)
+    ]
+
+
 def sparse_rows(memory: Tensor, rows: Tensor, values: Tensor) -> Tensor:
-    """The gradient of some rows of memory, as torch's optimisers take it."""
+    """The gradient of some rows of an array, as torch's optimisers take it."""
     return torch.sparse_coo_tensor(rows, values, memory.shape, check_invariants=False, is_coalesced=True)
 
 
-def differentiable(program: Program, vectors: Tensor, memory: Tensor, lookup: Tensor | None, ids: Tensor) -> Tensor:
+def differentiable(
+    program: Program, vectors: Tensor, memory: Memory, lookup: Tensor | None, ids: Tensor
+) -> list[Tensor | None]:
     """The gradient of memory as a function of memory and of the vectors' gradient: for gradients of higher order.
 
     It is the reference's, hence always dense.
     """
-    composed = program.reference(memory, lookup, ids.to(torch.int64))
-    (gradient,) = torch.autograd.grad(composed, memory, vectors, create_graph=True)
-    return gradient
+    return by_reference(program.reference(memory, lookup, ids.to(torch.int64)), memory, vectors)
 
 
-def cpu_gradient(
-    sparse: bool, vectors: Tensor, memory: Tensor, lookup: Tensor | None, ids: Tensor | cpu.Bags, program: Program
-) -> Tensor:
-    """The gradient of memory by the kernels, given that of the vectors (of the sums of bags)."""
-    if sparse:
-        return sparse_rows(memory, *cpu.scatter_rows(vectors, memory, lookup, ids, program))
-    return cpu.scatter(vectors, memory, lookup, ids, program)
+def by_reference(composed: Tensor, memory: Memory, above: Tensor) -> list[Tensor | None]:
+    """The gradient of each array that learns, given what was composed of them and its gradient."""
+    learning = [array for array in memory if array.requires_grad]
+    gradients = iter(torch.autograd.grad(composed, learning, above, create_graph=True, materialize_grads=True))
+    return [next(gradients) if array.requires_grad else None for array in memory]
 
 
 class _Gathered(torch.autograd.Function):
     """The operator on plain tensors on a CPU, without torch's dispatcher."""
 
     @staticmethod
-    def forward(ctx: Any, memory: Tensor, lookup: Tensor | None, ids: Tensor, program: Program, sparse: bool) -> Tensor:
-        ctx.save_for_backward(memory, lookup, ids)
+    def forward(
+        ctx: Any, program: Program, sparse: Sparse, lookup: Tensor | None, ids: Tensor, *memory: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(lookup, ids, *memory)
         ctx.program, ctx.sparse = program, sparse
         return cpu.gather(memory, lookup, ids, program)
 
     @staticmethod
     def backward(ctx: Any, vectors: Tensor) -> tuple[Tensor | None, ...]:
-        memory, lookup, ids = ctx.saved_tensors
+        lookup, ids, *memory = ctx.saved_tensors
         if torch.is_grad_enabled():  # somebody will differentiate the gradient
-            gradient = differentiable(ctx.program, vectors, memory, lookup, ids)
+            found = differentiable(ctx.program, vectors, memory, lookup, ids)
         else:
-            gradient = cpu_gradient(ctx.sparse, vectors, memory, lookup, ids, ctx.program)
-        return gradient, None, None, None, None
+            found = paired(cpu.gradients(vectors, memory, lookup, ids, ctx.program, ctx.sparse), memory, ctx.sparse)
+        return None, None, None, None, *found
+
+
+def refuse_gradients(vectors: Tensor) -> Tensor:
+    """The vectors of frozen memory, whose gradient is refused rather than lost."""
+    refused: Tensor = _Refusal.apply(vectors.requires_grad_())  # type: ignore[no-untyped-call]
+    return refused
+
+
+class _Refusal(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor) -> Tensor:
+        return vectors.view_as(vectors)
+
+    @staticmethod
+    def backward(ctx: Any, vectors: Tensor) -> Tensor:
+        raise ValueError(
+            "memory is frozen and cannot learn: train before freeze(), or put the group in eval() to train what "
+            "follows it"
+        )

@@ -9,20 +9,22 @@ array of int64 words, the same for every device:
     columns    per table: its first chain, one more at the end
     chains     per chain: its first piece, one more at the end
     pieces     a `Piece` each
-    quantiles  `QUANTILES` + 1 places in memory between which equally many reads are expected
-    segments   a `Segment` each: stretches of memory, in its order, that no read crosses: sorted apart, they are sorted
+    arrays     an `Array` each
+    quantiles  `QUANTILES` + 1 places between which equally many reads are expected
+    segments   a `Segment` each: stretches of an array, in order, that no read crosses: sorted apart, they are sorted
     reads      a `Read` for each row of memory that an example reads, segment by segment
+
+A *place* is the number of a float when all arrays lie end to end, each from a multiple of `ALIGNMENT` floats on.
 """
 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -30,19 +32,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tablefold.formats import FP32
+from tablefold.formats.codes import Codes
 from tablefold.ops.reference import ReferenceGather
 from tablefold.partitions import Lookup, Partition
 from tablefold.tables import TableSpec
-from tablefold.terms import AddressMap, Term, Weight
+from tablefold.terms import AddressMap, Chunk, Weight, table_chains
 
 ASSIGN, ADD, MULTIPLY = range(3)
 """How a piece joins its chain."""
+
+_OPS = {None: ASSIGN, "add": ADD, "mul": MULTIPLY}
+
+PLAIN = 32
+"""Bits of a float of memory that is read as it is."""
 
 QUANTILES = 64
 """Into so many ranges of equally many reads memory is cut: the most threads that a dense gradient keeps busy."""
 
 LINE = 16
 """Floats of a cache line: two threads write no line in common."""
+
+ALIGNMENT = 64
+"""Arrays begin at places that are multiples of it: whole lines, whole blocks of every format."""
 
 _EXACT_IN_FLOAT64 = 1 << 53
 
@@ -54,14 +66,25 @@ def _words(*names: str) -> list[tuple[str, type[ctypes.c_int64]]]:
 class Header(ctypes.Structure):
     """What a program holds.
 
-    tables, segments, reads: how many. computed: reads whose gradient must be computed before it is summed.
-    most_reads: of one segment. longest: pieces of the longest chain. widest: floats of the widest piece.
-    unit: floats of a row of memory. *_at: the word at which a section begins.
+    tables, arrays, segments, reads: how many. computed: floats of one example's reads whose gradient must be computed
+    before it is summed. most_reads: of one segment. longest: pieces of the longest chain. widest: floats of the widest
+    piece. *_at: the word at which a section begins.
     """
 
-    _fields_ = _words("tables", "segments", "reads", "computed", "most_reads", "longest", "widest", "unit") + _words(
-        *("rows_at", "columns_at", "chains_at", "pieces_at", "quantiles_at", "segments_at", "reads_at")
+    _fields_ = _words("tables", "arrays", "segments", "reads", "computed", "most_reads", "longest", "widest") + _words(
+        *("rows_at", "columns_at", "chains_at", "pieces_at", "arrays_at", "quantiles_at", "segments_at", "reads_at")
     )
+
+
+class Array(ctypes.Structure):
+    """An array of memory.
+
+    start: the place of its first float. end: that after its last. width: of a row. bits: of a code (32 for memory as it
+    is). of_most: whether a scale follows the largest magnitude, or else the mean. record: bytes of a packed block.
+    factor: what a scale is multiplied by.
+    """
+
+    _fields_ = [*_words("start", "end", "width", "bits", "of_most", "record"), ("factor", ctypes.c_double)]
 
 
 class Part(ctypes.Structure):
@@ -72,9 +95,9 @@ class Part(ctypes.Structure):
     _fields_ = _words("div", "div_exact", "buckets", "buckets_exact", "hashed", "key", "lookup", "highest")
 
 
-class Place(ctypes.Structure):
-    """Where a piece's reads are listed: the segment, the first read there, and the number of the first computed one, -1
-    where the gradient of the slots is that of the rows."""
+class Listing(ctypes.Structure):
+    """Where a piece's reads are listed: the segment, the first read there, and how many computed floats come before
+    them, -1 where the gradient of the slots is that of the rows."""
 
     _fields_ = _words("segment", "read", "first_computed")
 
@@ -82,39 +105,39 @@ class Place(ctypes.Structure):
 class Piece(ctypes.Structure):
     """The part of a term that writes one slot interval.
 
-    step: the term's width. offset: the first float of the term that the piece reads. low, high: the floats of memory
-    that it may read, from the first, up to the second. The weight's likewise.
+    array: its number. step: the term's width. offset: the first float of the term that the piece reads. low, high: the
+    places that it may read, from the first, up to the second. The weight's likewise.
     """
 
     _fields_ = [
-        *_words("base", "stride", "neighbours", "step", "wrap", "offset", "width", "slot", "op", "signed"),
-        *_words("low", "high", "weighted", "weight_base", "weight_stride", "weight_low", "weight_high"),
-        *[("part", Part), ("weight_part", Part), ("row_reads", Place), ("weight_reads", Place)],
+        *_words("array", "base", "stride", "neighbours", "step", "wrap", "offset", "width", "slot", "op", "signed"),
+        *_words("low", "high", "weighted", "weight_array", "weight_base", "weight_stride", "weight_low", "weight_high"),
+        *[("part", Part), ("weight_part", Part), ("row_reads", Listing), ("weight_reads", Listing)],
         *_words("table"),
     ]
 
 
 class Segment(ctypes.Structure):
-    """A stretch of memory: its first row, how many, and its reads per example."""
+    """A stretch of an array: its first place, the number of its first row, how many, and its reads per example."""
 
-    _fields_ = _words("first_row", "rows", "first_read", "reads")
+    _fields_ = _words("array", "first", "first_row", "rows", "width", "first_read", "reads")
 
 
 class Read(ctypes.Structure):
-    """A row that an example reads: the slot whose gradient is the row's (-1 where it must be computed first), its
-    number among those computed, its table."""
+    """A row that an example reads: the slot whose gradient is the row's (-1 where it must be computed first), how many
+    computed floats come before it, its table."""
 
     _fields_ = _words("slot", "computed", "table")
 
 
-RECORDS: tuple[type[ctypes.Structure], ...] = (Header, Part, Place, Piece, Segment, Read)
+RECORDS: tuple[type[ctypes.Structure], ...] = (Header, Array, Part, Listing, Piece, Segment, Read)
 
 
 def word(path: str) -> int:
     """The word of a field within its record.
 
     >>> word("part.div"), word("piece.part"), word("piece.weight_part.div") - word("piece.weight_part")
-    (0, 17, 0)
+    (0, 19, 0)
     """
     record, *names = path.split(".")
     kind: Any = {kind.__name__.lower(): kind for kind in RECORDS}[record]
@@ -137,37 +160,63 @@ def layout() -> int:
     return zlib.crc32(repr(fields).encode())
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """The part of a term that writes one slot interval, before it is a record."""
+class Layout(NamedTuple):
+    """What the tensor of an array must be.
 
-    term: Term
-    offset: int
-    width: int
-    slot: int
-    op: int
+    shape: of the master. start: the place of its first float. packed: the type that `freeze()` makes of it, None where
+    that is the master's. packed_shape: its shape then. packed_start: bytes of so many floats as `start` in that format.
+    """
+
+    shape: torch.Size
+    start: int
+    packed: torch.dtype | None
+    packed_shape: torch.Size
+    packed_start: int
 
 
 class Program:
     """The program of an address map, for any device.
 
-    One address map has one program in a process, found again by the map's fingerprint (`program_of`, `find_program`).
+    One address map has one program in a process, found again by the map's key (`program_of`, `find_program`).
     It holds no state: kernels read it, nothing writes it, copies of a group share it.
+
+    read_starts: the number of the first read of each array, one more at the end.
     """
 
     def __init__(self, address_map: AddressMap) -> None:
         self.address_map = address_map
-        self.fingerprint = address_map.fingerprint
+        self.key = address_map.key
         self.array = array_program(address_map)
         self.header = Header.from_buffer(self.array.data)
         self.address: int = self.array.ctypes.data
         self.reference = ReferenceGather(address_map)
         self.features, self.dim = sum(address_map.features), address_map.tables[0].dim
         self.lookup_size = sum(len(lookup.buckets) for lookup in address_map.lookups)
-        self.shape = (address_map.floats // address_map.unit, address_map.unit)
+        self.arrays = address_map.arrays
+        self.starts = array_starts(address_map)
+        self.layouts = [
+            Layout(
+                torch.Size(array.shape),
+                start,
+                None if array.format == FP32 else array.format.packed_like(1, 1).dtype,
+                array.format.packed_like(*array.shape).shape,
+                array.format.num_bytes(start),
+            )
+            for array, start in zip(self.arrays, self.starts, strict=False)
+        ]
+        self.packed = [layout.packed for layout in self.layouts]
+        self.is_coded = any(packed is not None for packed in self.packed)
+        segments = self.array[self.header.segments_at : self.header.reads_at].reshape(-1, words(Segment))
+        self.array_of_segment, self.width_of_segment = segments[:, 0].copy(), torch.from_numpy(segments[:, 4].copy())
         reads = self.array[self.header.reads_at :].reshape(-1, words(Read))
         self.table_of_read = torch.from_numpy(reads[:, 2].copy())
+        counts = np.bincount(segments[:, 0], segments[:, 6], len(self.arrays)).astype(int)
+        self.read_starts = _starts([*counts.tolist(), 0])
         self._on_device: dict[torch.device, Tensor] = {}
+
+    def reading(self, name: str) -> str:
+        """The kernel of a name that reads this program's memory: where some is in few bits, one that knows of codes."""
+        return f"coded_{name}" if self.is_coded else name
 
     def on(self, device: torch.device) -> Tensor:
         """The words on a device, copied there once."""
@@ -183,33 +232,54 @@ class Program:
         return program_of, (self.address_map,)
 
 
-_programs: WeakValueDictionary[int, Program] = WeakValueDictionary()  # by fingerprint: equal maps have equal programs
+_programs: WeakValueDictionary[int, Program] = WeakValueDictionary()  # by key: equal maps have equal programs
 
 
 def program_of(address_map: AddressMap) -> Program:
     """The program of an address map; made once for all groups whose maps are equal."""
-    program = _programs.get(address_map.fingerprint)
+    program = _programs.get(address_map.key)
     if program is None:
-        program = _programs[address_map.fingerprint] = Program(address_map)
+        program = _programs[address_map.key] = Program(address_map)
     return program
 
 
-def find_program(fingerprint: int) -> Program:
-    """The program with that fingerprint, of a group that lives in this process.
+def find_program(key: int) -> Program:
+    """The program with that key, of a group that lives in this process.
 
     Raises:
         ValueError: where there is none: a compiled program outlived the group it was made of.
     """
-    program = _programs.get(fingerprint)
+    program = _programs.get(key)
     if program is None:
         raise ValueError("this compiled program reads a group that is gone: build the group before it is called")
     return program
+
+
+def array_starts(address_map: AddressMap) -> list[int]:
+    """The place of the first float of each array, and the one after the last."""
+    sizes = [-(-array.floats // ALIGNMENT) * ALIGNMENT for array in address_map.arrays]
+    return [0, *itertools.accumulate(sizes)]
+
+
+class _Places:
+    """Addresses of a map as places."""
+
+    def __init__(self, address_map: AddressMap) -> None:
+        self._map = address_map
+        self._starts = array_starts(address_map)
+
+    def __call__(self, base: int) -> tuple[int, int]:
+        """(the array that holds a float of memory, its place)."""
+        region = self._map.region_at(base)
+        array, before = self._map.places[region]
+        return array, self._starts[array] + before + base - self._map.bases[region]
 
 
 def array_program(address_map: AddressMap) -> NDArray[np.int64]:
     """The words of an address map's program."""
     sizes = [len(lookup.buckets) for lookup in address_map.lookups]
     starts = dict(zip(address_map.lookups, _starts(sizes), strict=True))
+    places = _Places(address_map)
     rows: list[int] = []
     columns, chains = [0], [0]
     pieces: list[Piece] = []
@@ -219,40 +289,45 @@ def array_program(address_map: AddressMap) -> NDArray[np.int64]:
         for chain in table_chains(terms):
             for chunk in chain:
                 chain_of.append(len(chains) - 1)
-                pieces.append(_piece(chunk, first_slot, number, table, starts))
+                pieces.append(_piece(chunk, first_slot, number, table, starts, places))
             chains.append(len(pieces))
             longest, widest = max(longest, len(chain)), max(widest, chain[0].width)
         columns.append(len(chains) - 1)
         rows.append(table.rows or 0)
         first_slot += address_map.features[number] * table.dim
-    segments, reads, computed = _segments(pieces, chain_of, address_map.unit)
-    sections = [rows, columns, chains, _flat(pieces), _quantiles(pieces, address_map), _flat(segments), _flat(reads)]
+    arrays = _arrays(address_map)
+    segments, reads, computed = _segments(pieces, chain_of, arrays)
+    sections = [rows, columns, chains, _flat(pieces), _flat(arrays), _quantiles(pieces, places_end(arrays))]
+    sections += [_flat(segments), _flat(reads)]
     header = Header(
         len(rows),
+        len(arrays),
         len(segments),
         len(reads),
         computed,
         max(segment.reads for segment in segments),
         longest,
         widest,
-        address_map.unit,
         *_starts([len(section) for section in sections], words(Header)),
     )
     return np.array(_flat([header]) + [each for section in sections for each in section], dtype=np.int64)
 
 
-def table_chains(terms: Sequence[Term]) -> list[list[Chunk]]:
-    """The chains of one table, in slot order."""
-    edges = sorted({edge for term in terms for edge in (term.slot, term.slot + term.width)})
-    chains = []
-    for begin, end in pairwise(edges):
-        writers = [term for term in terms if term.slot <= begin and end <= term.slot + term.width]
-        chain = []
-        for number, term in enumerate(writers):
-            op = ASSIGN if number == 0 else MULTIPLY if term.combine == "mul" else ADD
-            chain.append(Chunk(term, begin - term.slot, end - begin, begin, op))
-        chains.append(chain)
-    return chains
+def places_end(arrays: Sequence[Array]) -> int:
+    """One past the last place."""
+    end: int = arrays[-1].end
+    return end
+
+
+def _arrays(address_map: AddressMap) -> list[Array]:
+    made = []
+    for array, start in zip(address_map.arrays, array_starts(address_map), strict=False):
+        kind = array.format
+        of_most, factor, record = 0, 0.0, 0
+        if isinstance(kind, Codes):
+            of_most, factor, record = int(kind.statistic == "max"), kind.factor, kind.record
+        made.append(Array(start, start + array.floats, array.width, kind.bits, of_most, record, factor))
+    return made
 
 
 def _starts(sizes: Sequence[int], first: int = 0) -> list[int]:
@@ -263,12 +338,16 @@ def _flat(records: Sequence[ctypes.Structure]) -> list[int]:
     return [each for record in records for each in memoryview(record).cast("B").cast("q")]
 
 
-def _piece(chunk: Chunk, first_slot: int, table_number: int, table: TableSpec, starts: dict[Lookup, int]) -> Piece:
+def _piece(
+    chunk: Chunk, first_slot: int, table_number: int, table: TableSpec, starts: dict[Lookup, int], places: _Places
+) -> Piece:
     term = chunk.term
     weight = term.weight or Weight(Partition(1), 0, 0)
-    low, high = _interval(chunk)
+    (array, base), (weight_array, weight_base) = places(term.base), places(weight.base)
+    low, high = (base + each - term.base for each in _interval(chunk))
     return Piece(
-        base=term.base,
+        array=array,
+        base=base,
         stride=term.stride,
         neighbours=term.neighbours,
         step=term.width,
@@ -276,19 +355,20 @@ def _piece(chunk: Chunk, first_slot: int, table_number: int, table: TableSpec, s
         offset=chunk.offset,
         width=chunk.width,
         slot=first_slot + chunk.slot,
-        op=chunk.op,
+        op=_OPS[chunk.combine],
         signed=int(term.signed),
         low=low,
         high=high,
         weighted=int(term.weight is not None),
-        weight_base=weight.base,
+        weight_array=weight_array,
+        weight_base=weight_base,
         weight_stride=weight.stride,
-        weight_low=weight.base,
-        weight_high=weight.end,
+        weight_low=weight_base,
+        weight_high=weight_base + weight.end - weight.base,
         part=_part(term.partition, table.rows, starts),
         weight_part=_part(weight.partition, table.rows, starts),
-        row_reads=Place(-1, -1, -1),  # `_segments` fills them in
-        weight_reads=Place(-1, -1, -1),
+        row_reads=Listing(-1, -1, -1),  # `_segments` fills them in
+        weight_reads=Listing(-1, -1, -1),
         table=table_number,
     )
 
@@ -323,21 +403,22 @@ def _part(part: Partition, rows: int | None, starts: dict[Lookup, int]) -> Part:
     )
 
 
-def _quantiles(pieces: Sequence[Piece], address_map: AddressMap) -> list[int]:
-    """Places in memory, whole rows of `unit` and lines, between which equally many reads are expected."""
+def _quantiles(pieces: Sequence[Piece], end: int) -> list[int]:
+    """Places, from the start of a line, between which equally many reads are expected."""
     spans = np.array([(piece.low, piece.high) for piece in pieces])
     low, high = spans.T.astype(np.float64)
     width = np.array([piece.width for piece in pieces], dtype=np.float64)
     edges = np.unique(spans)
     reads = (np.clip((edges[:, None] - low) / (high - low), 0, 1) * width).sum(axis=1)
     wanted = np.linspace(0, reads[-1], QUANTILES + 1)
-    step = address_map.unit * max(1, LINE // address_map.unit)
-    inner = (np.interp(wanted, reads, edges)[1:-1] // step * step).astype(np.int64)
-    return [0, *inner.tolist(), address_map.floats]
+    inner = (np.interp(wanted, reads, edges)[1:-1] // LINE * LINE).astype(np.int64)
+    return [0, *inner.tolist(), end]
 
 
-def _segments(pieces: list[Piece], chain_of: list[int], unit: int) -> tuple[list[Segment], list[Read], int]:
-    """(segments, reads, how many reads per example need their gradient computed); pieces are told their reads."""
+def _segments(
+    pieces: list[Piece], chain_of: list[int], arrays: Sequence[Array]
+) -> tuple[list[Segment], list[Read], int]:
+    """(segments, reads, floats per example of reads whose gradient is computed); pieces are told their reads."""
     spans = [(piece.low, piece.high, number, False) for number, piece in enumerate(pieces)]
     spans += [
         (piece.weight_low, piece.weight_high, number, True) for number, piece in enumerate(pieces) if piece.weighted
@@ -348,21 +429,26 @@ def _segments(pieces: list[Piece], chain_of: list[int], unit: int) -> tuple[list
     computed = last = 0
     for low, high, number, of_weight in sorted(spans):
         piece = pieces[number]
-        first_row, end_row = low // unit, -(-high // unit)
-        if not segments or first_row >= last:
-            segments.append(Segment(first_row, 0, len(reads), 0))
+        array_number = piece.weight_array if of_weight else piece.array
+        array = arrays[array_number]
+        width = array.width
+        first_row, end_row = (low - array.start) // width, -(-(high - array.start) // width)
+        if not segments or segments[-1].array != array_number or first_row >= last:
+            first = array.start + first_row * width
+            segments.append(Segment(array_number, first, first_row, 0, width, len(reads), 0))
+            last = end_row
         segment, last = segments[-1], max(last, end_row)
-        count = 1 if of_weight else piece.width // unit
+        count = 1 if of_weight else piece.width // width
         direct = not (of_weight or chain_of[number] in multiplied or piece.signed or piece.weighted)
-        place = Place(len(segments) - 1, segment.reads, -1 if direct else computed)
+        listing = Listing(len(segments) - 1, segment.reads, -1 if direct else computed)
         if of_weight:
-            piece.weight_reads = place
+            piece.weight_reads = listing
         else:
-            piece.row_reads = place
+            piece.row_reads = listing
         for chunk in range(count):
-            slot, order = (piece.slot + chunk * unit, -1) if direct else (-1, computed + chunk)
-            reads.append(Read(slot, order, piece.table))
-        computed += 0 if direct else count
+            slot, before = (piece.slot + chunk * width, -1) if direct else (-1, computed + chunk * width)
+            reads.append(Read(slot, before, piece.table))
+        computed += 0 if direct else count * width
         segment.rows = last - segment.first_row
         segment.reads += count
     return segments, reads, computed

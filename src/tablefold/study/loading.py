@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tablefold.files import new_file
+from tablefold.formats import in_format
 from tablefold.json_files import JsonValue, load_json, parse_json, read_bounded, show_json
-from tablefold.storage import in_storage
 from tablefold.study.layout import INPUTS, OUTPUTS, STUDY
 from tablefold.study.quality import Quality
 from tablefold.study.request import Request, fingerprint
@@ -198,7 +198,7 @@ def _train_run(folder: Path) -> RunResult:
     size = f"{config.compression:g}x" if config.compression else ""
     return RunResult(
         name=folder.name,
-        series=in_storage(config.method, config.storage),
+        series=in_format(config.method, config.storage),
         size=size or (f"{config.budget} bytes" if config.budget else ""),
         settings=run_settings(config.to_json(), Variant()),
         threshold=config.threshold,

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
-from tablefold.storage import in_storage
+from tablefold.formats import in_format
 from tablefold.study.names import FULL, show_compression, shown_name
 from tablefold.study.quality import Quality
 from tablefold.study.variant import Variant
@@ -103,7 +103,7 @@ class Summary:
         if not self.done:
             return f"{self.series} {self.size}".strip()
         result = self.done[0].result
-        return in_storage(result["method"], result.get("storage", "fp32"))
+        return in_format(result["method"], result.get("storage", "fp32"))
 
     @property
     def label(self) -> str:

@@ -8,12 +8,12 @@ from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tablefold.data import Schema
+from tablefold.formats import in_format
 from tablefold.method import parse
 from tablefold.models import all_models, model_options
 from tablefold.placement import Placement
 from tablefold.quoting import quoted
 from tablefold.spec import nearest
-from tablefold.storage import in_storage
 from tablefold.study.request import Request
 from tablefold.study.variant import Variant
 from tablefold.tables import show_bytes
@@ -99,7 +99,7 @@ def make_request(values: Mapping[str, Any], schema: Schema) -> Request:
             raise ValueError(f"looks={looks} must be at least 1")
         steps = -(-variant.rows(schema) // config.batch_size) * config.epochs
         config = Config(**{**vars(config), "eval_every": max(1, -(-steps // looks))})
-    return Request(config, variant, series=in_storage(series, config.storage), size=_size(config, extra))
+    return Request(config, variant, series=in_format(series, config.storage), size=_size(config, extra))
 
 
 def _check_config(config: Config, schema: Schema) -> None:

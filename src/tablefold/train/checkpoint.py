@@ -155,6 +155,8 @@ def restore(trainer: Trainer, tensors: dict[str, Tensor], values: JsonValue) -> 
     losses = [loss.number() for loss in values["losses"].items()]
     weights, likes = trainer.model.state_dict(), remembered(trainer.optimizer)
     moved = {name.partition(".")[0] for name in _under(OPTIMIZER, tensors)} | set(values["optimizer"].fields())
+    for prefix in (MODEL, BEST):
+        trainer.model.group.adopt(tensors, f"{prefix}group.")
     expected = {MODEL + name: tensor for name, tensor in weights.items()}
     if progress.best_step is not None:
         expected |= {BEST + name: tensor for name, tensor in weights.items()}
@@ -164,7 +166,10 @@ def restore(trainer: Trainer, tensors: dict[str, Tensor], values: JsonValue) -> 
             held = {name: value for name, value in like.items() if isinstance(value, Tensor)}
             expected |= {f"{OPTIMIZER}{index}.{name}": value for name, value in held.items()}
             state[index] = _numbers(values["optimizer"][str(index)], like.keys() - held.keys())
-    check_tensors(tensors, expected, values.file)
+    try:
+        check_tensors(tensors, expected)
+    except ValueError as error:
+        raise ValueError(f"{values.file}: {error}") from error
     values["optimizer"].refuse_unknown(map(str, state))
     for name, tensor in _under(OPTIMIZER, tensors).items():
         number, _, key = name.partition(".")

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any
 
 from tablefold.fields import settle_fields
+from tablefold.formats import find_format
 from tablefold.json_files import JsonValue
 from tablefold.method import all_methods, parse
 from tablefold.models import check_options
 from tablefold.placement import Placement
 from tablefold.quoting import quoted
-from tablefold.storage import Storage, check_storage
 from tablefold.tables import TableSpec, full_bytes
 from tablefold.train.loop import check_device
 from tablefold.train.optimizer import check_optimizer
@@ -25,15 +25,6 @@ from tablefold.train.target import Target
 LARGEST_BUDGET = 1 << 62
 LARGEST_SEED = (1 << 63) - 1
 LARGEST_DIM = 1 << 16
-
-
-def smallest_bytes(placement: Placement, tables: Sequence[TableSpec]) -> int:
-    """Bytes for `tables` with the placement's method at its smallest size: no budget below it can be met."""
-    _, folded = placement.split(tables)
-    if not folded:
-        return placement.num_bytes(tables)
-    method = placement.method
-    return replace(placement, method=method.for_budget(folded, method.smallest_bytes(folded))).num_bytes(tables)
 
 
 def _four_digits(ratio: float) -> str:
@@ -48,12 +39,12 @@ def _four_digits(ratio: float) -> str:
 
 
 @cache  # a study may ask for many sizes of the same tables
-def _smallest_by_method(threshold: int, storage: Storage, tables: tuple[TableSpec, ...]) -> dict[str, int]:
+def _smallest_by_method(threshold: int, storage: str, tables: tuple[TableSpec, ...]) -> dict[str, int]:
     """Of every method at its default options, the smallest bytes for these tables; the largest of them first."""
     found = {}
     for name, kind in all_methods().items():
         try:
-            found[name] = smallest_bytes(Placement(kind(), threshold, storage), tables)
+            found[name] = Placement(kind(), threshold, storage).smallest_bytes(tables)
         except ValueError:  # it needs options of its own, or does not take these tables
             continue
     return dict(sorted(found.items(), key=lambda pair: (-pair[1], pair[0])))
@@ -70,7 +61,7 @@ class Config:
         compression: full bytes / embedding bytes to reach; sets the method's size. At most one of this and `budget`.
         budget: bytes that all embeddings together may take; sets the method's size.
         dim: floats of one embedding.
-        storage: how memory is kept and saved: "fp32", "bf16", "fp16" or "int8".
+        storage: the format of memory: "fp32", "bf16", "int8", "int4" or "int2".
         model: one of `tablefold.models.all_models()`.
         model_options: the model's sizes; what is left out keeps its default.
         optimizer: "adagrad", "amsgrad", "sgd" or "rowwise_adagrad".
@@ -95,7 +86,7 @@ class Config:
     compression: float | None = None
     budget: int | None = None
     dim: int = 16
-    storage: Storage = "fp32"
+    storage: str = "fp32"
     model: str = "dlrm"
     model_options: dict[str, Any] = field(default_factory=dict)
     optimizer: str = "amsgrad"
@@ -120,7 +111,7 @@ class Config:
             )
         if self.budget is not None and not 0 <= self.budget <= LARGEST_BUDGET:
             raise ValueError(f"budget={quoted(self.budget)} must lie in 0 .. {LARGEST_BUDGET:,} bytes")
-        check_storage(self.storage)
+        find_format(self.storage)
         parse(self.method)
         check_optimizer(self.optimizer, self.lr)
         check_precision(self.precision)
@@ -144,7 +135,7 @@ class Config:
             budget = int(full_bytes(tables) / self.compression)
         if budget is None:
             return placement
-        smallest = smallest_bytes(placement, tables)
+        smallest = placement.smallest_bytes(tables)
         if smallest > budget:
             raise ValueError(self._explain(placement, tables, budget, smallest))
         return placement.for_budget(tables, budget)

@@ -67,7 +67,7 @@ class Trainer:
         self.precision = precision
         self.world = World.join(self.device) if world is None else world
         self.model = model.to(self.device)
-        model.group.sparse |= model.group.sparse_pays  # all of our optimisers take both forms
+        model.group.sparse = model.group.sparse or "auto"  # all of our optimisers take both forms
         self._forward: Forward = compiled(self.model) if compile else self.model
         self.optimizer = build_optimizer(optimizer, model.parameters(), lr)
         self.listeners = tuple(listeners)

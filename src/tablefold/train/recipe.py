@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, cast, get_args
+from typing import Any
 
 import torch
 
 from tablefold.data import Schema
+from tablefold.formats import FORMATS
 from tablefold.hashing import derive_key
 from tablefold.json_files import JsonValue
 from tablefold.method import Method, all_methods
 from tablefold.models import Network, build_model
 from tablefold.placement import Placement
 from tablefold.quoting import quoted
-from tablefold.storage import Storage
 from tablefold.tables import TableSpec
 from tablefold.train.config import Config
 
-FORMAT = 1
-"""Version of `config.json`; a reader refuses another."""
+FORMAT = 2
+"""Version of `config.json`; a reader refuses those it does not know."""
+
+FORMAT_0_1 = 1
+"""That of release 0.1, whose formats in few bits are no more: their runs are read into float32."""
 
 MOST_COLUMNS = 10_000
 """Dense columns, and tables, of a run that is read back."""
@@ -61,6 +64,12 @@ class Recipe:
         """The model without its numbers, on the device "meta": it costs no memory, and says what its weights are."""
         with torch.device("meta"):
             return self._build("meta")
+
+    def frame(self) -> Network:
+        """The model to be given weights: its embeddings frozen, on the device "meta", its network on the CPU."""
+        model = self._build("meta")
+        model.group.freeze()
+        return model
 
     def _build(self, device: str) -> Network:
         config = self.config
@@ -106,9 +115,12 @@ class Recipe:
         Raises:
             ValueError: names the file, the field, and what must stand there.
         """
-        if content["format"].plain != FORMAT:
+        version = content["format"].plain
+        if version not in (FORMAT_0_1, FORMAT):
             given = content["format"].optional(lambda value: quoted(value.plain), "missing")
-            raise ValueError(f"{content.file}: format is {given}; this tablefold reads {FORMAT}")
+            raise ValueError(f"{content.file}: format is {given}; this tablefold reads {FORMAT_0_1} and {FORMAT}")
+        if version == FORMAT_0_1:
+            content = _in_fp32(content)
         return cls(
             config=Config.from_json(content["asked"]),
             placement=_placement(content["placement"]),
@@ -117,11 +129,20 @@ class Recipe:
         )
 
 
+def _in_fp32(content: JsonValue) -> JsonValue:
+    """The recipe of a run of release 0.1, whose memory is read into float32 whatever it was kept in."""
+    plain = dict(content.plain)
+    for name in ("asked", "placement"):
+        content[name].fields()  # refuses what is no object
+        plain[name] = {**plain[name], "storage": "fp32"}
+    return JsonValue(plain, content.file, content.place)
+
+
 def _placement(content: JsonValue) -> Placement:
     method = content["method"]
     kind = all_methods()[method["method"].choice(all_methods())]
     typed = method.values_of(kind)
     with method.naming():
         built = Method.from_json({**method.plain, **typed})
-    storage = content["storage"].optional(lambda value: value.choice(get_args(Storage)), "fp32")
-    return Placement(built, content["threshold"].integer(least=0), cast(Storage, storage))
+    storage = content["storage"].optional(lambda value: value.choice(FORMATS), "fp32")
+    return Placement(built, content["threshold"].integer(least=0), storage)

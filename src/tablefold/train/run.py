@@ -18,9 +18,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from torch import Tensor
+
 from tablefold.data import Dataset, Schema
 from tablefold.data.encoder import check_encoder, save_encoder
 from tablefold.files import check_free, new_folder
+from tablefold.formats.pages import in_large_pages
 from tablefold.json_files import load_json, write_json
 from tablefold.locks import locked
 from tablefold.models import Network
@@ -36,8 +39,11 @@ from tablefold.train.optimizer import state_bytes
 from tablefold.train.precision import nearest_precision
 from tablefold.train.progress import Listener
 from tablefold.train.recipe import Recipe
-from tablefold.train.tensors import load_tensors, save_tensors
+from tablefold.train.tensors import check_tensors, read_tensors, save_tensors
 from tablefold.train.world import World
+
+GROUP = "group."
+"""Under which a model's state dict keeps its embeddings."""
 
 CONFIG, JOURNAL, WEIGHTS, RESULT = "config.json", "metrics.jsonl", "model.safetensors", "result.json"
 ENCODER = "encoder"
@@ -148,6 +154,7 @@ def _write(
         write_json(folder / CONFIG, recipe.to_json())
         journal.write(folder / JOURNAL)
         note = {"tablefold": f"{recipe.config.model} {recipe.placement.method}"}
+        trainer.model.group.freeze()
         save_tensors(folder / WEIGHTS, trainer.model.state_dict(), note)
         write_json(folder / RESULT, result)
         save_encoder(dataset, folder / ENCODER)
@@ -182,15 +189,24 @@ def load_run(folder: str | Path) -> Run:
     recipe = Recipe.from_json(load_json(folder / CONFIG))
     try:
         blank = recipe.blank()  # so that no memory is taken for sizes that the weights do not have
+        blank.group.freeze()
     except (ValueError, RuntimeError, TypeError, OverflowError) as error:  # torch's own, for sizes beyond its integers
         raise ValueError(f"{folder / CONFIG}: {_in_one_line(error)}") from error
-    state = load_tensors(folder / WEIGHTS, blank.state_dict(), CONFIG)
-    model = recipe.build()
+    expected = blank.state_dict()
+    state = read_tensors(folder / WEIGHTS, sum(tensor.nbytes for tensor in expected.values()))
     try:
-        model.load_state_dict(state)
+        blank.group.adopt(state, GROUP)
+        check_tensors(state, expected)
+        model = recipe.frame()
+        model.load_state_dict({name: _at_hand(tensor) for name, tensor in state.items()}, assign=True)
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"{folder / WEIGHTS} does not fit {CONFIG}: {_in_one_line(error)}") from error
     return Run(folder, recipe, model)
+
+
+def _at_hand(tensor: Tensor) -> Tensor:
+    """A tensor of a file in memory of its own, so that the file may change and large arrays lie in large pages."""
+    return in_large_pages(tensor, tensor.device).copy_(tensor)
 
 
 def _in_one_line(error: Exception) -> str:

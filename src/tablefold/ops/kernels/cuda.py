@@ -14,6 +14,7 @@ import triton.language as tl
 
 from tablefold import hashing
 from tablefold.ops import program as p
+from tablefold.ops.kernels.cuda_loads import AS_THEY_ARE, array_at, field, get, read, source_of
 
 MULTIPLY_1 = tl.constexpr(hashing.signed64(hashing._MULTIPLY_1))
 MULTIPLY_2 = tl.constexpr(hashing.signed64(hashing._MULTIPLY_2))
@@ -21,15 +22,6 @@ MASK_34, MASK_37, MASK_33, MASK_53 = (tl.constexpr((1 << bits) - 1) for bits in 
 
 MULTIPLY = tl.constexpr(p.MULTIPLY)
 PIECE_WORDS, SEGMENT_WORDS = tl.constexpr(p.words(p.Piece)), tl.constexpr(p.words(p.Segment))
-
-field = triton.constexpr_function(p.word)
-"""The word of a field within its record. Every kernel is compiled for a `LAYOUT` of the records."""
-
-
-@triton.jit
-def _get(program, record, name: tl.constexpr):
-    """A field of the record that begins at a word of the program."""
-    return tl.load(program + record + field(name))
 
 
 @triton.jit
@@ -57,21 +49,21 @@ def _mix(x, key):
 def _bucket(program, part, lookup, x, mask):
     """(buckets, hashed words) of a partition."""
     number = x
-    divisor = _get(program, part, "part.div")
+    divisor = get(program, part, "part.div")
     if divisor != 1:
-        number = _quotient(number, divisor, _get(program, part, "part.div_exact"))
+        number = _quotient(number, divisor, get(program, part, "part.div_exact"))
     word = number
-    first = _get(program, part, "part.lookup")
-    if _get(program, part, "part.hashed") != 0:
-        word = _mix(number, _get(program, part, "part.key"))
+    first = get(program, part, "part.lookup")
+    if get(program, part, "part.hashed") != 0:
+        word = _mix(number, get(program, part, "part.key"))
         number = (word >> 11) & MASK_53
     elif first >= 0:
         number = tl.load(lookup + first + number, mask=mask, other=0).to(tl.int64)
-        highest = _get(program, part, "part.highest")  # whatever the array holds, no read leaves memory
+        highest = get(program, part, "part.highest")  # whatever the array holds, no read leaves memory
         number = tl.where((number < 0) | (number > highest), highest, number)
-    buckets = _get(program, part, "part.buckets")
+    buckets = get(program, part, "part.buckets")
     if buckets != 0:
-        number -= _quotient(number, buckets, _get(program, part, "part.buckets_exact")) * buckets
+        number -= _quotient(number, buckets, get(program, part, "part.buckets_exact")) * buckets
     return number, word
 
 
@@ -79,50 +71,52 @@ def _bucket(program, part, lookup, x, mask):
 def _locate(program, piece, lookup, x, lane, mask):
     """(places `[block, lanes]`, hashed words `[block]`) of what a piece reads."""
     number, word = _bucket(program, piece + field("piece.part"), lookup, x, mask)
-    place = _get(program, piece, "piece.stride") * number + _get(program, piece, "piece.offset")
-    neighbours = _get(program, piece, "piece.neighbours")
+    place = get(program, piece, "piece.stride") * number + get(program, piece, "piece.offset")
+    neighbours = get(program, piece, "piece.neighbours")
     if neighbours > 1:
-        side = x - _quotient(x, neighbours, _get(program, piece, "piece.part.div_exact")) * neighbours
-        place += _get(program, piece, "piece.step") * side
+        side = x - _quotient(x, neighbours, get(program, piece, "piece.part.div_exact")) * neighbours
+        place += get(program, piece, "piece.step") * side
     places = place[:, None] + lane[None, :]
-    wrap = _get(program, piece, "piece.wrap")
+    wrap = get(program, piece, "piece.wrap")
     if wrap != 0:
         places = places % wrap
-    return _get(program, piece, "piece.base") + places, word
+    return get(program, piece, "piece.base") + places, word
 
 
 @triton.jit
-def _factor(program, piece, memory, lookup, x, word, mask):
-    """(signs, places of weights, weights) `[block]`; 1 without."""
-    sign = tl.full(x.shape, 1, memory.dtype.element_ty)
-    weight = tl.full(x.shape, 1, memory.dtype.element_ty)
+def _factor(program, piece, sources, lookup, x, word, mask, like):
+    """(signs, places of weights, weights) `[block]`; 1 without. Weights are kept as they are."""
+    sign = tl.full(x.shape, 1, like.dtype.element_ty)
+    weight = tl.full(x.shape, 1, like.dtype.element_ty)
     place = tl.zeros(x.shape, tl.int64)
-    if _get(program, piece, "piece.signed") != 0:
-        sign = (1 - 2 * (word & 1)).to(memory.dtype.element_ty)
-    if _get(program, piece, "piece.weighted") != 0:
+    if get(program, piece, "piece.signed") != 0:
+        sign = (1 - 2 * (word & 1)).to(like.dtype.element_ty)
+    if get(program, piece, "piece.weighted") != 0:
         bucket, _ = _bucket(program, piece + field("piece.weight_part"), lookup, x, mask)
-        place = _get(program, piece, "piece.weight_base") + _get(program, piece, "piece.weight_stride") * bucket
-        weight = tl.load(memory + place, mask=mask, other=0)
+        place = get(program, piece, "piece.weight_base") + get(program, piece, "piece.weight_stride") * bucket
+        number = get(program, piece, "piece.weight_array")
+        weight = read(program, sources, number, place, mask, like, AS_THEY_ARE)
     return sign, place, weight
 
 
 @triton.jit
-def _read(program, piece, memory, lookup, x, lane, mask):
+def _read(program, piece, sources, lookup, x, lane, mask, like, READS: tl.constexpr):
     """The rows that a piece contributes, signs and weights included."""
     places, word = _locate(program, piece, lookup, x, lane, mask)
-    sign, _, weight = _factor(program, piece, memory, lookup, x, word, mask)
-    inside = mask[:, None] & (lane[None, :] < _get(program, piece, "piece.width"))
-    return tl.load(memory + places, mask=inside, other=0) * (sign * weight)[:, None]
+    sign, _, weight = _factor(program, piece, sources, lookup, x, word, mask, like)
+    inside = mask[:, None] & (lane[None, :] < get(program, piece, "piece.width"))
+    rows = read(program, sources, get(program, piece, "piece.array"), places, inside, like, READS)
+    return rows * (sign * weight)[:, None]
 
 
 @triton.jit
-def _compose(program, pieces, first, last, memory, lookup, x, lane, mask):
+def _compose(program, pieces, first, last, sources, lookup, x, lane, mask, like, READS: tl.constexpr):
     """What the pieces of a chain from `first` up to `last` come to."""
-    rows = _read(program, pieces + first * PIECE_WORDS, memory, lookup, x, lane, mask)
+    rows = _read(program, pieces + first * PIECE_WORDS, sources, lookup, x, lane, mask, like, READS)
     for number in range(first + 1, last):
         piece = pieces + number * PIECE_WORDS
-        more = _read(program, piece, memory, lookup, x, lane, mask)
-        if _get(program, piece, "piece.op") == MULTIPLY:
+        more = _read(program, piece, sources, lookup, x, lane, mask, like, READS)
+        if get(program, piece, "piece.op") == MULTIPLY:
             rows = rows * more
         else:
             rows = rows + more
@@ -133,24 +127,24 @@ def _compose(program, pieces, first, last, memory, lookup, x, lane, mask):
 def _task(program, BLOCK: tl.constexpr, LANES: tl.constexpr):
     """(examples of this block, lanes, where pieces begin, the first piece of this chain, the one after its last)."""
     example = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    chains = program + _get(program, 0, "header.chains_at") + tl.program_id(1)
-    return example, tl.arange(0, LANES), _get(program, 0, "header.pieces_at"), tl.load(chains), tl.load(chains + 1)
+    chains = program + get(program, 0, "header.chains_at") + tl.program_id(1)
+    return example, tl.arange(0, LANES), get(program, 0, "header.pieces_at"), tl.load(chains), tl.load(chains + 1)
 
 
 @triton.jit
 def _ids(program, piece, ids, example, id_row, id_column, batch):
     """(ids of the block's examples, which of them may be read, which are outside their table)."""
-    table = _get(program, piece, "piece.table")
+    table = get(program, piece, "piece.table")
     mask = example < batch
     x = tl.load(ids + example * id_row + table * id_column, mask=mask, other=0).to(tl.int64)
-    rows = tl.load(program + _get(program, 0, "header.rows_at") + table)
+    rows = tl.load(program + get(program, 0, "header.rows_at") + table)
     tame = ((x >= 0) & (x < rows)).to(tl.int32) + (rows == 0).to(tl.int32) > 0
     return x, mask & tame, mask & (tame == 0)
 
 
 @triton.jit
 def gather_kernel(
-    memory,
+    sources,
     lookup,
     ids,
     program,
@@ -163,42 +157,47 @@ def gather_kernel(
     BLOCK: tl.constexpr,
     LANES: tl.constexpr,
     LAYOUT: tl.constexpr,
+    READS: tl.constexpr,
 ):
     """Compose one slot interval of a block of examples; `wild` gets the place of the first id outside its table."""
     example, lane, pieces, first, last = _task(program, BLOCK, LANES)
     head = pieces + first * PIECE_WORDS
     x, mask, refused = _ids(program, head, ids, example, id_row, id_column, batch)
-    position = example * _get(program, 0, "header.tables") + _get(program, head, "piece.table")
+    position = example * get(program, 0, "header.tables") + get(program, head, "piece.table")
     tl.atomic_min(wild + tl.zeros(example.shape, tl.int32), position, mask=refused)
-    rows = _compose(program, pieces, first, last, memory, lookup, x, lane, mask)
-    inside = mask[:, None] & (lane[None, :] < _get(program, head, "piece.width"))
-    slot = _get(program, head, "piece.slot")
+    rows = _compose(program, pieces, first, last, sources, lookup, x, lane, mask, vectors, READS)
+    inside = mask[:, None] & (lane[None, :] < get(program, head, "piece.width"))
+    slot = get(program, head, "piece.slot")
     tl.store(vectors + example[:, None] * floats + slot + lane[None, :], rows, mask=inside)
 
 
 @triton.jit
-def _gained(program, pieces, first, wanted, last, memory, lookup, x, lane, mask, above):
+def _gained(program, pieces, first, wanted, last, sources, lookup, x, lane, mask, above, like, READS: tl.constexpr):
     """The gradient of what the `wanted` piece of a chain contributes: `above` times all that multiplies it."""
     gained = above
-    if _get(program, pieces + wanted * PIECE_WORDS, "piece.op") == MULTIPLY:
-        gained = gained * _compose(program, pieces, first, wanted, memory, lookup, x, lane, mask)
+    if get(program, pieces + wanted * PIECE_WORDS, "piece.op") == MULTIPLY:
+        gained = gained * _compose(program, pieces, first, wanted, sources, lookup, x, lane, mask, like, READS)
     for number in range(wanted + 1, last):
         piece = pieces + number * PIECE_WORDS
-        if _get(program, piece, "piece.op") == MULTIPLY:
-            gained = gained * _read(program, piece, memory, lookup, x, lane, mask)
+        if get(program, piece, "piece.op") == MULTIPLY:
+            gained = gained * _read(program, piece, sources, lookup, x, lane, mask, like, READS)
     return gained
 
 
 @triton.jit
-def _give(gradient, rows, program, reads, places, values, example, lane, mask, batch, BY_ROW: tl.constexpr):
-    """Add `values [block, lanes]` at `places` of the gradient, or list them under the reads that `reads` names."""
-    if BY_ROW:
-        unit = _get(program, 0, "header.unit")
-        segment = _get(program, 0, "header.segments_at") + _get(program, reads, "place.segment") * SEGMENT_WORDS
-        read = _get(program, segment, "segment.first_read") + _get(program, reads, "place.read")
-        entry = (read + lane // unit)[None, :] * batch + example[:, None]
-        tl.store(rows + entry, places // unit, mask=mask)
-        tl.store(gradient + entry * unit + places % unit, values, mask=mask)
+def _give(program, sources, number, listing, places, values, example, lane, mask, batch, rows, like):
+    """Add `values [block, lanes]` at `places` of an array's gradient or, where that is by row, list them under the
+    reads that a `Listing` names.
+    """
+    gradient = source_of(sources, number, "gradient").to(like.dtype)
+    if source_of(sources, number, "by_row") != 0:
+        segment = get(program, 0, "header.segments_at") + get(program, listing, "listing.segment") * SEGMENT_WORDS
+        width = get(program, segment, "segment.width")
+        first = get(program, segment, "segment.first_read") + get(program, listing, "listing.read")
+        entry = (first + lane // width)[None, :] * batch + example[:, None]
+        places -= get(program, array_at(program, number), "array.start")
+        tl.store(rows + entry, places // width, mask=mask)
+        tl.store(gradient + entry * width + places % width, values, mask=mask)
     else:
         tl.atomic_add(gradient + places, values, mask=mask)
 
@@ -206,11 +205,10 @@ def _give(gradient, rows, program, reads, places, values, example, lane, mask, b
 @triton.jit
 def scatter_kernel(
     vectors,
-    memory,
+    sources,
     lookup,
     ids,
     program,
-    gradient,
     rows,
     batch,
     floats,
@@ -219,49 +217,30 @@ def scatter_kernel(
     BLOCK: tl.constexpr,
     LANES: tl.constexpr,
     LAYOUT: tl.constexpr,
-    BY_ROW: tl.constexpr,
+    READS: tl.constexpr,
 ):
-    """Add what a block's slot interval gives to memory's gradient, atomically; or, `BY_ROW`, list for each read of an
-    example the row of memory (`rows [reads, batch]`) and what it gains (`gradient [reads, batch, unit]`).
+    """Add what a block's slot interval gives to the gradients of arrays, atomically; of those that are by row, list for
+    each read of an example its row (`rows [reads, batch]`) and, as the array's gradient, what that gains
+    (`[reads, batch, width]`, where what would be the program's first read is).
     """
     example, lane, pieces, first, last = _task(program, BLOCK, LANES)
     head = pieces + first * PIECE_WORDS
     x, mask, _ = _ids(program, head, ids, example, id_row, id_column, batch)
-    inside = mask[:, None] & (lane[None, :] < _get(program, head, "piece.width"))
-    slot = _get(program, head, "piece.slot")
+    inside = mask[:, None] & (lane[None, :] < get(program, head, "piece.width"))
+    slot = get(program, head, "piece.slot")
     above = tl.load(vectors + example[:, None] * floats + slot + lane[None, :], mask=inside, other=0)
     for wanted in range(first, last):
         own = pieces + wanted * PIECE_WORDS
-        gained = _gained(program, pieces, first, wanted, last, memory, lookup, x, lane, mask, above)
+        gained = _gained(program, pieces, first, wanted, last, sources, lookup, x, lane, mask, above, vectors, READS)
         places, word = _locate(program, own, lookup, x, lane, mask)
-        sign, weight_place, weight = _factor(program, own, memory, lookup, x, word, mask)
-        _give(
-            gradient,
-            rows,
-            program,
-            own + field("piece.row_reads"),
-            places,
-            gained * (sign * weight)[:, None],
-            example,
-            lane,
-            inside,
-            batch,
-            BY_ROW,
-        )
-        if _get(program, own, "piece.weighted") != 0:
-            read = tl.load(memory + places, mask=inside, other=0)
+        sign, weight_place, weight = _factor(program, own, sources, lookup, x, word, mask, vectors)
+        number, listing = get(program, own, "piece.array"), own + field("piece.row_reads")
+        values = gained * (sign * weight)[:, None]
+        _give(program, sources, number, listing, places, values, example, lane, inside, batch, rows, vectors)
+        if get(program, own, "piece.weighted") != 0:
+            row = read(program, sources, number, places, inside, vectors, READS)
             one = mask[:, None] & (lane[None, :] == 0)
-            of_weight = tl.where(one, (tl.sum(gained * read, axis=1) * sign)[:, None], 0)
-            _give(
-                gradient,
-                rows,
-                program,
-                own + field("piece.weight_reads"),
-                tl.where(one, weight_place[:, None], 0),
-                of_weight,
-                example,
-                lane,
-                one,
-                batch,
-                BY_ROW,
-            )
+            values = tl.where(one, (tl.sum(gained * row, axis=1) * sign)[:, None], 0)
+            number, listing = get(program, own, "piece.weight_array"), own + field("piece.weight_reads")
+            places = tl.where(one, weight_place[:, None], 0)
+            _give(program, sources, number, listing, places, values, example, lane, one, batch, rows, vectors)

@@ -22,6 +22,8 @@ from numba import types
 from tablefold.compilation import part
 from tablefold.ops.cpu import DIGITS, TILE, Arguments
 from tablefold.ops.kernels.lanes import (
+    CODED,
+    array_at,
     fetch_add,
     header,
     make_kernel,
@@ -33,21 +35,21 @@ from tablefold.ops.kernels.lanes import (
     scratch_words,
     segment_at,
     set_scaled,
+    source_of,
     spill_row,
     spill_rows,
     word_at,
     zero,
 )
 from tablefold.ops.kernels.places import places_of, quotients, signs_of, weights_of
-from tablefold.ops.kernels.vectors import examples_of, load_ids, read_rows
+from tablefold.ops.kernels.vectors import examples_of, load_ids, read_rows, read_run
 from tablefold.ops.program import MULTIPLY, QUANTILES
 
 
 @part
-def scatter_ranges(arguments, memory):
+def scatter_ranges(arguments, kind, coded):
     """Take ranges of memory until none is left; write their gradient."""
     program = header(arguments.program)
-    gradient = pointer_like(memory, arguments.gradient)
     ranges, quantiles = arguments.ranges, program.quantiles_at
     while True:
         part = fetch_add(arguments, "next", 1)
@@ -55,15 +57,15 @@ def scatter_ranges(arguments, memory):
             return
         low = word_at(program, quantiles + part * QUANTILES // ranges)
         high = word_at(program, quantiles + (part + 1) * QUANTILES // ranges)
-        zero(gradient, low, high)
+        _clear(arguments, program, low, high, kind)
         space = arguments.space + 8 * part * space_words(program)
         for table in range(program.tables):
             columns = program.columns_at + table
             for chain in range(word_at(program, columns), word_at(program, columns + 1)):
                 chains = program.chains_at + chain
                 first, last = word_at(program, chains), word_at(program, chains + 1)
-                if _touches_any(program, first, last, low, high):
-                    _scatter_chain(arguments, program, table, first, last, low, high, memory, gradient, space)
+                if _touches_any(arguments, program, first, last, low, high):
+                    _scatter_chain(arguments, coded, program, table, first, last, low, high, kind, space)
 
 
 @part
@@ -73,32 +75,47 @@ def space_words(program):
 
 
 @part
-def _touches_any(program, first, last, low, high):
+def _clear(arguments, program, low, high, kind):
+    """Set the dense gradients of a range to zero."""
+    for number in range(program.arrays):
+        array, source = array_at(program, number), source_of(arguments, number)
+        first, last = max(low, array.start), min(high, array.end)
+        if source.gradient and first < last:
+            zero(pointer_like(kind, source.gradient), first, last)
+
+
+@part
+def _touches_any(arguments, program, first, last, low, high):
     for number in range(first, last):  # noqa: SIM110  (Numba has no generators here)
-        if _touches(piece_at(program, number), low, high):
+        if _touches(arguments, piece_at(program, number), low, high):
             return True
     return False
 
 
 @part
-def _touches(piece, low, high):
-    """Whether a piece may read rows, or a weight, in [low, high)."""
-    if piece.low < high and piece.high > low:
-        return True
-    return _weight_touches(piece, low, high)
+def _touches(arguments, piece, low, high):
+    """Whether a piece may read rows, or a weight, in [low, high) of an array with a dense gradient."""
+    return _rows_touch(arguments, piece, low, high) or _weight_touches(arguments, piece, low, high)
 
 
 @part
-def _weight_touches(piece, low, high):
-    if piece.weighted == 0:
+def _rows_touch(arguments, piece, low, high):
+    if piece.low >= high or piece.high <= low:
         return False
-    return piece.weight_low < high and piece.weight_high > low
+    return source_of(arguments, piece.array).gradient != 0
 
 
 @part
-def _scatter_chain(arguments, program, table, first, last, low, high, memory, gradient, space):
+def _weight_touches(arguments, piece, low, high):
+    if piece.weighted == 0 or piece.weight_low >= high or piece.weight_high <= low:
+        return False
+    return source_of(arguments, piece.weight_array).gradient != 0
+
+
+@part
+def _scatter_chain(arguments, coded, program, table, first, last, low, high, kind, space):
     """Add the gradient of all reads of one chain that lie in a range."""
-    vectors = pointer_like(memory, arguments.vectors)
+    vectors = pointer_like(kind, arguments.vectors)
     step = arguments.floats
     slot, width = piece_at(program, first).slot, piece_at(program, first).width
     examples = examples_of(arguments, table)
@@ -106,29 +123,30 @@ def _scatter_chain(arguments, program, table, first, last, low, high, memory, gr
     multiplies = False
     for number in range(first + 1, last):
         multiplies |= piece_at(program, number).op == MULTIPLY
-    rows = pointer_like(memory, part_of(space, 4 * (last - first)))
+    rows = pointer_like(kind, part_of(space, 4 * (last - first)))
     for begin in range(0, examples, TILE):
         count = min(TILE, examples - begin)
         if not load_ids(arguments, program, table, begin, ids, count):
             continue
         source, start = vectors, begin * step + slot
         if arguments.starts:
-            source, start, step = pointer_like(memory, part_of(space, 4 * (last - first) + 2 * width)), 0, width
+            source, start, step = pointer_like(kind, part_of(space, 4 * (last - first) + 2 * width)), 0, width
             unpool(arguments, table, begin, count, vectors, slot, source, width)
         for number in range(first, last):
             piece = piece_at(program, number)
-            if multiplies or _touches(piece, low, high):
-                locate(arguments, piece, ids, count, memory, part_of(space, 4 * (number - first)))
+            if multiplies or _touches(arguments, piece, low, high):
+                locate(arguments, piece, ids, count, kind, part_of(space, 4 * (number - first)))
         for number in range(first, last):
             piece = piece_at(program, number)
-            if not _touches(piece, low, high):
+            if not _touches(arguments, piece, low, high):
                 continue
             own = part_of(space, 4 * (number - first))
             given, begin_given, step_given = source, start, step
             if multiplies:
-                chain_rule(program, first, last, number, space, source, start, step, memory, rows, count)
+                chain_rule(arguments, coded, program, first, last, number, space, source, start, step, rows, count)
                 given, begin_given, step_given = rows, 0, width
-            _scatter_piece(piece, low, high, own, memory, gradient, given, begin_given, step_given, count)
+            array = array_at(program, piece.array)
+            _scatter_piece(arguments, coded, piece, array, low, high, own, given, begin_given, step_given, count)
 
 
 @part
@@ -149,12 +167,12 @@ def unpool(arguments, table, begin, count, vectors, slot, rows, width):
 
 
 @part
-def locate(arguments, piece, ids, count, memory, space):
+def locate(arguments, piece, ids, count, kind, space):
     """Fill a piece's four tiles of scratch: places, places of weights, signs, and factors (signs times weights)."""
     lookup, size = arguments.lookups, arguments.lookup_size
     words, spare = scratch_words(), scratch_words()
     places, weights = pointer_int64(space), pointer_int64(part_of(space, 1))
-    signs, factors = pointer_like(memory, part_of(space, 2)), pointer_like(memory, part_of(space, 3))
+    signs, factors = pointer_like(kind, part_of(space, 2)), pointer_like(kind, part_of(space, 3))
     places_of(piece, lookup, size, ids, places, words, spare, count)
     if piece.signed:
         signs_of(words, signs, count)
@@ -165,12 +183,13 @@ def locate(arguments, piece, ids, count, memory, space):
         factors[i] = signs[i]
     if piece.weighted:
         weights_of(piece, lookup, size, ids, weights, spare, count)
+        learned = pointer_like(kind, source_of(arguments, piece.weight_array).memory)
         for i in range(count):
-            factors[i] *= memory[weights[i]]
+            factors[i] *= learned[weights[i]]
 
 
 @part
-def chain_rule(program, first, last, wanted, space, vectors, start, step, memory, rows, count):
+def chain_rule(arguments, coded, program, first, last, wanted, space, vectors, start, step, rows, count):
     """Fill `rows` with the gradient of what the `wanted` piece contributes: that of the vectors times all that
     multiplies it, which is every later factor and, where the piece is a factor itself, all that came before it.
     """
@@ -180,58 +199,61 @@ def chain_rule(program, first, last, wanted, space, vectors, start, step, memory
         for j in range(width):
             rows[i * width + j] = vectors[start + i * step + j]
     if piece.op == MULTIPLY and wanted > first:
-        before = pointer_like(memory, part_of(space, 4 * (last - first) + width))
+        before = pointer_like(rows, part_of(space, 4 * (last - first) + width))
         for number in range(first, wanted):
             op = piece_at(program, number).op
-            _read_piece(program, number, op, part_of(space, 4 * (number - first)), memory, before, count)
+            _read_piece(arguments, coded, program, number, op, part_of(space, 4 * (number - first)), before, count)
         for i in range(count * width):
             rows[i] *= before[i]
     for number in range(wanted + 1, last):
         if piece_at(program, number).op == MULTIPLY:
-            _read_piece(program, number, MULTIPLY, part_of(space, 4 * (number - first)), memory, rows, count)
+            _read_piece(arguments, coded, program, number, MULTIPLY, part_of(space, 4 * (number - first)), rows, count)
 
 
 @part
-def _read_piece(program, number, op, space, memory, rows, count):
+def _read_piece(arguments, coded, program, number, op, space, rows, count):
     piece = piece_at(program, number)
     scaled = piece.signed or piece.weighted
-    places, factors = pointer_int64(space), pointer_like(memory, part_of(space, 3))
+    places, factors = pointer_int64(space), pointer_like(rows, part_of(space, 3))
     target = (rows, 0, piece.width)
-    read_rows(piece, op, scaled, target, target, memory, places, factors, count, False)
+    array = array_at(program, piece.array)
+    read_rows(arguments, coded, piece, array, op, scaled, target, target, places, factors, count, False)
 
 
 @part
-def _scatter_piece(piece, low, high, space, memory, gradient, source, start, stride, count):
+def _scatter_piece(arguments, coded, piece, array, low, high, space, source, start, stride, count):
     """Add rows of `source` to the gradient at a piece's places, as far as they lie in [low, high)."""
     places, weights = pointer_int64(space), pointer_int64(part_of(space, 1))
-    signs, factors = pointer_like(memory, part_of(space, 2)), pointer_like(memory, part_of(space, 3))
+    signs, factors = pointer_like(source, part_of(space, 2)), pointer_like(source, part_of(space, 3))
     width = piece.width
-    whole = piece.low >= low and piece.high <= high and piece.wrap == 0
-    if whole:
-        spill_rows(gradient, places, source, start, stride, factors, count, width)
-    else:
-        _spill_clipped(piece, low, high, places, factors, gradient, source, start, stride, count)
-    if not _weight_touches(piece, low, high):
-        return
-    for i in range(count):
-        if low <= weights[i] < high:
-            total = signs[i] * inner_product(piece, memory, places[i], source, start + i * stride)
-            gradient[weights[i]] += total
+    if _rows_touch(arguments, piece, low, high):
+        gradient = pointer_like(source, source_of(arguments, piece.array).gradient)
+        if piece.low >= low and piece.high <= high and piece.wrap == 0:
+            spill_rows(gradient, places, source, start, stride, factors, count, width)
+        else:
+            _spill_clipped(piece, low, high, places, factors, gradient, source, start, stride, count)
+    if _weight_touches(arguments, piece, low, high):
+        gradient = pointer_like(source, source_of(arguments, piece.weight_array).gradient)
+        for i in range(count):
+            if low <= weights[i] < high:
+                above = start + i * stride
+                gradient[weights[i]] += signs[i] * inner_product(
+                    arguments, coded, piece, array, places[i], source, above
+                )
 
 
 @part
-def inner_product(piece, memory, place, source, begin):
-    """The inner product of the row that a piece reads and a row of `source`."""
-    wrap = piece.wrap
-    if wrap:
-        place += piece.base
-    total = source[begin] * memory[place]
-    for j in range(1, piece.width):
-        place += 1
-        if wrap and place == piece.base + wrap:
-            place = piece.base
-        total += source[begin + j] * memory[place]
-    return total
+def inner_product(arguments, coded, piece, array, place, source, begin):
+    """The inner product of the row that a piece reads at a place and a row of `source`."""
+    stage = scratch_like(source)
+    stage[0] = 0
+    result = stage[0]
+    for first in range(0, piece.width, TILE):
+        count = min(TILE, piece.width - first)
+        read_run(arguments, coded, piece, array, place, first, count, stage, 0)
+        for j in range(count):
+            result += source[begin + first + j] * stage[j]
+    return result
 
 
 @part
@@ -265,7 +287,7 @@ def _spill_clipped(piece, low, high, places, factors, gradient, source, start, s
 
 
 @part
-def collect_reads(arguments, memory):
+def collect_reads(arguments, kind, coded):
     """Take tiles until none is left; write where their examples read, and gradients that are not the vectors'."""
     program = header(arguments.program)
     batch = arguments.batch
@@ -283,23 +305,23 @@ def collect_reads(arguments, memory):
             for chain in range(word_at(program, columns), word_at(program, columns + 1)):
                 chains = program.chains_at + chain
                 first, last = word_at(program, chains), word_at(program, chains + 1)
-                _collect(arguments, program, table, first, last, ids, begin, count, memory, space)
+                _collect(arguments, coded, program, table, first, last, ids, begin, count, kind, space)
 
 
 @part
-def _collect(arguments, program, table, first, last, ids, begin, count, memory, space):
+def _collect(arguments, coded, program, table, first, last, ids, begin, count, kind, space):
     """The reads of one chain."""
-    vectors = pointer_like(memory, arguments.vectors)
+    vectors = pointer_like(kind, arguments.vectors)
     step = arguments.floats
-    rows = pointer_like(memory, part_of(space, 4 * (last - first)))
+    rows = pointer_like(kind, part_of(space, 4 * (last - first)))
     slot, width = piece_at(program, first).slot, piece_at(program, first).width
     source, start = vectors, begin * step + slot
     if arguments.starts:
-        source, start, step = pointer_like(memory, part_of(space, 4 * (last - first) + 2 * width)), 0, width
+        source, start, step = pointer_like(kind, part_of(space, 4 * (last - first) + 2 * width)), 0, width
         unpool(arguments, table, begin, count, vectors, slot, source, width)
     for number in range(first, last):
         own = part_of(space, 4 * (number - first))
-        locate(arguments, piece_at(program, number), ids, count, memory, own)
+        locate(arguments, piece_at(program, number), ids, count, kind, own)
     for number in range(first, last):
         own = part_of(space, 4 * (number - first))
         piece = piece_at(program, number)
@@ -307,62 +329,58 @@ def _collect(arguments, program, table, first, last, ids, begin, count, memory, 
         if piece.weighted:
             _write_reads(arguments, program, piece, True, part_of(own, 1), begin, count)
         if piece.row_reads.first_computed >= 0:
-            chain_rule(program, first, last, number, space, source, start, step, memory, rows, count)
-            _write_gradients(arguments, program, piece, own, begin, count, memory, rows)
+            chain_rule(arguments, coded, program, first, last, number, space, source, start, step, rows, count)
+            _write_gradients(arguments, coded, program, piece, own, begin, count, rows)
 
 
 @part
 def _write_reads(arguments, program, piece, is_weight, source, begin, count):
     """The reads of a tile, of a piece's rows or of its weights; `source` holds the places."""
-    unit = program.unit
-    wrap, base = piece.wrap // unit, piece.base // unit
-    chunks, number, read = piece.width // unit, piece.row_reads.segment, piece.row_reads.read
+    number, read, chunks, wrap = piece.row_reads.segment, piece.row_reads.read, piece.width, piece.wrap
     if is_weight:
-        wrap, chunks, number, read = 0, 1, piece.weight_reads.segment, piece.weight_reads.read
+        number, read, chunks, wrap = piece.weight_reads.segment, piece.weight_reads.read, 1, 0
     segment = segment_at(program, number)
-    first = segment.first_read + read
+    width, first = segment.width, segment.first_read + read
+    base = piece.base if wrap else 0  # a place that wraps is that within its region
     reads, read_starts = pointer_int64(arguments.reads), pointer_int64(arguments.read_starts)
     places, rows = pointer_int64(source), scratch_words()
     for i in range(count):
-        rows[i] = places[i]
-    quotients(rows, count, unit, False)
-    shift = (base if wrap else 0) - segment.first_row
+        rows[i] = places[i] + base - segment.first
+    quotients(rows, count, width, False)
+    chunks, end = chunks // width, (base - segment.first + wrap) // width
     for i in range(count):
         row = rows[i]
         for chunk in range(chunks):
             label = ((read + chunk) << arguments.example_bits) | (begin + i)
-            reads[read_starts[first + chunk] + begin + i] = ((row + shift) << 32) | label
+            reads[read_starts[first + chunk] + begin + i] = (row << 32) | label
             row += 1
-            if row == wrap:
-                row = 0
+            if wrap and row == end:
+                row -= wrap // width
 
 
 @part
-def _write_gradients(arguments, program, piece, own, begin, count, memory, rows):
-    """The gradients of a tile's reads: `rows` times the factors; for weights, one float in a row of zeros."""
-    unit, batch = program.unit, arguments.batch
-    width = piece.width
-    gradients = pointer_like(memory, arguments.computed)
-    places, weights = pointer_int64(own), pointer_int64(part_of(own, 1))
-    signs, factors = pointer_like(memory, part_of(own, 2)), pointer_like(memory, part_of(own, 3))
+def _write_gradients(arguments, coded, program, piece, own, begin, count, rows):
+    """The gradients of a tile's reads: `rows` times the factors; for weights, one float each."""
+    batch, width = arguments.batch, piece.width
+    array = array_at(program, piece.array)
+    gradients = pointer_like(rows, arguments.computed)
+    places = pointer_int64(own)
+    signs, factors = pointer_like(rows, part_of(own, 2)), pointer_like(rows, part_of(own, 3))
     if piece.weighted:
-        first = piece.weight_reads.first_computed
+        first = piece.weight_reads.first_computed * batch + begin
         for i in range(count):
-            row = (first * batch + begin + i) * unit
-            for j in range(unit):
-                gradients[row + j] = 0
-            total = signs[i] * inner_product(piece, memory, places[i], rows, i * width)
-            gradients[row + weights[i] % unit] = total
-    first = piece.row_reads.first_computed
-    for chunk in range(width // unit):
-        row = ((first + chunk) * batch + begin) * unit
+            product = inner_product(arguments, coded, piece, array, places[i], rows, i * width)
+            gradients[first + i] = signs[i] * product
+    unit = array.width
+    for first in range(0, width, unit):
+        row = (piece.row_reads.first_computed + first) * batch + begin * unit
         for i in range(count):
             for j in range(unit):
-                gradients[row + i * unit + j] = factors[i] * rows[i * width + chunk * unit + j]
+                gradients[row + i * unit + j] = factors[i] * rows[i * width + first + j]
 
 
 @part
-def sort_reads(arguments, _memory):
+def sort_reads(arguments, _kind, _coded):
     """Take segments until none is left: sort their reads, and count the rows that are read."""
     program, counts = header(arguments.program), pointer_int64(arguments.counts)
     digits = pointer_int64(arguments.space + 8 * DIGITS * fetch_add(arguments, "slot", 1))
@@ -372,6 +390,9 @@ def sort_reads(arguments, _memory):
         if number >= program.segments:
             return
         segment = segment_at(program, number)
+        if source_of(arguments, segment.array).by_row == 0:
+            counts[number] = 0
+            continue
         first = segment.first_read
         begin, end = starts[first], starts[first + segment.reads]
         reads, other = pointer_int64(arguments.reads + 8 * begin), pointer_int64(arguments.sorted + 8 * begin)
@@ -418,21 +439,22 @@ def _distinct(reads, count):
 
 
 @part
-def sum_rows(arguments, memory):
+def sum_rows(arguments, kind, _coded):
     """Take segments until none is left: write the number and the gradient of each row that is read in it."""
-    vectors = pointer_like(memory, arguments.vectors)
+    vectors = pointer_like(kind, arguments.vectors)
     program = header(arguments.program)
     while True:
         number = fetch_add(arguments, "next", 1)
         if number >= program.segments:
             return
-        _sum_segment(arguments, program, number, vectors)
+        segment = segment_at(program, number)
+        if source_of(arguments, segment.array).by_row:
+            _sum_segment(arguments, program, segment, number, vectors)
 
 
 @part
-def _sum_segment(arguments, program, number, vectors):
-    segment = segment_at(program, number)
-    batch, step, unit = arguments.batch, arguments.floats, program.unit
+def _sum_segment(arguments, program, segment, number, vectors):
+    batch, step, unit = arguments.batch, arguments.floats, segment.width
     starts, bits = pointer_int64(arguments.read_starts), arguments.example_bits
     first_read = segment.first_read
     first, last = starts[first_read], starts[first_read + segment.reads]
@@ -440,6 +462,7 @@ def _sum_segment(arguments, program, number, vectors):
     rows, values = pointer_int64(arguments.rows), pointer_like(vectors, arguments.values)
     computed = pointer_like(vectors, arguments.computed)
     out = pointer_int64(arguments.counts)[number] - 1
+    to = pointer_int64(arguments.value_starts)[number] - unit
     latest = -1
     for i in range(first, last):
         row, label = reads[i] >> 32, reads[i] & 0xFFFFFFFF
@@ -447,7 +470,7 @@ def _sum_segment(arguments, program, number, vectors):
         example = label & ((1 << bits) - 1)
         gradients, begin, factor = vectors, example * step + source.slot, types.float64(1)
         if source.slot < 0:
-            gradients, begin = computed, (source.computed * batch + example) * unit
+            gradients, begin = computed, source.computed * batch + example * unit
         elif arguments.starts:
             place = pointer_int64(arguments.starts)[source.table] + example
             begin = pointer_int64(arguments.bags)[place] * step + source.slot
@@ -455,14 +478,16 @@ def _sum_segment(arguments, program, number, vectors):
                 factor = types.float64(pointer_like(vectors, arguments.weights)[place])
         if row != latest:
             latest = row
-            out += 1
+            out, to = out + 1, to + unit
             rows[out] = row + segment.first_row
-            set_scaled(values, out * unit, gradients, begin, factor, unit)
+            set_scaled(values, to, gradients, begin, factor, unit)
         else:
-            spill_row(values, out * unit, gradients, begin, factor, unit)
+            spill_row(values, to, gradients, begin, factor, unit)
 
 
 scatter_kernel = make_kernel(scatter_ranges, Arguments)
 collect_kernel = make_kernel(collect_reads, Arguments)
+coded_scatter_kernel = make_kernel(scatter_ranges, Arguments, CODED, coded=True)
+coded_collect_kernel = make_kernel(collect_reads, Arguments, CODED, coded=True)
 sort_kernel = make_kernel(sort_reads, Arguments, ("int64",))
 sum_kernel = make_kernel(sum_rows, Arguments)

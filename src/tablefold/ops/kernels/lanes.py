@@ -10,6 +10,7 @@ aliasing at run time. These few LLVM instructions are all a gather needs.
 
 from __future__ import annotations
 
+import ctypes
 from types import FunctionType
 
 import numpy as np
@@ -19,10 +20,14 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from tablefold.compilation import machine_code, part
-from tablefold.ops.cpu import TILE, Kernel
-from tablefold.ops.program import ADD, ASSIGN, LINE, MULTIPLY, Header, Piece, Read, Segment
+from tablefold.ops.cpu import TILE, Kernel, Source
+from tablefold.ops.program import ADD, ASSIGN, LINE, MULTIPLY, Array, Header, Piece, Read, Segment
 
 FLOATS = ("float32", "float64")
+CODED = ("float32",)
+"""Types of memory that may be in few bits."""
+
+SOURCE_BYTES = ctypes.sizeof(Source)
 
 # Rows that lie at equal distances are told as one tuple: a pointer, the first float, floats from one row to the next.
 
@@ -60,7 +65,7 @@ def record(structure):
     return at
 
 
-header = record(Header)
+header, source = record(Header), record(Source)
 
 
 def _listed(structure, begin):
@@ -84,7 +89,13 @@ def _listed(structure, begin):
 
 
 piece_at, segment_at = _listed(Piece, "pieces_at"), _listed(Segment, "segments_at")
-read_at = _listed(Read, "reads_at")
+read_at, array_at = _listed(Read, "reads_at"), _listed(Array, "arrays_at")
+
+
+@part
+def source_of(arguments, number):
+    """Where an array of memory is."""
+    return source(arguments.arrays + number * SOURCE_BYTES)
 
 
 @intrinsic
@@ -98,15 +109,20 @@ def word_at(_context, program, index):
     return types.int64(program, types.int64), generate
 
 
-def make_kernel(body, structure, dtypes=FLOATS):
-    """The kernel of `body(arguments, memory)`: arguments are a record of `structure`, memory is a pointer.
+def make_kernel(body, structure, dtypes=FLOATS, coded=None):
+    """The kernel of `body(arguments, kind, coded)`.
+
+    Arguments are a record of `structure`; kind is a pointer to nothing, which tells the type of floats; coded is None
+    where no array is in few bits: Numba then drops what would read it.
 
     It runs for memory of the types it is made for, and refuses every other.
     """
 
     def compile_for(dtype):
-        name, module = f"{body.py_func.__name__}_{dtype}", body.py_func.__module__
+        function = body.py_func
+        name, module = "_".join([function.__name__, *(["coded"] if coded else []), dtype]), function.__module__
         names = {"__name__": module, "at": record(structure), "body": body, "pointer": globals()[f"pointer_{dtype}"]}
+        names["coded"] = coded
         entry = FunctionType(_entry.__code__, names, name)
         entry.__qualname__ = name  # under which its machine code is kept
         return machine_code(entry, types.void(types.int64), module)
@@ -116,7 +132,7 @@ def make_kernel(body, structure, dtypes=FLOATS):
 
 def _entry(address):
     arguments = at(address)  # noqa: F821  (`make_kernel` says what these names are)
-    body(arguments, pointer(arguments.memory))  # noqa: F821
+    body(arguments, pointer(0), coded)  # noqa: F821
 
 
 @intrinsic

@@ -146,8 +146,9 @@ def _rowwise_rows(arguments, begin, end, memory):
 
 
 @part
-def update_rows(arguments, memory):
+def update_rows(arguments, kind, _coded):
     """Take stretches of rows until none is left."""
+    memory = pointer_like(kind, arguments.memory)
     count, stretch, rule = arguments.count, arguments.stretch, arguments.rule
     while True:
         begin = stretch * fetch_add(arguments, "next", 1)

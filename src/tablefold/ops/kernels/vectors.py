@@ -11,9 +11,11 @@ from numba import types
 from tablefold.compilation import part
 from tablefold.ops.cpu import TILE, Arguments
 from tablefold.ops.kernels.lanes import (
+    CODED,
     add_rows,
     add_scaled,
     add_up,
+    array_at,
     assign_rows,
     assign_scaled,
     fence,
@@ -27,26 +29,28 @@ from tablefold.ops.kernels.lanes import (
     pointer_int32,
     pointer_int64,
     pointer_like,
-    prefetch_read,
     scratch_like,
     scratch_words,
+    set_scaled,
+    source_of,
     word_at,
     zero,
 )
+from tablefold.ops.kernels.loads import ask_for, assign_coded, read_floats
 from tablefold.ops.kernels.places import places_of, signs_of, weights_of
-from tablefold.ops.program import ADD, ASSIGN, LINE, MULTIPLY
+from tablefold.ops.program import ADD, ASSIGN, LINE, MULTIPLY, PLAIN
 
 
 @part
-def gather_tiles(arguments, memory):
+def gather_tiles(arguments, kind, coded):
     """Take tiles until none is left; write the vectors of their examples.
 
     Where there is `SPACE`, vectors are written past the caches, and what has to be put together before is put together
     there. Plain writes fetch each line first, only to overwrite it, and drive rows of memory out of the caches.
     """
     program, step = header(arguments.program), arguments.floats
-    vectors = pointer_like(memory, arguments.vectors)
-    tile = pointer_like(memory, arguments.space + 8 * TILE * step * fetch_add(arguments, "slot", 1))
+    vectors = pointer_like(kind, arguments.vectors)
+    tile = pointer_like(kind, arguments.space + 8 * TILE * step * fetch_add(arguments, "slot", 1))
     batch, ids = arguments.batch, scratch_words()
     streams = arguments.space != 0
     copies = streams and not _is_in_lines(program)
@@ -63,7 +67,7 @@ def gather_tiles(arguments, memory):
                     partial = (tile, -first_slot(program, table), table_floats(program, table, step))
                 if copies:
                     target = partial
-                compose(arguments, program, table, ids, count, memory, partial, target, streams and not copies)
+                compose(arguments, coded, program, table, ids, count, kind, partial, target, streams and not copies)
                 if copies:
                     _copy(program, partial, vectors_of_tile, count)
 
@@ -156,7 +160,7 @@ def _tell_wild(arguments, program, table, begin, ids, count, rows):
 
 
 @part
-def compose(arguments, program, table, ids, count, memory, partial, target, streamed):
+def compose(arguments, coded, program, table, ids, count, kind, partial, target, streamed):
     """Write the vectors of a tile's ids of one table to the rows of `target`, at their slots.
 
     What a chain's pieces before the last come to is kept in `partial`, rows with the same slots, which may be `target`.
@@ -165,7 +169,7 @@ def compose(arguments, program, table, ids, count, memory, partial, target, stre
     lookup, size = arguments.lookups, arguments.lookup_size
     places, words = scratch_words(), scratch_words()
     spare, weights = scratch_words(), scratch_words()
-    factors = scratch_like(memory)
+    factors = scratch_like(kind)
     end = first_piece(program, table + 1)
     for number in range(first_piece(program, table), end):
         piece = piece_at(program, number)
@@ -178,33 +182,36 @@ def compose(arguments, program, table, ids, count, memory, partial, target, stre
                 signs_of(words, factors, count)
             if piece.weighted:
                 weights_of(piece, lookup, size, ids, weights, spare, count)
+                learned = pointer_like(kind, source_of(arguments, piece.weight_array).memory)
                 for i in range(count):
-                    factors[i] *= memory[weights[i]]
+                    factors[i] *= learned[weights[i]]
+        array = array_at(program, piece.array)
         if piece.wrap == 0:
-            ask_for(memory, places, count, piece.width)
+            ask_for(source_of(arguments, piece.array), array, coded, kind, places, count, piece.width)
         op, slot = piece.op, piece.slot
         base = to = (partial[0], partial[1] + slot, partial[2])
         is_last = number + 1 == end or piece_at(program, number + 1).op == ASSIGN
         if is_last:
             to = (target[0], target[1] + slot, target[2])
-        read_rows(piece, op, scaled, to, base, memory, places, factors, count, streamed and is_last)
+        last = streamed and is_last
+        read_rows(arguments, coded, piece, array, op, scaled, to, base, places, factors, count, last)
 
 
 @part
-def ask_for(memory, places, count, width):
-    """Have the first and the last line of each row fetched, all at once rather than as many as a core looks ahead."""
-    for i in range(count):
-        prefetch_read(memory, places[i])
-        prefetch_read(memory, places[i] + width - 1)
-
-
-@part
-def read_rows(piece, op, scaled, target, base, memory, places, factors, count, streamed):
-    """Assign the rows of memory at `places` to the rows of `target`, or their sum or product with those of `base`."""
+def read_rows(arguments, coded, piece, array, op, scaled, target, base, places, factors, count, streamed):
+    """Assign what is read at `places` to the rows of `target`, or its sum or product with those of `base`."""
     width = piece.width
-    if piece.wrap:
-        _read_wrapped(piece, op, scaled, target, base, memory, places, factors, count)
-    elif op == ASSIGN:
+    if coded is not None:
+        done = False
+        if array.bits != PLAIN and op == ASSIGN and not (scaled or piece.wrap):
+            done = assign_coded(source_of(arguments, piece.array), array, target, places, count, width, streamed)
+        if done:
+            return
+    if piece.wrap or array.bits != PLAIN:
+        _read_staged(arguments, coded, piece, array, op, scaled, target, base, places, factors, count)
+        return
+    memory = pointer_like(target[0], source_of(arguments, piece.array).memory)
+    if op == ASSIGN:
         if scaled:
             assign_scaled(target, base, memory, places, factors, count, width, streamed)
         else:
@@ -221,33 +228,53 @@ def read_rows(piece, op, scaled, target, base, memory, places, factors, count, s
 
 
 @part
-def _read_wrapped(piece, op, scaled, target, base, memory, places, factors, count):
-    region, wrap = piece.base, piece.wrap
+def _read_staged(arguments, coded, piece, array, op, scaled, target, base, places, factors, count):
+    """`read_rows` of memory in few bits, or of a circular region: each row by way of the stack, a stretch at a time."""
+    stage = scratch_like(target[0])
     for i in range(count):
-        place = places[i]
-        to, onto = target[1] + i * target[2], base[1] + i * base[2]
-        for j in range(piece.width):
-            value = memory[region + place]
-            if scaled:
-                value *= factors[i]
-            if op == ADD:
-                value += base[0][onto + j]
-            elif op == MULTIPLY:
-                value *= base[0][onto + j]
-            target[0][to + j] = value
-            place += 1
-            if place == wrap:
-                place = 0
+        for first in range(0, piece.width, TILE):
+            wide = min(TILE, piece.width - first)
+            to, onto = target[1] + i * target[2] + first, base[1] + i * base[2] + first
+            if op == ASSIGN and not scaled:
+                read_run(arguments, coded, piece, array, places[i], first, wide, target[0], to)
+            else:
+                read_run(arguments, coded, piece, array, places[i], first, wide, stage, 0)
+                if scaled:
+                    set_scaled(stage, 0, stage, 0, factors[i], wide)
+                for j in range(wide):
+                    value = stage[j]
+                    if op == ADD:
+                        value += base[0][onto + j]
+                    elif op == MULTIPLY:
+                        value *= base[0][onto + j]
+                    target[0][to + j] = value
 
 
 @part
-def pool_bags(arguments, memory):
+def read_run(arguments, coded, piece, array, place, first, count, out, at):
+    """Set out[at : + count] to what is read of the row at a place, from its float number `first` on.
+
+    Where the piece wraps, the place is that within its region.
+    """
+    source, wrap = source_of(arguments, piece.array), piece.wrap
+    if wrap == 0:
+        read_floats(source, array, coded, place + first, count, out, at)
+        return
+    place = (place + first) % wrap
+    before = min(count, wrap - place)
+    read_floats(source, array, coded, piece.base + place, before, out, at)
+    if before < count:
+        read_floats(source, array, coded, piece.base, count - before, out, at + before)
+
+
+@part
+def pool_bags(arguments, kind, coded):
     """Take blocks of bags until none is left; write the sums of their vectors."""
     program = header(arguments.program)
-    sums, step = pointer_like(memory, arguments.vectors), arguments.floats
+    sums, step = pointer_like(kind, arguments.vectors), arguments.floats
     bags, tables = arguments.num_bags, program.tables
     starts, offsets = pointer_int64(arguments.starts), pointer_int64(arguments.offsets)
-    rows = pointer_like(memory, arguments.space + 8 * TILE * step * fetch_add(arguments, "slot", 1))
+    rows = pointer_like(kind, arguments.space + 8 * TILE * step * fetch_add(arguments, "slot", 1))
     ids = scratch_words()
     while True:
         first = TILE * fetch_add(arguments, "next", 1)
@@ -262,10 +289,10 @@ def pool_bags(arguments, memory):
                 count = min(TILE, end - begin)
                 if load_ids(arguments, program, table, begin, ids, count):
                     if arguments.weights == 0 and _is_plain(program, table):
-                        _add_memory(arguments, program, table, first, last, begin, ids, count, memory, sums)
+                        _add_memory(arguments, coded, program, table, first, last, begin, ids, count, sums)
                     else:
                         tile = (rows, -slot, width)
-                        compose(arguments, program, table, ids, count, memory, tile, tile, False)
+                        compose(arguments, coded, program, table, ids, count, kind, tile, tile, False)
                         _add_composed(arguments, table, first, last, begin, count, rows, sums, slot, width)
 
 
@@ -275,21 +302,23 @@ def _is_plain(program, table):
     for number in range(first_piece(program, table), first_piece(program, table + 1)):
         piece = piece_at(program, number)
         scaled = piece.signed or piece.weighted
-        if scaled or piece.wrap or piece.op == MULTIPLY:
+        plain = array_at(program, piece.array).bits == PLAIN
+        if scaled or piece.wrap or piece.op == MULTIPLY or not plain:
             return False
     return True
 
 
 @part
-def _add_memory(arguments, program, table, first, last, begin, ids, count, memory, sums):
+def _add_memory(arguments, coded, program, table, first, last, begin, ids, count, sums):
     """Add the rows of memory that a tile's ids read to the sums of their bags: nothing is composed on the way."""
     lookup, size = arguments.lookups, arguments.lookup_size
     places, words, spare = scratch_words(), scratch_words(), scratch_words()
     for number in range(first_piece(program, table), first_piece(program, table + 1)):
         piece = piece_at(program, number)
         places_of(piece, lookup, size, ids, places, words, spare, count)
-        ask_for(memory, places, count, piece.width)
-        slot, width = piece.slot, piece.width
+        source = source_of(arguments, piece.array)
+        ask_for(source, array_at(program, piece.array), coded, sums, places, count, piece.width)
+        slot, width, memory = piece.slot, piece.width, pointer_like(sums, source.memory)
         _add_to_bags(arguments, table, first, last, begin, count, memory, places, sums, slot, width)
 
 
@@ -326,3 +355,5 @@ def _add_to_bags(arguments, table, first, last, begin, count, source, places, su
 
 
 gather_kernel, bags_kernel = make_kernel(gather_tiles, Arguments), make_kernel(pool_bags, Arguments)
+coded_gather_kernel = make_kernel(gather_tiles, Arguments, CODED, coded=True)
+coded_bags_kernel = make_kernel(pool_bags, Arguments, CODED, coded=True)

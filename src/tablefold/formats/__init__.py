@@ -1,0 +1,40 @@
+"""Formats: in how many bits memory is kept, and what is read of it. One file per format.
+
+A format maps the float32 *master*, which an optimiser moves, to what is read in its place. While training there is the
+master alone: whoever reads a block of it encodes and decodes that block on the way, and the gradient goes straight
+through to the master (Courbariaux, Bengio and David, NeurIPS 2015; Bengio, Leonard and Courville, 2013). `freeze()`
+keeps the codes and drops the master. Both ways read the same bits.
+"""
+
+from tablefold.formats.bf16 import BF16 as BF16
+from tablefold.formats.format import Format as Format
+from tablefold.formats.fp32 import FP32 as FP32
+from tablefold.formats.int2 import INT2 as INT2
+from tablefold.formats.int4 import INT4 as INT4
+from tablefold.formats.int8 import INT8 as INT8
+
+FORMATS: dict[str, Format] = {each.name: each for each in (FP32, BF16, INT8, INT4, INT2)}
+"""Every format by name, widest first."""
+
+
+def find_format(name: str) -> Format:
+    """The format of a name.
+
+    Raises:
+        ValueError: names the formats.
+
+    >>> find_format("int2").num_bytes(3200)
+    900
+    """
+    if name not in FORMATS:
+        raise ValueError(f"format {name!r} must be one of {', '.join(FORMATS)}")
+    return FORMATS[name]
+
+
+def in_format(method: str, name: str) -> str:
+    """A method's name in tables and plots: with the format of its memory, where that is not float32.
+
+    >>> in_format("robe:block=4", "int8")
+    'robe:block=4 in int8'
+    """
+    return method if name == FP32.name else f"{method} in {name}"
