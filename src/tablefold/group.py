@@ -19,10 +19,10 @@ from tablefold.ops.backends import is_recorded, is_transformed
 from tablefold.ops.bags import PoolMode, can_pool, check_bags, pool_bags, pool_composed
 from tablefold.ops.gather import Memory, Outside, answer_outside, are_wild, read_type, refuse_gradients
 from tablefold.ops.program import program_of
-from tablefold.ops.reference import check_master
+from tablefold.ops.reference import check_master, lookup_starts
 from tablefold.partitions import Lookup, narrowest_integer
 from tablefold.starts import Start
-from tablefold.tables import full_bytes, show_bytes
+from tablefold.tables import common_dim, full_bytes, show_bytes
 from tablefold.terms import AddressMap, Array
 
 FINGERPRINT_VERSION = 2
@@ -80,7 +80,7 @@ class EmbeddingGroup(nn.Module):
         _refuse_larger_than_full(address_map, transform)
         self.address_map = address_map
         self.tables = address_map.tables
-        self.dim = self.tables[0].dim
+        self.dims = {table.dim for table in self.tables}
         self.num_features = sum(address_map.features)
         self.spec = spec
         self.sparse: bool | Literal["auto"] = False
@@ -93,6 +93,11 @@ class EmbeddingGroup(nn.Module):
         lookup = lookup_array(address_map.lookups)
         self.register_buffer("lookup", torch.from_numpy(lookup) if lookup.size else None)
         self.transform = transform
+        self._loads: list[str] | None = None
+        self._absent: str | None = None
+        self.register_state_dict_post_hook(_save_once)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(_forgive_absence)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_note_load)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_take_over)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_check_state)  # type: ignore[no-untyped-call]
         self.to(device, dtype=torch.get_default_dtype() if dtype is None else dtype)
@@ -103,6 +108,8 @@ class EmbeddingGroup(nn.Module):
         """The vectors of a batch, `[batch, features, dim]`."""
         arrays = self.arrays
         self._check_kind(ids, arrays[0].device)
+        if len(self.dims) > 1:
+            common_dim(self.tables, "one tensor of all tables' vectors (group[name] gives those of one)")
         try:
             vectors = self.gather(arrays, self.lookup, ids)
         except WildIdError as error:
@@ -113,6 +120,26 @@ class EmbeddingGroup(nn.Module):
         if not is_recorded():
             return computed
         return answer_outside(self.program, computed, are_wild(self.program, ids), self.outside)
+
+    @property
+    def dim(self) -> int:
+        """Floats of one vector.
+
+        Raises:
+            ValueError: where the tables' dims differ.
+        """
+        return common_dim(self.tables, "one tensor of all tables' vectors (group[name] gives those of one)")
+
+    def __getitem__(self, name: str) -> TableView:
+        """The module of one table, by its name; `ValueError` where there is none.
+
+        >>> import torch
+        >>> from tablefold import TableSpec, parse
+        >>> group = parse("full").build([TableSpec("user", 1000, 16), TableSpec("country", 20, 4)])
+        >>> group["country"](torch.tensor([[3, 19]])).shape
+        torch.Size([1, 2, 4])
+        """
+        return TableView(self, name)
 
     @property
     def arrays(self) -> tuple[Tensor, ...]:
@@ -165,14 +192,20 @@ class EmbeddingGroup(nn.Module):
         self, memory: Memory, lookup: Tensor | None, ids: Int[Tensor, "batch tables"]
     ) -> Float[Tensor, "batch features dim"]:
         """The vectors of a batch before `transform` computes on them, read from any memory and lookup arrays."""
-        vectors = look_up(self.program, memory, lookup, ids, sparse=self._sparse_arrays(), outside=self.outside)
+        vectors = look_up(
+            self.program, memory, lookup, ids, sparse=self._sparse_arrays(self.address_map.arrays), outside=self.outside
+        )
+        return self._refusing(vectors)
+
+    def _refusing(self, vectors: Tensor) -> Tensor:
+        """Vectors whose gradient is refused, where somebody could want one of frozen memory."""
         refuses = self.training and torch.is_grad_enabled() and not vectors.requires_grad and self.is_frozen
         return refuse_gradients(vectors) if refuses and not (is_recorded() or is_transformed()) else vectors
 
-    def _sparse_arrays(self) -> Sequence[bool]:
+    def _sparse_arrays(self, arrays: Sequence[Array]) -> Sequence[bool]:
         if self.sparse is False:
             return ()
-        return [self.sparse is True or pays(array) for array in self.address_map.arrays]
+        return [self.sparse is True or pays(array) for array in arrays]
 
     def pool(
         self,
@@ -206,7 +239,7 @@ class EmbeddingGroup(nn.Module):
             return pool_composed(self, self.address_map.features, values, offsets, mode, weights, counted)
         try:
             work = (self.program, self.arrays, self.lookup, values, begins, mode, weights)
-            return pool_bags(*work, sparse=self._sparse_arrays())
+            return pool_bags(*work, sparse=self._sparse_arrays(self.address_map.arrays))
         except WildIdError as error:
             raise self._explain(error) from None
 
@@ -262,17 +295,14 @@ class EmbeddingGroup(nn.Module):
         """
         if chunk < 1:
             raise ValueError(f"chunk={chunk} must be at least 1 id")
-        column = self.address_map.index(name)
-        rows = self.tables[column].vocabulary
-        first = sum(self.address_map.features[:column])
-        features = self.address_map.features[column]
-        full = torch.empty(rows, features, self.dim, dtype=read_type(self.arrays), device=self.device)
+        view = self[name]
+        rows = view.table.vocabulary
+        shape = (view.features, view.table.dim)
+        full = torch.empty(rows, *shape, dtype=read_type(self.arrays), device=self.device)
         for begin in range(0, rows, chunk):
             end = min(begin + chunk, rows)
-            ids = torch.zeros(end - begin, len(self.tables), dtype=torch.int64, device=self.device)
-            ids[:, column] = torch.arange(begin, end, device=self.device)
-            full[begin:end] = self(ids)[:, first : first + features]
-        return full.squeeze(1) if features == 1 else full
+            full[begin:end] = view(torch.arange(begin, end, device=self.device)).view(-1, *shape)
+        return full.squeeze(1) if view.features == 1 else full
 
     def get_extra_state(self) -> Tensor:
         """What the saved weights mean: versions of the hash and of the fingerprint, and the addresses' fingerprint."""
@@ -284,12 +314,85 @@ class EmbeddingGroup(nn.Module):
     def extra_repr(self) -> str:
         """Method, tables, dim, bytes, and how much smaller than the full tables they are."""
         words = [self.spec] if self.spec else []
-        words += [f"{len(self.tables)} tables", f"dim={self.dim}", show_bytes(self.num_bytes)]
+        words += [
+            f"{len(self.tables)} tables",
+            f"dim={', '.join(map(str, sorted(self.dims)))}",
+            show_bytes(self.num_bytes),
+        ]
         if all(table.rows is not None for table in self.tables):
             words.append(f"{full_bytes(self.tables) / self.num_bytes:.3g}x smaller than full")
         formats = {array.format.name for array in self.address_map.arrays} - {FP32.name}
         words += [f"in {name}" for name in sorted(formats)]
         return ", ".join(words)
+
+
+class TableView(nn.Module):
+    """The module of one table of a group: ids of any shape in, their vectors out, `[*shape, dim]`.
+
+    It owns nothing: its weights are the group's, and so are their gradients, whoever else reads them. In a model that
+    has several views of a group, each weight is one parameter for `parameters()` and one entry of the state dict, under
+    the first view.
+
+    Args:
+        group: has the table.
+        name: the table's name.
+
+    Raises:
+        ValueError: for a name that the group does not have; when called, as the group.
+    """
+
+    def __init__(self, group: EmbeddingGroup, name: str) -> None:
+        super().__init__()
+        self.group = group
+        self.column = group.address_map.index(name)
+        self.table = group.tables[self.column]
+        self.features = group.address_map.features[self.column]
+        address_map = group.address_map.only(name)
+        self.program = program_of(address_map)
+        self._arrays = tuple(array.name for array in address_map.arrays)
+        starts = lookup_starts(group.address_map.lookups)
+        self._lookups = [(starts[each], len(each.buckets)) for each in address_map.lookups]
+
+    def forward(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape dim"]:
+        """The vectors of ids, `[*shape, dim]`; `[*shape, features, dim]` where the method gives several for one id."""
+        group = self.group
+        if ids.dtype not in (torch.int64, torch.int32):
+            raise ValueError(f"ids must be int64 or int32; got {ids.dtype}")
+        _check_device(group.device, ids)
+        column = ids.reshape(-1, 1)
+        try:
+            vectors = self._of_all(column) if group.transform is not None else self._own(column)
+        except WildIdError as error:
+            raise group._explain(WildIdError(error.id, error.example, self.column)) from None
+        shape = ids.shape if self.features == 1 else (*ids.shape, self.features)
+        return vectors.reshape(*shape, self.table.dim)
+
+    def _own(self, ids: Int[Tensor, "batch 1"]) -> Float[Tensor, "batch features dim"]:
+        """By reading what this table reads alone."""
+        group = self.group
+        memory = [group.memory[name] for name in self._arrays]
+        sparse = group._sparse_arrays(self.program.arrays)
+        vectors = look_up(self.program, memory, self._lookup(), ids, sparse=sparse, outside=group.outside)
+        return group._refusing(vectors)
+
+    def _lookup(self) -> Tensor | None:
+        """The table's own lookup arrays, end to end."""
+        if self.group.lookup is None or not self._lookups:
+            return None
+        parts = [self.group.lookup[start : start + entries] for start, entries in self._lookups]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _of_all(self, ids: Int[Tensor, "batch 1"]) -> Float[Tensor, "batch features dim"]:
+        """By way of the group, whose transform computes on the vectors of all its tables."""
+        all_ids = ids.new_zeros(ids.shape[0], len(self.group.tables))
+        all_ids[:, self.column] = ids[:, 0]
+        first = sum(self.group.address_map.features[: self.column])
+        vectors: Tensor = self.group(all_ids)
+        return vectors[:, first : first + self.features]
+
+    def extra_repr(self) -> str:
+        """The table's name, rows and dim."""
+        return f"{self.table.name!r}, {self.table.rows}, {self.table.dim}"
 
 
 def _check_device(own: torch.device, *tensors: Tensor) -> None:
@@ -460,3 +563,34 @@ def _memory_0_1(group: EmbeddingGroup, state: dict[str, Any], prefix: str) -> di
         spans = [(address_map.bases[number], address_map.regions[number].floats) for number in array.regions]
         found[array.name] = torch.cat([flat[base : base + floats] for base, floats in spans]).view(array.shape)
     return found
+
+
+def _save_once(group: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+    """Leave a group out of a state dict that has it already, under another view."""
+    own = [name for name in state if name.startswith(prefix)]
+    memory = [_storage(state[name]) for name in own if name.startswith(f"{prefix}memory.")]
+    if any(_storage(value) in memory for name, value in state.items() if name not in own):
+        for name in own:
+            del state[name]
+
+
+def _storage(value: Any) -> int | None:
+    return value.untyped_storage()._cdata if isinstance(value, Tensor) else None
+
+
+def _note_load(group: nn.Module, state: Mapping[str, Any], prefix: str, *told: Any) -> None:
+    """Remember whether a state has this group, which may be under several views, or has had it before."""
+    assert isinstance(group, EmbeddingGroup)
+    missing: list[str] = told[2]
+    group._absent = None
+    if any(name.startswith(prefix) for name in state):
+        group._loads = missing  # one list for one call of load_state_dict
+    elif group._loads is missing:
+        group._absent = prefix
+
+
+def _forgive_absence(group: nn.Module, keys: Any) -> None:
+    """Weights that were loaded under one view are not missing under another."""
+    assert isinstance(group, EmbeddingGroup)
+    if group._absent is not None:
+        keys.missing_keys[:] = [name for name in keys.missing_keys if not name.startswith(group._absent)]

@@ -94,14 +94,23 @@ def show_bytes(size: float) -> str:
 
 
 def check_tables(tables: Sequence[TableSpec]) -> tuple[TableSpec, ...]:
-    """The tables of one group as a tuple: at least one, names unique, one `dim`; else `ValueError`."""
+    """The tables of one group as a tuple: at least one, names unique; else `ValueError`."""
     if not tables:
         raise ValueError("a group needs at least one table; got none")
     names = [table.name for table in tables]
     if len(set(names)) < len(names):
         name = next(name for number, name in enumerate(names) if name in names[:number])
         raise ValueError(f"two tables are named {name!r}; give every table of a group its own name")
-    dims = {table.dim for table in tables}
-    if len(dims) > 1:
-        raise ValueError(f"tables of one group share one dim; got {sorted(dims)}: build a group for each")
     return tuple(tables)
+
+
+def common_dim(tables: Sequence[TableSpec], what: str) -> int:
+    """The dim of all tables.
+
+    Raises:
+        ValueError: where they differ, which `what` cannot do.
+    """
+    dims = sorted({table.dim for table in tables})
+    if len(dims) > 1:
+        raise ValueError(f"{what} needs tables of one dim; got {', '.join(map(str, dims))}")
+    return dims[0]

@@ -18,7 +18,7 @@ import bisect
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -242,6 +242,14 @@ class AddressMap:
         )
 
     @cached_property
+    def shape(self) -> tuple[int, int]:
+        """(features, dim) of what one example reads; one feature of all floats where the tables' dims differ."""
+        dims = [table.dim for table in self.tables]
+        if len(set(dims)) == 1:
+            return sum(self.features), dims[0]
+        return 1, sum(features * dim for features, dim in zip(self.features, dims, strict=True))
+
+    @cached_property
     def arrays(self) -> tuple[Array, ...]:
         """What a group allocates: regions of one role, width and format, stacked in their order."""
         stacks: dict[tuple[Role, int, Format], list[int]] = {}
@@ -281,6 +289,25 @@ class AddressMap:
     def region_at(self, base: int) -> int:
         """The number of the region that holds a float of memory."""
         return bisect.bisect_right(self.bases, base) - 1
+
+    def only(self, name: str) -> AddressMap:
+        """The map of one table, over the arrays that it reads, whole as they are."""
+        terms = self.terms[self.index(name)]
+        bases = [base for term in terms for base in (term.base, *([] if term.weight is None else [term.weight.base]))]
+        arrays = {self.places[self.region_at(base)][0] for base in bases}
+        kept = sorted(number for array in arrays for number in self.arrays[array].regions)
+        regions = tuple(self.regions[number] for number in kept)
+        before = itertools.accumulate((region.floats for region in regions), initial=0)
+        by = {number: base - self.bases[number] for number, base in zip(kept, before, strict=False)}
+        moved = tuple(self._moved(term, by) for term in terms)
+        return AddressMap((self.tables[self.index(name)],), (moved,), regions)
+
+    def _moved(self, term: Term, by: Mapping[int, int]) -> Term:
+        """A term whose regions, by their numbers, lie so many floats further on."""
+        weight = term.weight
+        if weight is not None:
+            weight = replace(weight, base=weight.base + by[self.region_at(weight.base)])
+        return replace(term, base=term.base + by[self.region_at(term.base)], weight=weight)
 
     def in_format(self, kept: Format) -> AddressMap:
         """The same addresses, with the rows of vectors kept in a format."""

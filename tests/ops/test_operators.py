@@ -52,7 +52,7 @@ def test_gradients_are_exact_in_float64(spec):
 @each_spec
 def test_a_group_compiles_into_one_graph(spec, sparse, storage, monkeypatch):
     group, *_, ids, _ = arguments(spec, storage=storage)
-    monkeypatch.setattr(group, "_sparse_arrays", lambda: by_row(sparse, len(group.arrays)))
+    monkeypatch.setattr(group, "_sparse_arrays", lambda arrays: by_row(sparse, len(arrays)))
     torch._dynamo.reset()
     compiled = torch.compile(group, fullgraph=True, backend="aot_eager")
     vectors = compiled(ids)

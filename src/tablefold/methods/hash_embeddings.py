@@ -13,7 +13,7 @@ from tablefold.methods.sizing import check_count
 from tablefold.partitions import hashed
 from tablefold.spec import SHOWN
 from tablefold.starts import FULL_START, Start
-from tablefold.tables import TableSpec
+from tablefold.tables import TableSpec, common_dim
 from tablefold.terms import AddressMap, MapBuilder, Term, Weight
 
 
@@ -55,14 +55,16 @@ class HashEmbeddings(Method):
     def size_range(self, tables: Sequence[TableSpec]) -> tuple[int, int]:
         """From two rows to as many floats as the full tables have."""
         closed = [table.rows * table.dim for table in tables if table.rows is not None]
-        smallest = math.ceil(2 * max(tables[0].dim / (1 - self.importances), self.k / self.importances))
+        smallest = math.ceil(
+            2 * max(common_dim(tables, "hash_embeddings") / (1 - self.importances), self.k / self.importances)
+        )
         return smallest, max(smallest, sum(closed)) if len(closed) == len(tables) else 1 << 40
 
     def address_map(self, tables: Sequence[TableSpec], seed: int = 0) -> AddressMap:
         """k weighted terms per table."""
         if self.floats is None:
             raise ValueError("hash_embeddings needs a size: floats=540000, or a budget")
-        dim = tables[0].dim
+        dim = common_dim(tables, "hash_embeddings")
         rows = int(self.floats * (1 - self.importances)) // dim
         weights = (self.floats - rows * dim) // self.k
         if rows < 1 or weights < 1:

@@ -20,7 +20,7 @@ from tablefold.ops.reference import bucket_of
 from tablefold.partitions import Partition, ceil_div, identity, mixed_radix, mixed_radix_moduli
 from tablefold.spec import SHOWN
 from tablefold.starts import FULL_START
-from tablefold.tables import TableSpec
+from tablefold.tables import TableSpec, common_dim
 from tablefold.terms import AddressMap, MapBuilder, Term
 
 
@@ -123,7 +123,7 @@ class PathBased(Method):
         if not folded:
             return None
         hidden = self.hidden if self.function == "mlp" else None
-        return PathFunctions(folded, tables[0].dim, hidden, seed)
+        return PathFunctions(folded, common_dim(tables, "path"), hidden, seed)
 
 
 class PathFunctions(nn.Module):

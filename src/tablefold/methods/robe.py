@@ -79,18 +79,19 @@ class Robe(Method):
 
     def address_map(self, tables: Sequence[TableSpec], seed: int = 0) -> AddressMap:
         """A term per block of a row."""
-        if self.block > (dim := tables[0].dim) and self.block % dim:
-            raise ValueError(
-                f"robe: block={self.block} must divide into whole rows: at most dim={dim}, or a multiple of it"
-            )
+        for table in tables:
+            if self.block > table.dim and self.block % table.dim:
+                raise ValueError(
+                    f"robe: block={self.block} must hold whole rows: at most dim={table.dim}, or a multiple of it"
+                )
         builder = MapBuilder(tables)
         floats = self.num_parameters(tables)
-        width = math.gcd(self.block, dim) if self.aligned else 1
+        width = math.gcd(self.block, *(table.dim for table in tables)) if self.aligned else 1
         base = builder.add_region(floats // width, width, FULL_START)
-        for column in range(len(tables)):
-            for number, slot in enumerate(range(0, dim, self.block)):
+        for column, table in enumerate(tables):
+            for number, slot in enumerate(range(0, table.dim, self.block)):
                 key = derive_key(seed, column, number)
-                builder.add_term(column, self._block(base, floats, dim, slot, key))
+                builder.add_term(column, self._block(base, floats, table.dim, slot, key))
         return builder.finish()
 
     def _block(self, base: int, floats: int, dim: int, slot: int, key: int) -> Term:

@@ -11,7 +11,7 @@ from tablefold.method import Method
 from tablefold.partitions import hashed
 from tablefold.spec import SHOWN
 from tablefold.starts import FULL_START
-from tablefold.tables import TableSpec
+from tablefold.tables import TableSpec, common_dim
 from tablefold.terms import AddressMap, MapBuilder, Term
 
 
@@ -57,9 +57,9 @@ class Unified(Method):
         """A term per lookup."""
         if self.rows is None:
             raise ValueError("unified needs a size: rows=100000, or a budget")
-        width, left = divmod(tables[0].dim, self.lookups)
+        width, left = divmod(dim := common_dim(tables, "unified"), self.lookups)
         if left:
-            raise ValueError(f"unified: lookups={self.lookups} must divide dim={tables[0].dim}")
+            raise ValueError(f"unified: lookups={self.lookups} must divide dim={dim}")
         builder = MapBuilder(tables)
         base = builder.add_region(self.rows, width, FULL_START)
         for column in range(len(tables)):

@@ -190,7 +190,7 @@ class Program:
         self.header = Header.from_buffer(self.array.data)
         self.address: int = self.array.ctypes.data
         self.reference = ReferenceGather(address_map)
-        self.features, self.dim = sum(address_map.features), address_map.tables[0].dim
+        self.features, self.dim = address_map.shape
         self.lookup_size = sum(len(lookup.buckets) for lookup in address_map.lookups)
         self.arrays = address_map.arrays
         self.starts = array_starts(address_map)

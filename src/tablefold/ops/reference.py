@@ -50,7 +50,7 @@ class ReferenceGather:
 
     def __init__(self, address_map: AddressMap) -> None:
         self._map = address_map
-        self._dim = address_map.tables[0].dim
+        self._features, self._dim = address_map.shape
         self._starts = lookup_starts(address_map.lookups)
         self._reads = [
             _Read(column, term, *_place(address_map, term.base))
@@ -83,7 +83,7 @@ class ReferenceGather:
         for terms, chains in zip(self._map.terms, self._chains, strict=True):
             by_term = {id(term): next(found) for term in terms}
             vectors += [_compose(chain, by_term) for chain in chains]
-        return torch.cat(vectors, dim=1).reshape(ids.shape[0], len(self._tables), self._dim)
+        return torch.cat(vectors, dim=1).reshape(ids.shape[0], self._features, self._dim)
 
     def _place(self, read: _Read, ids: Tensor, lookup: Tensor | None) -> tuple[Tensor, Tensor]:
         """(for each id the floats of the array that a term reads, `[batch, width]`; hashed words)."""
