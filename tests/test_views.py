@@ -176,3 +176,12 @@ def test_the_lookup_arrays_of_a_table_are_its_own():
     ids = torch.stack([torch.arange(20)] * 3, dim=1)
     for column, table in enumerate(group.tables):
         assert torch.equal(group[table.name](ids[:, column]), group(ids)[:, column])
+
+
+@pytest.mark.parametrize("spec", SPECS + SAME_DIM)
+def test_every_parameter_is_in_one_group_for_an_optimiser(spec):
+    group = parse(spec).build(TABLES)
+    found = [parameter for each in group.param_groups() for parameter in each["params"]]
+    assert [id(one) for one in found] == [id(one) for one in group.parameters()]
+    assert {each["role"] for each in group.param_groups()} <= {"rows", "weights", "transform"}
+    torch.optim.Adam(group.param_groups(), lr=0.1).step()

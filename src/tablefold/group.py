@@ -147,6 +147,24 @@ class EmbeddingGroup(nn.Module):
         # Attributes of modules take a microsecond each, a tenth of the lookup of one example.
         return tuple(self._modules["memory"]._parameters.values())  # type: ignore[union-attr, arg-type]
 
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The parameters as an optimiser takes them, a group for each array and one for the transform's.
+
+        Each says what it is: `name`, and `role` ("rows" of vectors, learned "weights", "transform"), so that they can
+        be given learning rates of their own.
+
+        >>> import torch
+        >>> from tablefold import TableSpec, parse
+        >>> group = parse("hash_embeddings:floats=1000").build([TableSpec("user", 10_000, 16)])
+        >>> rates = {"rows": 1e-2, "weights": 1e-3}
+        >>> optimizer = torch.optim.SGD([{**each, "lr": rates[each["role"]]} for each in group.param_groups()])
+        """
+        arrays = zip(self.address_map.arrays, self.arrays, strict=True)
+        groups = [{"params": [memory], "name": array.name, "role": array.role} for array, memory in arrays]
+        if self.transform is not None:
+            groups.append({"params": list(self.transform.parameters()), "name": "transform", "role": "transform"})
+        return groups
+
     @property
     def device(self) -> torch.device:
         """Where memory is."""
