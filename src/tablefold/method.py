@@ -10,8 +10,6 @@ The module it builds is an `EmbeddingGroup` (`tablefold.group`): one memory, one
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -24,6 +22,7 @@ from tablefold import spec
 from tablefold.fields import settle_fields
 from tablefold.group import EmbeddingGroup as EmbeddingGroup
 from tablefold.group import lookup_array
+from tablefold.registry import Registry
 from tablefold.tables import FLOAT_BYTES, TableSpec, check_tables
 from tablefold.terms import AddressMap
 
@@ -168,16 +167,16 @@ class Method(ABC):
         return kind(**lists)
 
 
-def all_methods() -> dict[str, type[Method]]:
-    """Every method of `tablefold.methods` by name: a new file there is all it takes to be listed."""
-    package = importlib.import_module("tablefold.methods")
-    found: dict[str, type[Method]] = {}
-    for info in pkgutil.iter_modules(package.__path__):
-        module = importlib.import_module(f"{package.__name__}.{info.name}")
-        for kind in vars(module).values():
-            if isinstance(kind, type) and issubclass(kind, Method) and "name" in vars(kind):
-                found[kind.name] = kind
-    return found
+def _is_method(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, Method) and "name" in vars(value)
+
+
+_METHODS: Registry[type[Method]] = Registry("tablefold.methods", "method", _is_method)
+
+
+def all_methods() -> Mapping[str, type[Method]]:
+    """Every method by its name: those of `tablefold.methods`, and of other packages (see `tablefold.registry`)."""
+    return _METHODS
 
 
 def parse(text: str) -> Method:

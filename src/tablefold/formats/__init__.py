@@ -7,14 +7,22 @@ keeps the codes and drops the master. Both ways read the same bits.
 """
 
 from tablefold.formats.bf16 import BF16 as BF16
+from tablefold.formats.codes import Codes
 from tablefold.formats.format import Format as Format
 from tablefold.formats.fp32 import FP32 as FP32
 from tablefold.formats.int2 import INT2 as INT2
 from tablefold.formats.int4 import INT4 as INT4
 from tablefold.formats.int8 import INT8 as INT8
+from tablefold.registry import Registry
 
-FORMATS: dict[str, Format] = {each.name: each for each in (FP32, BF16, INT8, INT4, INT2)}
-"""Every format by name, widest first."""
+
+def _is_format(value: object) -> bool:
+    """Kernels know these two and codes of 2, 4 and 8 bits; a format of another package is one of the last."""
+    return value in (FP32, BF16) or (isinstance(value, Codes) and value.bits in (2, 4, 8))
+
+
+FORMATS: Registry[Format] = Registry("tablefold.formats", "format", _is_format)
+"""Every format by name: those of this package, and `Codes` of other packages (see `tablefold.registry`)."""
 
 
 def find_format(name: str) -> Format:

@@ -22,6 +22,7 @@ from tablefold.models.dlrm import DLRM
 from tablefold.models.network import Network
 from tablefold.models.neumf import NeuMF
 from tablefold.quoting import one_line, quoted
+from tablefold.registry import Registry
 from tablefold.spec import nearest
 
 __all__ = ["DCN", "DLRM", "DCNv2", "Network", "NeuMF", "all_models", "build_model", "check_options", "model_options"]
@@ -33,13 +34,20 @@ LARGEST_WIDTH = 1 << 16
 MOST_LAYERS = 1000
 
 
-def all_models() -> dict[str, type[Network]]:
-    """Every model by its name.
+def _is_model(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, Network) and "name" in vars(value)
+
+
+_MODELS: Registry[type[Network]] = Registry("tablefold.models", "model", _is_model)
+
+
+def all_models() -> Mapping[str, type[Network]]:
+    """Every model by its name: those of this package, and of others (see `tablefold.registry`).
 
     >>> sorted(all_models())
     ['dcn', 'dcn_v2', 'dlrm', 'neumf']
     """
-    return {model.name: model for model in (DLRM, DCN, DCNv2, NeuMF)}
+    return _MODELS
 
 
 def model_options(name: str) -> dict[str, Any]:
