@@ -1,4 +1,7 @@
-"""Run by torch's launcher in two processes: a drop-in of production size trains in each as in one process alone."""
+"""Run by torch's launcher in two processes: a model with tables of production size trains in each as in one alone.
+
+distributed_worker.py ddp|fsdp drop-ins|views METHOD ROWS
+"""
 
 import sys
 
@@ -10,21 +13,29 @@ from torch.nn.parallel import DistributedDataParallel
 
 import tablefold
 
-KIND, METHOD, ROWS = sys.argv[1], sys.argv[2], int(sys.argv[3])
+KIND, TABLES, METHOD, ROWS = *sys.argv[1:4], int(sys.argv[4])
 BATCH, DIM = 64, 16
 
 
 class Model(nn.Module):
-    """A drop-in and a layer on it."""
+    """Two drop-ins, or two views of a group, and a layer on them."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.items = tablefold.Embedding(ROWS, DIM, method=METHOD, seed=1)
-        self.tags = tablefold.EmbeddingBag(ROWS, DIM, mode="sum", method=METHOD, seed=2)
+        if TABLES == "views":
+            tables = [tablefold.TableSpec(name, ROWS, DIM) for name in ("items", "tags")]
+            group = tablefold.parse(METHOD).build(tables, seed=1)
+            self.items, self.tags = group["items"], group["tags"]
+        else:
+            self.items = tablefold.Embedding(ROWS, DIM, method=METHOD, seed=1)
+            self.tags = tablefold.EmbeddingBag(ROWS, DIM, mode="sum", method=METHOD, seed=2)
         self.layer = nn.Linear(2 * DIM, 1)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.layer(torch.cat([self.items(ids[:, 0]), self.tags(ids)], dim=1)).squeeze(1)
+        tags = self.tags(ids)
+        if TABLES == "views":
+            tags = tags.sum(1)
+        return self.layer(torch.cat([self.items(ids[:, 0]), tags], dim=1)).squeeze(1)
 
 
 def steps(model, batches):
@@ -51,7 +62,8 @@ floats = sum(parameter.numel() for parameter in model.parameters())
 if KIND == "ddp":
     together = DistributedDataParallel(model)
 else:
-    for part in (model.items, model.tags, model):
+    # All views of a group are one unit of FSDP: their weights are the same.
+    for part in (model,) if TABLES == "views" else (model.items, model.tags, model):
         fully_shard(part)
     together = model
 steps(together, [batch[rank * BATCH : (rank + 1) * BATCH] for batch in ids])

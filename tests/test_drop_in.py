@@ -159,13 +159,19 @@ def test_bags_on_another_device_than_memory_are_refused(devices, last, padding_i
 
 
 @pytest.mark.parametrize("wrapper", ["ddp", "fsdp"])
-@pytest.mark.parametrize("method", ["full", pytest.param("robe:block=16,floats=10000000", marks=pytest.mark.slow)])
-def test_two_processes_train_twenty_million_floats_as_one_does(wrapper, method):
+@pytest.mark.parametrize(
+    ("tables", "method"),
+    [
+        *(("drop-ins", "full"), ("views", "full")),
+        pytest.param("drop-ins", "robe:block=16,floats=10000000", marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_train_twenty_million_floats_as_one_does(wrapper, tables, method):
     script = Path(__file__).with_name("distributed_worker.py")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, str(script), wrapper, method, "625000"],
+        [*command, str(script), wrapper, tables, method, "625000"],
         env=environment,
         capture_output=True,
         text=True,

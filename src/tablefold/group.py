@@ -349,7 +349,8 @@ class TableView(nn.Module):
 
     It owns nothing: its weights are the group's, and so are their gradients, whoever else reads them. In a model that
     has several views of a group, each weight is one parameter for `parameters()` and one entry of the state dict, under
-    the first view.
+    the first view. FSDP must take them all in one unit (`fully_shard` of the module that has them): torch refuses to
+    shard the second view for itself.
 
     Args:
         group: has the table.
