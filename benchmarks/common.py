@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 import tablefold
-from tablefold import Method, TableSpec, parse
+from tablefold import Placement, TableSpec, parse
 from tablefold.group import EmbeddingGroup
 
 KAGGLE_ROWS = (
@@ -36,6 +36,9 @@ SPECS = {
     "qr c=4": "qr:collisions=4,combine=mul",
     "full": "full",
 }
+
+CODED = {f"full in {name}": ("full", name) for name in ("int8", "int4", "int2")}
+"""Specs and formats of memory in few bits."""
 
 Work = Callable[[int], object]
 """A contestant: called with the number of the round, it does the work once."""
@@ -60,9 +63,9 @@ def log_uniform_ids(tables: list[TableSpec], batch: int, count: int, seed: int =
 
 
 def build(name: str, tables: list[TableSpec]) -> EmbeddingGroup:
-    """The group that a name of `SPECS` stands for, with sparse gradients where they pay."""
-    method: Method = parse(SPECS[name])
-    group = method.build(tables)
+    """The group that a name of `SPECS` or `CODED` stands for, with sparse gradients where they pay."""
+    spec, storage = CODED[name] if name in CODED else (SPECS[name], "fp32")
+    group = Placement(parse(spec), storage=storage).build(tables)
     group.sparse = "auto"
     return group
 

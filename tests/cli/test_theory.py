@@ -47,7 +47,7 @@ def test_any_number_of_ids(capsys, count):
 
 @pytest.mark.parametrize("option", ["--eps", "--delta"])
 def test_the_smallest_probability_has_sizes(capsys, option):
-    assert main(["theory", "--rows", str(2**62), option, "1e-100", "--dim", "16"]) == 0
+    assert main(["theory", "--rows", str(2**58), option, "1e-100", "--dim", "16"]) == 0
     assert "robe:block=1" in capsys.readouterr().out
 
 

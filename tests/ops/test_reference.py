@@ -2,16 +2,16 @@
 
 import numpy as np
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from arrays import flat_memory, into_arrays
 from oracle import vector
 from tablefold.formats import FP32
-from tablefold.group import EmbeddingGroup
+from tablefold.group import EmbeddingGroup, lookup_array
 from tablefold.partitions import Partition, lookup
 from tablefold.starts import Start
-from tablefold.tables import TableSpec
+from tablefold.tables import TableSpec, full_bytes
 from tablefold.terms import AddressMap, Region, Term, Weight
 
 ROWS = 30
@@ -95,7 +95,10 @@ def address_maps(draw, scale=1, formats=(FP32,)):
                 for slot, width in cover + extra
             )
         )
-    return AddressMap(tuple(tables), tuple(table_terms), tuple(regions))
+    address_map = AddressMap(tuple(tables), tuple(table_terms), tuple(regions))
+    folded = address_map.num_bytes + lookup_array(address_map.lookups).nbytes
+    assume(folded <= full_bytes(address_map.tables))  # else it is no fold, and refused
+    return address_map
 
 
 @settings(max_examples=200, deadline=None)
