@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from methods.cases import CASES, TABLES
 from tablefold import TableSpec, parse
+from tablefold.formats import INT2
 from tablefold.hashing import derive_key
 from tablefold.partitions import Partition, hashed, lookup, quotient, remainder
 from tablefold.starts import Start
@@ -181,6 +182,7 @@ def test_table_bytes_tell_shared_memory_from_a_tables_own():
     tables = [TableSpec("a", 1000, 8), TableSpec("b", 10, 8)]
     shared = parse("robe:block=4,floats=100").address_map(tables)
     assert table_bytes(shared, 0) == (400, True)
+    assert table_bytes(shared.in_format(INT2), 0) == (36, True)  # 100 floats in blocks of 32, nine bytes each
     own = parse("hash:max_rows=100").address_map(tables)
     assert [table_bytes(own, column) for column in range(2)] == [(3200, False), (320, False)]
 

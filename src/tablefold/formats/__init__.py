@@ -35,7 +35,8 @@ def find_format(name: str) -> Format:
     900
     """
     if name not in FORMATS:
-        raise ValueError(f"format {name!r} must be one of {', '.join(FORMATS)}")
+        known = sorted(FORMATS.values(), key=lambda each: -each.bits)
+        raise ValueError(f"format {name!r} must be one of {', '.join(each.name for each in known)}")
     return FORMATS[name]
 
 

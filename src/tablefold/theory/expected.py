@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from tablefold.partitions import Partition, known_modulus
-from tablefold.tables import FLOAT_BYTES
 from tablefold.terms import AddressMap, Term
 from tablefold.theory.occupancy import expected_distinct, expected_repeats, largest_load
 
@@ -236,9 +235,12 @@ def table_bytes(address_map: AddressMap, column: int) -> tuple[int, bool]:
     own = _spans(address_map.terms[column])
     others = [terms for index, terms in enumerate(address_map.terms) if index != column]
     foreign = [span for terms in others for span in _spans(terms)]
-    floats = sum(end - begin for begin, end in own)
     shared = any(begin < end2 and begin2 < end for begin, end in own for begin2, end2 in foreign)
-    return floats * FLOAT_BYTES, shared
+    num_bytes = 0
+    for region, base in zip(address_map.regions, address_map.bases, strict=True):
+        spans = ((max(begin, base), min(end, base + region.floats)) for begin, end in own)
+        num_bytes += region.format.num_bytes(sum(end - begin for begin, end in spans if begin < end))
+    return num_bytes, shared
 
 
 def _spans(terms: Sequence[Term]) -> list[tuple[int, int]]:
