@@ -64,13 +64,6 @@ def test_bytes_and_shapes_are_those_of_what_is_packed(kind, rows, width):
     assert packed.nbytes == kind.num_bytes(rows * width)
 
 
-@each_format
-@given(num_bytes=st.integers(0, 10**12))
-def test_most_floats_is_the_inverse_of_num_bytes(kind, num_bytes):
-    floats = kind.most_floats(num_bytes)
-    assert kind.num_bytes(floats) <= num_bytes < kind.num_bytes(floats + 1)
-
-
 @pytest.mark.parametrize("floats", [1, 31, 32, 33, 3200])
 def test_bytes_by_hand(floats):
     blocks = math.ceil(floats / 32)

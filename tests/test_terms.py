@@ -105,7 +105,6 @@ def test_formats_change_the_program_and_no_address():
     assert {each.fingerprint for each in kinds} == {exact.fingerprint}
     assert len({each.key for each in kinds}) == len(FORMATS)
     assert all(each.arrays[1].format == FP32 for each in kinds)
-    assert [each.in_few_bits for each in kinds] == [False, True, True, True, True]
 
 
 def test_a_list_of_terms_for_each_table_is_needed():

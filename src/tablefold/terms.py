@@ -266,11 +266,6 @@ class AddressMap:
         return sum(array.num_bytes for array in self.arrays)
 
     @cached_property
-    def in_few_bits(self) -> bool:
-        """Whether some array is kept in another format than float32."""
-        return any(array.format != FP32 for array in self.arrays)
-
-    @cached_property
     def bases(self) -> tuple[int, ...]:
         """The first float of each region."""
         return (0, *itertools.accumulate(region.floats for region in self.regions))[:-1]

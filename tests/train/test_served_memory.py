@@ -60,7 +60,7 @@ def served_bytes(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("storage", ["int8", "int4", "int2"])
 def test_a_process_holds_the_bytes_that_the_model_promises(tmp_path, storage):
-    rows = FORMATS[storage].most_floats(500_000_000) // 16
+    rows = 500_000_000 // FORMATS[storage].num_bytes(32) * 2  # of 16 floats
     promised = make_run(tmp_path / "large", rows, storage)
     make_run(tmp_path / "small", 1000, storage)
     assert promised >= 500_000_000 - 1000

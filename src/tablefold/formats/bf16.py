@@ -19,10 +19,6 @@ class Brain(Format):
         """2 bytes a float."""
         return 2 * floats
 
-    def most_floats(self, num_bytes: int) -> int:
-        """A float for each 2 bytes."""
-        return num_bytes // 2
-
     def packed_like(self, rows: int, width: int) -> Tensor:
         """bfloat16 `[rows, width]`."""
         return torch.empty(rows, width, dtype=torch.bfloat16, device="meta")

@@ -63,10 +63,6 @@ class Codes(Format):
         """A packed block for each 32 floats, the last one whole."""
         return -(-floats // BLOCK) * self.record
 
-    def most_floats(self, num_bytes: int) -> int:
-        """32 floats for each packed block."""
-        return num_bytes // self.record * BLOCK
-
     def packed_like(self, rows: int, width: int) -> Tensor:
         """uint8 `[blocks, bytes of a packed block]`."""
         return torch.empty(-(-rows * width // BLOCK), self.record, dtype=torch.uint8, device="meta")

@@ -29,10 +29,6 @@ class Format(ABC):
         """Bytes of an array of so many floats, scales included."""
 
     @abstractmethod
-    def most_floats(self, num_bytes: int) -> int:
-        """The most floats of one array that fit into `num_bytes`."""
-
-    @abstractmethod
     def packed_like(self, rows: int, width: int) -> Tensor:
         """An array of `[rows, width]` floats in this format, on the device "meta": its type and shape."""
 

@@ -19,10 +19,6 @@ class Exact(Format):
         """4 bytes a float."""
         return 4 * floats
 
-    def most_floats(self, num_bytes: int) -> int:
-        """A float for each 4 bytes."""
-        return num_bytes // 4
-
     def packed_like(self, rows: int, width: int) -> Tensor:
         """float32 `[rows, width]`."""
         return torch.empty(rows, width, dtype=torch.float32, device="meta")
