@@ -15,6 +15,7 @@ from tablefold.locks import locked
 from tablefold.study.definition import Study
 from tablefold.study.grid import run_study
 from tablefold.study.loading import load_study
+from tablefold.study.pool import Job, run_jobs
 
 ONE = {
     "settings": {"dim": 4, "batch_size": 500, "model_options": {"dlrm": {"bottom_mlp": [4], "top_mlp": [4]}}},
@@ -115,6 +116,28 @@ def test_a_stopped_study_ends_its_runs_and_leaves_no_half_answer(tmp_path, long_
     assert list((tmp_path / "out" / "outputs").iterdir()) == []
     assert not (tmp_path / "out" / "work").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["long.toml", "out"]
+
+
+def test_a_study_that_is_stopped_while_it_starts_a_run_ends_that_run(monkeypatch):
+    started = []
+
+    class StoppedWhileItStarts(subprocess.Popen):
+        def __init__(self, *_, **options):
+            super().__init__([sys.executable, "-c", "import time; time.sleep(60)"], **options)
+            started.append(self)
+            signal.raise_signal(signal.SIGTERM)
+
+    def stop(*_):
+        raise SystemExit(143)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    monkeypatch.setattr(subprocess, "Popen", StoppedWhileItStarts)
+    try:
+        with pytest.raises(SystemExit):
+            next(run_jobs(iter([Job(None, {}, *[Path("x")] * 4)]), 1, lambda _: None))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert [process.returncode for process in started] == [-signal.SIGTERM]
 
 
 def test_a_second_study_in_a_folder_is_refused_before_it_loads_anything(data, tmp_path):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tablefold.json_files import read_json
+from tablefold.processes import signals_held
 from tablefold.study.request import Request
 from tablefold.study.worker import FAILED, answer, write_answer
 
@@ -77,12 +78,7 @@ class _Running:
 
     def output(self) -> dict[str, Any]:
         """The answer of the ended process; one is written for it where it could not."""
-        for reader in self.readers:
-            reader.join()
-        assert self.process.stdout is not None
-        assert self.process.stderr is not None
-        self.process.stdout.close()
-        self.process.stderr.close()
+        self._close()
         if self.process.returncode == 0:
             return read_json(self.job.out)
         last = next((line for line in reversed(self.errors) if line), "no word")
@@ -91,6 +87,21 @@ class _Running:
         output = answer(self.job.content, FAILED, error=why)
         write_answer(self.job.out, output)
         return output
+
+    def end(self) -> None:
+        """End the process, which was asked to, whatever it does."""
+        _wait(self.process, 10)
+        self.process.kill()
+        self.process.wait()
+        self._close()
+
+    def _close(self) -> None:
+        for reader in self.readers:
+            reader.join()
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        self.process.stdout.close()
+        self.process.stderr.close()
 
 
 def run_jobs(
@@ -115,7 +126,8 @@ def run_jobs(
                 if job is None:
                     waiting = False
                 else:
-                    running.append(_Running.start(job, threads))
+                    with signals_held():
+                        running.append(_Running.start(job, threads))
             ended = [one for one in running if one.process.poll() is not None]
             for one in ended:
                 running.remove(one)
@@ -127,9 +139,7 @@ def run_jobs(
         for one in running:
             one.process.terminate()
         for one in running:
-            _wait(one.process, 10)
-            one.process.kill()
-            one.process.wait()
+            one.end()
 
 
 def check_processes(processes: int) -> None:
