@@ -59,3 +59,8 @@ def test_what_cannot_be_met_is_refused():
         Placement(parse("qr"), storage="fp16")
     with pytest.raises(ValueError, match="threshold=-1 must be 0 or more rows"):
         Placement(Full(), threshold=-1)
+
+
+def test_a_budget_that_is_no_number_is_refused():
+    with pytest.raises(ValueError, match="a budget of nan bytes is below the smallest possible for hash, 32 bytes"):
+        Placement(parse("hash")).for_budget([TableSpec("user", 1000, 8)], float("nan"))

@@ -109,7 +109,7 @@ class EmbeddingGroup(nn.Module):
         arrays = self.arrays
         self._check_kind(ids, arrays[0].device)
         if len(self.dims) > 1:
-            common_dim(self.tables, "one tensor of all tables' vectors (group[name] gives those of one)")
+            _ = self.dim  # which says why there is none
         try:
             vectors = self.gather(arrays, self.lookup, ids)
         except WildIdError as error:
@@ -217,8 +217,13 @@ class EmbeddingGroup(nn.Module):
 
     def _refusing(self, vectors: Tensor) -> Tensor:
         """Vectors whose gradient is refused, where somebody could want one of frozen memory."""
-        refuses = self.training and torch.is_grad_enabled() and not vectors.requires_grad and self.is_frozen
+        refuses = self._wants_gradients and not vectors.requires_grad
         return refuse_gradients(vectors) if refuses and not (is_recorded() or is_transformed()) else vectors
+
+    @property
+    def _wants_gradients(self) -> bool:
+        """Whether somebody could ask for gradients of memory that is frozen."""
+        return self.training and torch.is_grad_enabled() and self.is_frozen
 
     def _sparse_arrays(self, arrays: Sequence[Array]) -> Sequence[bool]:
         if self.sparse is False:
@@ -252,8 +257,7 @@ class EmbeddingGroup(nn.Module):
         self.check_device(*values, *offsets, *(weights or ()))
         begins = check_bags(values, offsets, mode, weights)
         plain = begins.numel() and self.transform is None and counted is None
-        frozen_in_training = self.training and torch.is_grad_enabled() and self.is_frozen
-        if not plain or frozen_in_training or not can_pool(self.program, self.arrays, values, mode, weights):
+        if not plain or self._wants_gradients or not can_pool(self.program, self.arrays, values, mode, weights):
             return pool_composed(self, self.address_map.features, values, offsets, mode, weights, counted)
         try:
             work = (self.program, self.arrays, self.lookup, values, begins, mode, weights)
@@ -436,8 +440,7 @@ def start_memory(address_map: AddressMap, seed: int, device: torch.device | str 
         }
     memory = {}
     for array in address_map.arrays:
-        like = torch.empty(array.shape, dtype=torch.float32, device="meta")
-        memory[array.name] = in_large_pages(like, torch.device("cpu"))
+        memory[array.name] = in_large_pages(FP32.packed_like(*array.shape), torch.device("cpu"))
         flat, base = memory[array.name].view(-1), 0
         for number in array.regions:
             region = address_map.regions[number]
@@ -502,8 +505,9 @@ def _check_state(group: nn.Module, state: Mapping[str, Any], prefix: str, *_: An
     lookup = state.get(f"{prefix}lookup")
     found = {name: state[f"{prefix}memory.{name}"] for name in group.memory if f"{prefix}memory.{name}" in state}
     for array in group.address_map.arrays:
-        packed = array.format.packed_like(1, 1).dtype
-        if array.name in found and not (found[array.name].is_floating_point() or found[array.name].dtype == packed):
+        if array.name not in found:
+            continue
+        if not (found[array.name].is_floating_point() or found[array.name].dtype == array.format.dtype):
             raise ValueError(
                 f"{prefix}memory.{array.name} is {found[array.name].dtype} in these weights, it must be floats: "
                 "the file is damaged"

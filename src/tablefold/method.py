@@ -22,6 +22,7 @@ from tablefold import spec
 from tablefold.fields import settle_fields
 from tablefold.group import EmbeddingGroup as EmbeddingGroup
 from tablefold.group import lookup_array
+from tablefold.partitions import largest
 from tablefold.registry import Registry
 from tablefold.tables import FLOAT_BYTES, TableSpec, check_tables
 from tablefold.terms import AddressMap
@@ -104,13 +105,7 @@ class Method(ABC):
         if not self.size_options:
             return self
         low, high = self.size_range(tables)
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self.sized(middle).num_bytes(tables) <= num_bytes:
-                low = middle
-            else:
-                high = middle - 1
-        return self.sized(low)
+        return self.sized(largest(low, high, lambda size: self.sized(size).num_bytes(tables) <= num_bytes))
 
     def sized(self, size: int) -> Self:
         """This method at a value of its first size option."""

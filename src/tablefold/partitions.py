@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -380,10 +380,16 @@ def ceil_div(number: int, divisor: int) -> int:
 
 def ceil_root(number: int, k: int) -> int:
     """The smallest r >= 1 with r^k >= number, exact for ints of any size."""
-    low, high = 0, 1
-    while high**k < number:
-        low, high = high, high * 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if middle**k >= number else (middle, high)
-    return high
+    return largest(0, 1 << (number.bit_length() // k + 1), lambda root: root**k < number) + 1
+
+
+def largest(low: int, high: int, fits: Callable[[int], bool]) -> int:
+    """The largest of `low .. high` that fits, where all below one that fits do; `low` is taken to fit, unasked.
+
+    >>> largest(1, 1 << 80, lambda size: size * size <= 10**30)
+    1000000000000000
+    """
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low

@@ -10,6 +10,7 @@ import torch
 from tablefold.formats import FP32, find_format
 from tablefold.method import EmbeddingGroup, Method
 from tablefold.methods.full import Full
+from tablefold.partitions import largest
 from tablefold.tables import TableSpec, check_tables
 from tablefold.terms import AddressMap, join
 
@@ -68,7 +69,7 @@ class Placement:
                 f"a budget of {num_bytes} bytes is below the {kept} bytes of the {len(small)} tables that "
                 f"threshold={self.threshold} keeps full: lower the threshold or raise the budget"
             )
-        if (least := self.smallest_bytes(tables)) > num_bytes:
+        if not (least := self.smallest_bytes(tables)) <= num_bytes:  # what is no number is no budget
             of_full = f" ({kept} of them for tables kept full)" if kept else ""
             advice = "lower the threshold" if kept else "choose another method"
             raise ValueError(
@@ -78,13 +79,7 @@ class Placement:
         if not folded or not self.method.size_options:
             return self
         low, high = self.method.size_range(folded)
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self._sized(middle).num_bytes(tables) <= num_bytes:
-                low = middle
-            else:
-                high = middle - 1
-        return self._sized(low)
+        return self._sized(largest(low, high, lambda size: self._sized(size).num_bytes(tables) <= num_bytes))
 
     def smallest_bytes(self, tables: Sequence[TableSpec]) -> int:
         """Bytes for `tables` with the method at its smallest size: no budget below it can be met."""

@@ -17,7 +17,6 @@ from tablefold.theory.promises import (
     computes_after_gather,
     fewest_rows,
     little_overlap,
-    sized,
     smallest,
 )
 from theory.test_bounds import violations, worst_overlap
@@ -58,10 +57,10 @@ def test_at_the_size_that_promises_it_no_more_seeds_than_delta_fail(spec):
     low, high = 16, largest
     while low < high:
         middle = (low + high) // 2
-        fits = log_failure(sized(method, middle).address_map(SMALL), eps) <= math.log(delta)
+        fits = log_failure(method.sized(middle).address_map(SMALL), eps) <= math.log(delta)
         low, high = (low, middle) if fits else (middle + 1, high)
     assert low < largest
-    assert violations(str(sized(method, low)), SMALL, eps, seeds=100) <= delta
+    assert violations(str(method.sized(low)), SMALL, eps, seeds=100) <= delta
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.spec)
@@ -100,7 +99,7 @@ def test_the_smallest_size_keeps_the_promise_and_the_next_smaller_one_does_not()
         size = getattr(method, method.size_options[0])
         assert promise(method.address_map(SMALL))
         if size > method.size_range(SMALL)[0]:
-            assert not promise(sized(method, size - 1).address_map(SMALL))
+            assert not promise(method.sized(size - 1).address_map(SMALL))
 
 
 def test_distinct_rows_hold_in_simulation():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -31,6 +32,11 @@ class Format(ABC):
     @abstractmethod
     def packed_like(self, rows: int, width: int) -> Tensor:
         """An array of `[rows, width]` floats in this format, on the device "meta": its type and shape."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of an array in this format."""
+        return self.packed_like(1, 1).dtype
 
     @abstractmethod
     def encode(self, memory: Float[Tensor, "rows width"]) -> Tensor:

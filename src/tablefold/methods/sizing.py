@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
-from tablefold.partitions import ceil_div, ceil_root
+from tablefold.partitions import ceil_div, ceil_root, largest
 from tablefold.tables import TableSpec
 
 MOST_PARTS = 64
@@ -57,14 +57,7 @@ def largest_first_modulus(rows: int, max_rows: int, smallest: int, cost: Callabl
     """
     if rows <= max_rows or cost(smallest) >= rows:
         return rows
-    low, high = smallest, rows - 1
-    while low < high:
-        middle = (low + high + 1) // 2
-        if cost(middle) <= max_rows:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    return largest(smallest, rows - 1, lambda first: cost(first) <= max_rows)
 
 
 def remainder_rows(rows: int, max_rows: int) -> int:

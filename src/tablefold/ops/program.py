@@ -198,7 +198,7 @@ class Program:
             Layout(
                 torch.Size(array.shape),
                 start,
-                None if array.format == FP32 else array.format.packed_like(1, 1).dtype,
+                None if array.format == FP32 else array.format.dtype,
                 array.format.packed_like(*array.shape).shape,
                 array.format.num_bytes(start),
             )

@@ -160,7 +160,7 @@ def check_master(array: Array, memory: Tensor) -> None:
     """
     if array.format == FP32 or memory.dtype == torch.float32:
         return
-    if memory.requires_grad or memory.dtype != array.format.packed_like(1, 1).dtype:
+    if memory.requires_grad or memory.dtype != array.format.dtype:
         raise ValueError(
             f"memory in {array.format.name} has float32 masters; this one is {memory.dtype}: leave the group in "
             "float32, or build it in fp32"

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from tablefold.method import Method
-from tablefold.partitions import mixed_radix_moduli
+from tablefold.partitions import largest, mixed_radix_moduli
 from tablefold.tables import TableSpec
 from tablefold.terms import AddressMap
 from tablefold.theory.expected import codes_of
@@ -70,21 +69,10 @@ def smallest(method: SomeMethod, tables: Sequence[TableSpec], promise: Promise) 
     if not method.size_options:
         return method if promise(method.address_map(tables)) else None
     low, high = method.size_range(tables)
-    if not promise(sized(method, high).address_map(tables)):
+    if not promise(method.sized(high).address_map(tables)):
         return None
-    while low < high:
-        middle = (low + high) // 2
-        if promise(sized(method, middle).address_map(tables)):
-            high = middle
-        else:
-            low = middle + 1
-    return sized(method, low)
-
-
-def sized(method: SomeMethod, size: int) -> SomeMethod:
-    """`method` with its first size option set and the others cleared."""
-    cleared: dict[str, Any] = dict.fromkeys(method.size_options)
-    return replace(method, **{**cleared, method.size_options[0]: size})
+    broken = largest(low - 1, high - 1, lambda size: not promise(method.sized(size).address_map(tables)))
+    return method.sized(broken + 1)
 
 
 def computes_after_gather(method: Method) -> bool:
