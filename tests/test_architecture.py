@@ -33,7 +33,7 @@ ALLOWED = {
     "group": CORE | {"formats", "ops"},
     "method": CORE | {"registry", "group"},
     "methods": CORE | {"json_files", "method", "methods", "ops", "panics", "quoting"},
-    "placement": {"formats", "group", "method", "methods", "tables", "terms"},
+    "placement": {"formats", "group", "method", "methods", "partitions", "tables", "terms"},
     "nn": {"fields", "group", "method", "ops", "placement", "spec", "starts", "tables"},
     "optim": {"ops"},
     "ahead": {"compilation", "data", "ops"},
