@@ -24,6 +24,7 @@ ALLOWED = {
     "panics": set(),
     "processes": set(),
     "quoting": set(),
+    "clustering": set(),
     "compilation": {"compilation"},
     "registry": {"quoting"},
     "formats": {"formats", "registry"},
