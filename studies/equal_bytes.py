@@ -4,11 +4,14 @@
     python studies/equal_bytes.py storage FILE --work FOLDER --results studies/results/storage.jsonl
     python studies/equal_bytes.py order FILE --work FOLDER --results studies/results/order.jsonl
     python studies/equal_bytes.py formats FILE --work FOLDER --results studies/results/equal_bytes_formats.jsonl
+    python studies/equal_bytes.py formats-movielens FILE --work FOLDER --results studies/results/movielens_formats.jsonl
+    python studies/equal_bytes.py formats-clicks --work FOLDER --results studies/results/clicks_formats.jsonl
     python studies/equal_bytes.py movielens FILE --work FOLDER --results studies/results/movielens.jsonl
 
 FILE is a Parquet file of positives (columns user, item; for MovieLens also the users' gender, age and occupation and
 the items' genre). A random 10 % of them test, four random items per positive are negatives, ids are permuted (ranked by
-frequency in `order` and `formats`); each seed draws its own split, negatives and permutation. Every run is one
+frequency in `order` and `formats`); each seed draws its own split, negatives and permutation. The clicks are a million
+synthetic ones, each seed a log of its own, and need no file. Every run is one
 `tablefold train` and appends one JSON line; runs whose line is there already are skipped, so the script can be stopped
 and started again.
 """
@@ -45,6 +48,10 @@ AT_FOUR = (
     *("path:hidden=64", "path:hidden=64,function=linear", "hash:by=mix", "robe:block=4,sign=true"),
 )
 METADATA = "custom:lookup={data}/lookup"
+CLICKS_TRAINING = (
+    *("--model", "dlrm", "--bottom-mlp", "64,16", "--top-mlp", "128,64", "--dim", "16", "--optimizer", "amsgrad"),
+    *("--lr", "1e-3", "--batch-size", "1024", "--eval-every", "212"),
+)
 TRAINING = (
     *("--model", "neumf", "--top-mlp", "64,32", "--dim", "16", "--optimizer", "amsgrad", "--lr", "2e-3"),
     *("--batch-size", "8192", "--epochs", "6", "--eval-every", "267"),
@@ -117,11 +124,14 @@ def order() -> list[Run]:
 
 
 GRIDS = {"gowalla": gowalla, "movielens": movielens, "storage": storage, "formats": formats, "order": order}
+GRIDS |= {"formats-movielens": formats, "formats-clicks": formats}
 DATA = dict.fromkeys(GRIDS, "gowalla") | {"movielens": "movielens"}
 DATA |= dict.fromkeys(("formats", "order"), "gowalla-frequency")
+DATA |= {"formats-movielens": "movielens-frequency", "formats-clicks": "clicks"}
 COLUMNS = {
     "gowalla": (),
     "gowalla-frequency": (),
+    "movielens-frequency": (),
     "movielens": ("--user-columns", "gender,age,occupation", "--item-columns", "genre"),
 }
 
@@ -130,13 +140,17 @@ def tablefold(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "tablefold", *arguments], capture_output=True, text=True, check=False)
 
 
-def prepare(study: str, file: Path, work: Path, seed: int) -> Path:
+def prepare(study: str, file: Path | None, work: Path, seed: int) -> Path:
     name = DATA[study]
     data = work / f"{name}-{seed}"
+    if name == "clicks":
+        if not data.exists():
+            tablefold("generate", str(data), "--rows", "1000000", "--seed", str(seed), "--prepared").check_returncode()
+        return data
     if not data.exists():
         done = tablefold(
             *("prepare", "interactions", str(file), "--user", "user", "--item", "item", "--negatives", "4"),
-            *(() if name == "gowalla-frequency" else ("--permute-ids", str(seed))),
+            *(() if name.endswith("-frequency") else ("--permute-ids", str(seed))),
             *("--seed", str(seed), "--out", str(data)),
             *COLUMNS.get(name, ()),
         )
@@ -144,13 +158,14 @@ def prepare(study: str, file: Path, work: Path, seed: int) -> Path:
     return data
 
 
-def train(data: Path, work: Path, run: Run) -> dict[str, object]:
+def train(study: str, data: Path, work: Path, run: Run) -> dict[str, object]:
     """One run's line: what was asked, and what came out (or why nothing did)."""
     spec, size, seed = run
-    out = work / "runs" / "-".join((spec, *size, str(seed))).replace("/", "_")
+    out = work / "runs" / "-".join((DATA[study], spec, *size, str(seed))).replace("/", "_")
     asked = {"asked": [spec, size, seed]}
     method = spec.format(data=data)
-    done = tablefold("train", str(data), "--method", method, *TRAINING, *size, "--seed", str(seed), "--out", str(out))
+    training = CLICKS_TRAINING if DATA[study] == "clicks" else TRAINING
+    done = tablefold("train", str(data), "--method", method, *training, *size, "--seed", str(seed), "--out", str(out))
     if done.returncode:
         return {**asked, "error": done.stderr.strip().splitlines()[-1]}
     result = json.loads((out / "result.json").read_text())
@@ -163,7 +178,7 @@ def train(data: Path, work: Path, run: Run) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=GRIDS)
-    parser.add_argument("file", type=Path)
+    parser.add_argument("file", type=Path, nargs="?", help="not for clicks")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--results", type=Path, required=True)
     arguments = parser.parse_args()
@@ -175,7 +190,7 @@ def main() -> None:
         if [spec, list(size), seed] in done:
             continue
         data = prepare(arguments.study, arguments.file, arguments.work, seed)
-        line = train(data, arguments.work, (spec, size, seed))
+        line = train(arguments.study, data, arguments.work, (spec, size, seed))
         with arguments.results.open("a") as file:
             file.write(json.dumps(line) + "\n")
         print(spec, *size, seed, line.get("auc", line.get("error")), flush=True)
