@@ -18,6 +18,7 @@ from tablefold.partitions import (
     coprime_moduli,
     hashed,
     identity,
+    intervals,
     lookup,
     mixed_radix,
     mixed_radix_moduli,
@@ -140,6 +141,11 @@ def test_hashes_are_counted_and_refused_where_they_cannot_be():
         (lambda: lookup([0, 5], num_buckets=3), "id 1 has bucket 5; num_buckets=3"),
         (lambda: lookup([0.5]), "1-D int array"),
         (lambda: lookup([]), "1-D int array"),
+        (lambda: intervals([]), "edges need a 1-D int array"),
+        (lambda: intervals([2.5]), "edges need a 1-D int array"),
+        (lambda: intervals([3, 9, 9]), "edges must rise from 1 or more: 9 comes after 9"),
+        (lambda: intervals([0, 3]), "edges must rise from 1 or more: 0 comes first"),
+        (lambda: intervals(np.array([1 << 63], dtype=np.uint64)), "an edge at 9223372036854775808 is beyond"),
         (lambda: remainder(0), "at least one bucket"),
         (lambda: Partition(3, div=0), "divisor must be at least 1"),
         (lambda: are_complementary([], 3), "at least one partition"),
@@ -148,6 +154,16 @@ def test_hashes_are_counted_and_refused_where_they_cannot_be():
 def test_what_is_no_partition_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@given(st.sets(st.integers(1, 2**62), min_size=1, max_size=40), st.lists(st.integers(-(2**62), 2**62)))
+def test_intervals_are_numbered_in_the_order_of_their_ids(firsts, ids):
+    part = intervals(sorted(firsts))
+    ids += [first + near for first in firsts for near in (-1, 0, 1)]
+    assert part(ids).tolist() == [sum(first <= x for first in firsts) for x in ids]
+    assert part.edges.firsts.dtype == (np.int32 if max(firsts) < 2**31 else np.int64)
+    assert part.num_buckets == len(firsts) + 1
+    assert part == intervals(np.array(sorted(firsts)))
 
 
 def test_lookup_arrays_are_kept_narrow_and_compared_by_content():

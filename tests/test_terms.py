@@ -10,10 +10,10 @@ import pytest
 
 from tablefold.formats import FORMATS, FP32, INT8
 from tablefold.hashing import derive_key
-from tablefold.partitions import Lookup, Partition, hashed, identity, lookup
+from tablefold.partitions import Edges, Lookup, Partition, hashed, identity, intervals, lookup
 from tablefold.starts import Start
 from tablefold.tables import TableSpec
-from tablefold.terms import AddressMap, Region, Term, Weight
+from tablefold.terms import AddressMap, Projection, Region, Term, Weight, join, table_ranges
 
 TABLE = TableSpec("user", 10, 4)
 TERM = Term(identity(10), 0, stride=4, width=4)
@@ -76,6 +76,86 @@ def test_terms_that_leave_their_region_are_refused(term, message):
     term = replace(term, base=40) if term.width == 2 else term
     with pytest.raises(ValueError, match=message):
         AddressMap((TABLE,), ((term,),), regions)
+
+
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        ([replace(TERM, stop=5)], r"table 'user': no term reads ids 5 \.\. 9: give every id one"),
+        ([replace(TERM, first=1)], r"no term reads ids 0 \.\. 0"),
+        ([replace(TERM, stop=3), replace(TERM, first=7)], r"no term reads ids 3 \.\. 6"),
+        ([TERM, replace(TERM, first=10)], r"a term reads ids from 10 on, of 0 \.\. 9"),
+        ([replace(TERM, stop=11)], r"a term reads ids 0 \.\. 10, of 0 \.\. 9"),
+        ([replace(TERM, first=5, stop=5)], r"a term reads ids 5 \.\. 4, of 0 \.\. 9"),
+        ([replace(TERM, first=-1)], r"a term reads ids from -1 on"),
+        (
+            [replace(TERM, stop=5), replace(TERM, first=5), replace(TERM, first=5, slot=4)],
+            r"ids 0 \.\. 4 write 4 slots, ids 5 \.\. 9 write 8: all must write as many",
+        ),
+        ([replace(TERM, stop=5), replace(TERM, first=5, slot=4)], "no term writes slot 0"),
+        ([replace(TERM, first=4, partition=lookup([0, 1, 2, 3, 4], 10)), TERM], "5 entries serves no 6 ids"),
+        ([replace(TERM, first=5, partition=lookup([0, 1, 2, 3, 4], 10)), TERM], None),
+    ],
+)
+def test_ranges_that_leave_ids_unread_are_refused(terms, message):
+    if message is None:
+        AddressMap((TABLE,), (tuple(terms),), REGIONS)
+        return
+    with pytest.raises(ValueError, match=message) as caught:
+        AddressMap((TABLE,), (tuple(terms),), REGIONS)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_last_range_of_an_open_vocabulary_is_open():
+    table = TableSpec("user", None, 4)
+    term = replace(TERM, partition=HASHED)
+    AddressMap((table,), ((replace(TERM, stop=10), replace(term, first=10)),), REGIONS)
+    with pytest.raises(ValueError, match="table 'user': no term reads ids from 20 on"):
+        AddressMap((table,), ((replace(TERM, stop=10), replace(term, first=10, stop=20)),), REGIONS)
+
+
+def test_ids_are_cut_where_terms_begin_and_end():
+    terms = [TERM, replace(TERM, first=2, stop=6), replace(TERM, first=6), replace(TERM, stop=2)]
+    found = [(each.first, each.stop, [terms.index(term) for term in each.terms]) for each in table_ranges(TABLE, terms)]
+    assert found == [(0, 2, [0, 3]), (2, 6, [0, 1]), (6, 10, [0, 2])]
+    assert len(table_ranges(TABLE, [TERM, replace(TERM, stop=10)])) == 1
+    assert terms[1].address([1, 2, 5, 6]).tolist() == [-1, 0, 12, -1]
+
+
+NARROW = Term(identity(10), 0, stride=2, width=2, projection=Projection(20, 4))
+
+
+@pytest.mark.parametrize(
+    ("term", "message"),
+    [
+        (NARROW, None),
+        (replace(NARROW, projection=Projection(28, 4)), r"a projection of 3 x 4 floats is wider than rows of 2 that"),
+        (
+            replace(NARROW, projection=Projection(20, 2)),
+            r"of 2 x 4 floats does not fit rows of 2 that become 2: it needs",
+        ),
+        (replace(NARROW, projection=Projection(0, 4)), "a projection must be a whole region of float32 in that role"),
+        (replace(NARROW, projection=Projection(24, 4)), "a projection must be a whole region"),
+        (replace(NARROW, projection=Projection(-4, 4)), "a projection must be a whole region"),
+        (replace(NARROW, projection=Projection(40, 4)), "a projection must be a whole region"),
+        (replace(NARROW, slot=4), "no term writes slot 0"),
+    ],
+)
+def test_projections_that_do_not_fit_are_refused(term, message):
+    start = Start(0.1)
+    regions = (Region(10, 2, start), Region(2, 4, start, "projections"), Region(3, 4, start, "projections"))
+    if message is None:
+        address_map = AddressMap((TABLE,), ((term,),), regions)
+        assert [array.name for array in address_map.arrays] == ["rows_2", "projections_4"]
+        assert [array.name for array in address_map.in_format(INT8).arrays] == ["rows_2_int8", "projections_4"]
+        assert address_map.only("user") == address_map
+        other = TableSpec("item", 10, 4)
+        both = join([other, TABLE], [replace(address_map, tables=(other,)), address_map])
+        assert [each.projection.base for (each,) in both.terms] == [20, 60]
+        return
+    with pytest.raises(ValueError, match=message) as caught:
+        AddressMap((TABLE,), ((term,),), regions)
+    assert "\n" not in str(caught.value)
 
 
 def test_arrays_are_regions_of_one_role_width_and_format_stacked():
@@ -148,7 +228,7 @@ def test_lookup_arrays_of_equal_bytes_and_other_types_differ():
 
 
 def test_a_partition_that_hashes_and_looks_up_is_refused():
-    with pytest.raises(ValueError, match="hashes or looks up, not both"):
+    with pytest.raises(ValueError, match="hashes, looks up or searches: leave out all but one"):
         Partition(10, key=3, lookup=Lookup(np.array([1])))
 
 
@@ -172,5 +252,9 @@ def test_fingerprints_leave_defaults_out_and_change_with_every_field():
         replace(TERM, weight=Weight(HASHED, 81)),
         replace(TERM, partition=lookup(list(range(10)))),
         replace(TERM, partition=lookup(list(range(9, -1, -1)))),
+        replace(TERM, partition=Partition(10, edges=Edges(np.arange(1, 10)))),
+        replace(TERM, partition=intervals(range(1, 10))),
+        replace(TERM, partition=intervals(range(2, 10))),
+        replace(TERM, stop=10),
     ]
     assert len({fingerprint(term) for term in [TERM, *others]}) == 1 + len(others)

@@ -19,8 +19,8 @@ from tablefold.ops.backends import is_recorded, is_transformed
 from tablefold.ops.bags import PoolMode, can_pool, check_bags, pool_bags, pool_composed
 from tablefold.ops.gather import Memory, Outside, answer_outside, are_wild, read_type, refuse_gradients
 from tablefold.ops.program import program_of
-from tablefold.ops.reference import check_master, lookup_starts
-from tablefold.partitions import Lookup, narrowest_integer
+from tablefold.ops.reference import check_master, starts_of
+from tablefold.partitions import Edges, Lookup, narrowest_integer
 from tablefold.starts import Start
 from tablefold.tables import common_dim, full_bytes, show_bytes
 from tablefold.terms import AddressMap, Array
@@ -54,8 +54,10 @@ class EmbeddingGroup(nn.Module):
         memory: the learnable arrays `[rows, width]` by name, such as `rows_16`: one for each role, width and format,
             the tables stacked in it. Where the format is in few bits this is the float32 master, until `freeze()`.
         lookup: all lookup arrays of the terms, concatenated; None without any. Part of the state dict.
+        edges: all edges of the terms, likewise.
         sparse: make memory's gradients sparse tensors of the rows that a batch has read, which `tablefold.optim` and
-            `torch.optim.SparseAdam` take; `"auto"` does so for the arrays where it makes steps faster. False at first.
+            `torch.optim.SparseAdam` take; `"auto"` does so for the arrays where it makes steps faster. Those of
+            projections, which every id reads whole, stay dense. False at first.
         outside: what an exported or traced program answers for an id outside its table: `nan` (at first), a vector of
             NaN; `zero`; or `unchecked`, whatever the id's address holds. Everywhere else such an id is refused.
 
@@ -65,6 +67,7 @@ class EmbeddingGroup(nn.Module):
 
     memory: nn.ParameterDict
     lookup: Tensor | None
+    edges: Tensor | None
 
     def __init__(
         self,
@@ -90,8 +93,8 @@ class EmbeddingGroup(nn.Module):
         device = torch.get_default_device() if device is None else torch.device(device)
         memory = start_memory(address_map, seed, device)
         self.memory = nn.ParameterDict(memory.items())  # which would sort the keys of a dict
-        lookup = lookup_array(address_map.lookups)
-        self.register_buffer("lookup", torch.from_numpy(lookup) if lookup.size else None)
+        for name, index in index_arrays(address_map).items():
+            self.register_buffer(name, torch.from_numpy(index) if index.size else None)
         self.transform = transform
         self._loads: list[str] | None = None
         self._absent: str | None = None
@@ -111,7 +114,7 @@ class EmbeddingGroup(nn.Module):
         if len(self.dims) > 1:
             _ = self.dim  # which says why there is none
         try:
-            vectors = self.gather(arrays, self.lookup, ids)
+            vectors = self.gather(arrays, self.lookup, ids, self.edges)
         except WildIdError as error:
             raise self._explain(error) from None
         if self.transform is None:
@@ -150,8 +153,8 @@ class EmbeddingGroup(nn.Module):
     def param_groups(self) -> list[dict[str, Any]]:
         """The parameters as an optimiser takes them, a group for each array and one for the transform's.
 
-        Each says what it is: `name`, and `role` ("rows" of vectors, learned "weights", "transform"), so that they can
-        be given learning rates of their own.
+        Each says what it is: `name`, and `role` ("rows" of vectors, learned "weights", "projections", "transform"), so
+        that they can be given learning rates of their own.
 
         >>> import torch
         >>> from tablefold import TableSpec, parse
@@ -207,12 +210,11 @@ class EmbeddingGroup(nn.Module):
         _adopt_packed(self, state, prefix)
 
     def gather(
-        self, memory: Memory, lookup: Tensor | None, ids: Int[Tensor, "batch tables"]
+        self, memory: Memory, lookup: Tensor | None, ids: Int[Tensor, "batch tables"], edges: Tensor | None = None
     ) -> Float[Tensor, "batch features dim"]:
-        """The vectors of a batch before `transform` computes on them, read from any memory and lookup arrays."""
-        vectors = look_up(
-            self.program, memory, lookup, ids, sparse=self._sparse_arrays(self.address_map.arrays), outside=self.outside
-        )
+        """The vectors of a batch before `transform` computes on them, read from any memory, lookup arrays and edges."""
+        sparse = self._sparse_arrays(self.address_map.arrays)
+        vectors = look_up(self.program, memory, lookup, ids, edges, sparse=sparse, outside=self.outside)
         return self._refusing(vectors)
 
     def _refusing(self, vectors: Tensor) -> Tensor:
@@ -228,7 +230,7 @@ class EmbeddingGroup(nn.Module):
     def _sparse_arrays(self, arrays: Sequence[Array]) -> Sequence[bool]:
         if self.sparse is False:
             return ()
-        return [self.sparse is True or pays(array) for array in arrays]
+        return [array.role != "projections" and (self.sparse is True or pays(array)) for array in arrays]
 
     def pool(
         self,
@@ -260,7 +262,7 @@ class EmbeddingGroup(nn.Module):
         if not plain or self._wants_gradients or not can_pool(self.program, self.arrays, values, mode, weights):
             return pool_composed(self, self.address_map.features, values, offsets, mode, weights, counted)
         try:
-            work = (self.program, self.arrays, self.lookup, values, begins, mode, weights)
+            work = (self.program, self.arrays, self.lookup, self.edges, values, begins, mode, weights)
             return pool_bags(*work, sparse=self._sparse_arrays(self.address_map.arrays))
         except WildIdError as error:
             raise self._explain(error) from None
@@ -285,12 +287,12 @@ class EmbeddingGroup(nn.Module):
 
     @property
     def num_bytes(self) -> int:
-        """Every byte that the group ships: memory in its formats, other parameters, lookup arrays.
+        """Every byte that the group ships: memory in its formats, other parameters, lookup arrays, edges.
 
         The description of the terms (a few numbers each, rebuilt from the spec) is not counted.
         """
         held: list[Tensor] = [] if self.transform is None else list(self.transform.parameters())
-        held += [] if self.lookup is None else [self.lookup]
+        held += [array for array in (self.lookup, self.edges) if array is not None]
         memory = zip(self.address_map.arrays, self.arrays, strict=True)
         own = sum(each.nbytes if array.format == FP32 else array.num_bytes for array, each in memory)
         return own + sum(array.nbytes for array in held)
@@ -373,8 +375,8 @@ class TableView(nn.Module):
         address_map = group.address_map.only(name)
         self.program = program_of(address_map)
         self._arrays = tuple(array.name for array in address_map.arrays)
-        starts = lookup_starts(group.address_map.lookups)
-        self._lookups = [(starts[each], len(each.buckets)) for each in address_map.lookups]
+        self._lookups = _spans(group.address_map.lookups, address_map.lookups)
+        self._edges = _spans(group.address_map.edges, address_map.edges)
 
     def forward(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape dim"]:
         """The vectors of ids, `[*shape, dim]`; `[*shape, features, dim]` where the method gives several for one id."""
@@ -395,15 +397,9 @@ class TableView(nn.Module):
         group = self.group
         memory = [group.memory[name] for name in self._arrays]
         sparse = group._sparse_arrays(self.program.arrays)
-        vectors = look_up(self.program, memory, self._lookup(), ids, sparse=sparse, outside=group.outside)
+        lookup, edges = _taken(group.lookup, self._lookups), _taken(group.edges, self._edges)
+        vectors = look_up(self.program, memory, lookup, ids, edges, sparse=sparse, outside=group.outside)
         return group._refusing(vectors)
-
-    def _lookup(self) -> Tensor | None:
-        """The table's own lookup arrays, end to end."""
-        if self.group.lookup is None or not self._lookups:
-            return None
-        parts = [self.group.lookup[start : start + entries] for start, entries in self._lookups]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _of_all(self, ids: Int[Tensor, "batch 1"]) -> Float[Tensor, "batch features dim"]:
         """By way of the group, whose transform computes on the vectors of all its tables."""
@@ -416,6 +412,22 @@ class TableView(nn.Module):
     def extra_repr(self) -> str:
         """The table's name, rows and dim."""
         return f"{self.table.name!r}, {self.table.rows}, {self.table.dim}"
+
+
+def _spans(
+    arrays: Sequence[Lookup] | Sequence[Edges], wanted: Sequence[Lookup] | Sequence[Edges]
+) -> list[tuple[int, int]]:
+    """(first entry, entries) of some of the arrays that lie end to end."""
+    starts = starts_of(arrays)
+    return [(starts[each], len(each.array)) for each in wanted]
+
+
+def _taken(arrays: Tensor | None, spans: Sequence[tuple[int, int]]) -> Tensor | None:
+    """Some of the arrays that lie end to end, end to end."""
+    if arrays is None or not spans:
+        return None
+    parts = [arrays[start : start + entries] for start, entries in spans]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _check_device(own: torch.device, *tensors: Tensor) -> None:
@@ -466,13 +478,13 @@ def _draw(values: Tensor, start: Start, generator: torch.Generator) -> None:
 def scale_start(group: EmbeddingGroup, factor: float) -> None:
     """Scale the vectors that a new group composes, by scaling what of its memory they are proportional to.
 
-    Further factors of a product, and learned weights, stay as they are: their mean square is that of a factor.
+    Further factors of a product, learned weights and projections stay as they are: they only turn what others begin as.
     """
     regions = group.address_map.regions
     for array, memory in zip(group.address_map.arrays, group.arrays, strict=True):
         flat, base = memory.view(-1), 0
         for number in array.regions:
-            if not regions[number].start.signs:
+            if not regions[number].start.signs and array.role != "projections":
                 flat[base : base + regions[number].floats] *= factor
             base += regions[number].floats
 
@@ -485,11 +497,26 @@ def lookup_array(lookups: Sequence[Lookup]) -> np.ndarray[Any, Any]:
     return np.concatenate([lookup.buckets for lookup in lookups]).astype(narrowest_integer(highest))
 
 
+def edge_array(edges: Sequence[Edges]) -> np.ndarray[Any, Any]:
+    """All edges end to end, in 64 bits if some are; empty where there are none."""
+    return np.concatenate([each.firsts for each in edges] or [np.empty(0, dtype=np.int32)])
+
+
+def index_arrays(address_map: AddressMap) -> dict[str, np.ndarray[Any, Any]]:
+    """What terms look up and search, by the names of a group's buffers; their bytes count."""
+    return {"lookup": lookup_array(address_map.lookups), "edges": edge_array(address_map.edges)}
+
+
+def index_bytes(address_map: AddressMap) -> int:
+    """Bytes of the lookup arrays and edges of an address map."""
+    return sum(array.nbytes for array in index_arrays(address_map).values())
+
+
 def _refuse_larger_than_full(address_map: AddressMap, transform: nn.Module | None) -> None:
     if any(table.rows is None for table in address_map.tables):
         return
     full = full_bytes(address_map.tables)
-    folded = address_map.num_bytes + lookup_array(address_map.lookups).nbytes
+    folded = address_map.num_bytes + index_bytes(address_map)
     if transform is not None:
         folded += sum(parameter.nbytes for parameter in transform.parameters())
     if folded > full:
@@ -500,9 +527,8 @@ def _refuse_larger_than_full(address_map: AddressMap, transform: nn.Module | Non
 
 
 def _check_state(group: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
-    """Refuse weights of other addresses, of no floating type, or with lookup arrays that are not the terms' own."""
+    """Refuse weights of other addresses, of no floating type, or with other lookup arrays or edges than the terms'."""
     assert isinstance(group, EmbeddingGroup)
-    lookup = state.get(f"{prefix}lookup")
     found = {name: state[f"{prefix}memory.{name}"] for name in group.memory if f"{prefix}memory.{name}" in state}
     for array in group.address_map.arrays:
         if array.name not in found:
@@ -520,11 +546,14 @@ def _check_state(group: nn.Module, state: Mapping[str, Any], prefix: str, *_: An
             f"these weights have {prefix}memory but no {prefix}_extra_state, which says what addresses they are for: "
             "load the whole state_dict() of a group"
         )
-    if lookup is not None and not lookup.is_meta:
-        expected = torch.from_numpy(lookup_array(group.address_map.lookups))
-        if lookup.dtype != expected.dtype or not torch.equal(lookup.cpu(), expected):
+    for name, own in index_arrays(group.address_map).items():
+        saved = state.get(f"{prefix}{name}")
+        if saved is None or saved.is_meta:
+            continue
+        expected = torch.from_numpy(own)
+        if saved.dtype != expected.dtype or not torch.equal(saved.cpu(), expected):
             raise ValueError(
-                f"{prefix}lookup of these weights is not the array that the group's terms read: build it with the same "
+                f"{prefix}{name} of these weights is not the array that the group's terms read: build it with the same "
                 "metadata, or take an undamaged file"
             )
 

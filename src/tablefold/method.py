@@ -21,7 +21,7 @@ from torch import nn
 from tablefold import spec
 from tablefold.fields import settle_fields
 from tablefold.group import EmbeddingGroup as EmbeddingGroup
-from tablefold.group import lookup_array
+from tablefold.group import index_bytes
 from tablefold.partitions import largest
 from tablefold.registry import Registry
 from tablefold.tables import FLOAT_BYTES, TableSpec, check_tables
@@ -77,9 +77,8 @@ class Method(ABC):
         return self.address_map(tables).floats
 
     def num_bytes(self, tables: Sequence[TableSpec]) -> int:
-        """Bytes that `build(tables)` will hold: learnable floats (float32) and lookup arrays."""
-        lookups = self.address_map(tables).lookups
-        return self.num_parameters(tables) * FLOAT_BYTES + lookup_array(lookups).nbytes
+        """Bytes that `build(tables)` will hold: learnable floats (float32), lookup arrays and edges."""
+        return self.num_parameters(tables) * FLOAT_BYTES + index_bytes(self.address_map(tables))
 
     def smallest_bytes(self, tables: Sequence[TableSpec]) -> int:
         """Bytes for `tables` at the smallest size: no budget below it can be met."""

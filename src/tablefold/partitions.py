@@ -2,9 +2,10 @@
 
 A partition maps an id to a bucket. Every partition here is one formula,
 
-    bucket(x) = g(x // div) mod num_buckets,    g(y) = y, the mixing hash of y under a key, or an array looked up at y
+    bucket(x) = g(x // div) mod num_buckets
 
-so that a kernel, a state dict or a proof reads four numbers and needs no classes.
+where g(y) is y itself, the mixing hash of y under a key, an array looked up at y, or the number of the interval that y
+lies in: so that a kernel, a state dict or a proof reads a few numbers and needs no classes.
 
 Partitions P_1..P_k are *complementary* (Shi, Mudigere, Naumov and Yang, KDD 2020, arXiv 1909.02107) when every two ids
 differ in at least one of them: the tuple of buckets then names the id, and vectors composed of one vector per bucket
@@ -16,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
@@ -31,8 +32,34 @@ _LARGEST = (1 << 63) - 1
 
 
 @dataclass(frozen=True, eq=False)
-class Lookup:
-    """An array of one bucket per id, compared by type and content."""
+class _Content:
+    """An int array of one dimension, compared by type and content."""
+
+    @property
+    def array(self) -> NDArray[np.integer]:
+        """The numbers."""
+        array: NDArray[np.integer] = getattr(self, fields(self)[0].name)
+        return array
+
+    @cached_property
+    def digest(self) -> str:
+        """Names the content and its type, so that equal bytes of other types are other arrays."""
+        content = str(self.array.dtype).encode() + self.array.tobytes()
+        return hashlib.blake2b(content, digest_size=8).hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self.array)} entries, {self.digest})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Lookup(_Content):
+    """An array of one bucket per id."""
 
     buckets: NDArray[np.integer]
 
@@ -45,20 +72,25 @@ class Lookup:
         if (lowest := int(array.min())) < 0:
             raise ValueError(f"id {int(array.argmin())} has bucket {lowest}; buckets must be 0 or more")
 
-    @cached_property
-    def digest(self) -> str:
-        """Names the content and its type, so that equal bytes of other types are other arrays."""
-        content = str(self.buckets.dtype).encode() + self.buckets.tobytes()
-        return hashlib.blake2b(content, digest_size=8).hexdigest()
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Lookup) and self.digest == other.digest
+@dataclass(frozen=True, eq=False, repr=False)
+class Edges(_Content):
+    """Where intervals of ids begin: the first id of every interval but the first, sorted."""
 
-    def __hash__(self) -> int:
-        return hash(self.digest)
+    firsts: NDArray[np.integer]
 
-    def __repr__(self) -> str:
-        return f"Lookup({len(self.buckets)} ids, {self.digest})"
+    def __post_init__(self) -> None:
+        array = self.firsts
+        if array.ndim != 1 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
+            raise ValueError(
+                f"edges need a 1-D int array of the first id of each interval but the first; got {array.dtype} "
+                f"{array.shape}"
+            )
+        falls = np.flatnonzero(array[1:] <= array[:-1])
+        if len(falls) or int(array[0]) < 1:
+            place = int(falls[0]) + 1 if len(falls) else 0
+            before = f"after {int(array[place - 1])}" if place else "first"
+            raise ValueError(f"edges must rise from 1 or more: {int(array[place])} comes {before}")
 
 
 @dataclass(frozen=True)
@@ -72,16 +104,18 @@ class Partition:
         div: so many neighbouring ids share a bucket; 1 for all but quotients.
         key: hash under this int64 key.
         lookup: read the bucket in this array.
+        edges: the bucket is the number of the interval that these begin.
     """
 
     num_buckets: int
     div: int = 1
     key: int | None = None
     lookup: Lookup | None = None
+    edges: Edges | None = None
 
     def __post_init__(self) -> None:
-        if self.key is not None and self.lookup is not None:
-            raise ValueError("a partition hashes or looks up, not both: leave out key or lookup")
+        if sum(each is not None for each in (self.key, self.lookup, self.edges)) > 1:
+            raise ValueError("a partition hashes, looks up or searches: leave out all but one of key, lookup and edges")
         if self.num_buckets < 1:
             raise ValueError(f"a partition needs at least one bucket; got {self.num_buckets}")
         if self.div < 1:
@@ -92,7 +126,7 @@ class Partition:
     @property
     def is_arithmetic(self) -> bool:
         """Whether the bucket is plain integer arithmetic on the id."""
-        return self.key is None and self.lookup is None
+        return self.key is None and self.lookup is None and self.edges is None
 
     def __call__(self, ids: ArrayLike) -> NDArray[np.int64]:
         """Buckets of `ids`, int64 of the same shape."""
@@ -101,6 +135,8 @@ class Partition:
             number = bucket_bits_numpy(hash_id_numpy(number, self.key))
         elif self.lookup is not None:
             number = self.lookup.buckets[number].astype(np.int64)
+        elif self.edges is not None:
+            number = np.asarray(np.searchsorted(self.edges.firsts, number, side="right"), dtype=np.int64)
         return np.asarray(number % self.num_buckets)
 
 
@@ -147,6 +183,29 @@ def lookup(buckets: ArrayLike, num_buckets: int | None = None) -> Partition:
     narrow = array.astype(narrowest_integer(highest))
     narrow.setflags(write=False)
     return Partition(num_buckets, lookup=Lookup(narrow))
+
+
+def intervals(firsts: ArrayLike) -> Partition:
+    """The number of the interval that an id lies in: ids that are numbered by cluster, or by frequency, say whose they
+    are.
+
+    Args:
+        firsts: the first id of every interval but the first, ints `[intervals - 1]`, rising. Kept in 32 bits where they
+            fit, else in 64; these bytes count.
+
+    Raises:
+        ValueError: for an empty or non-integer array, or one that does not rise from 1 or more.
+
+    >>> intervals([2, 5])([0, 1, 2, 4, 5, 900])
+    array([0, 0, 1, 1, 2, 2])
+    """
+    array = np.asarray(firsts)
+    if (highest := int(Edges(array).firsts[-1])) > _LARGEST:
+        raise ValueError(f"ids have 64 bits: an edge at {highest} is beyond {_LARGEST}")
+    narrow: np.dtype[np.integer] = np.dtype(np.int32 if highest <= np.iinfo(np.int32).max else np.int64)
+    own = array.astype(narrow)
+    own.setflags(write=False)
+    return Partition(len(own) + 1, edges=Edges(own))
 
 
 def narrowest_integer(highest: int) -> np.dtype[np.integer]:

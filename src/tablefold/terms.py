@@ -1,9 +1,14 @@
 """Terms: the one formula every index-based method is written in, as data.
 
-    e(x)[slot : slot + width]  (+)=  sign(x) * weight(x) * memory[base + stride * bucket(x) : + width]
+    e(x)[slot : slot + out]  (+)=  sign(x) * weight(x) * row(x) @ P,    x in first .. stop - 1
+    row(x) = memory[base + stride * bucket(x - first) : + width]
 
 A table's embedding is a list of terms; `(+)` is assignment for the first term that writes a slot, and that term's
-`combine` (sum or product) for every later one. Signs and weights are 1 but for the few methods that have them.
+`combine` (sum or product) for every later one. Signs and weights are 1 but for the few methods that have them. `P`,
+`[width, out]`, is a learned projection that belongs to a term; most have none, and then `out` is `width`.
+
+A term reads all ids of its table unless it says which. Where the terms of a table read different ids, they cut the
+table into *ranges*: consecutive ids that the same terms read. Every id is in one, and all give the same features.
 
 A group's `AddressMap` holds the terms of all its tables and the regions its memory is made of. It is plain data, equal
 wherever it is built: kernels, proofs, byte counts and exports read it.
@@ -18,7 +23,7 @@ import bisect
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -28,12 +33,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from tablefold.formats import FP32, Format
 from tablefold.hashing import HASH_VERSION
-from tablefold.partitions import Lookup, Partition
+from tablefold.partitions import Edges, Lookup, Partition
 from tablefold.starts import Start
-from tablefold.tables import TableSpec
+from tablefold.tables import MAX_ROWS, TableSpec
 
 Combine = Literal["add", "mul"]
-Role = Literal["rows", "weights"]
+Role = Literal["rows", "weights", "projections"]
 
 MAX_FLOATS = 1 << 62
 """No memory has more: addresses are computed in signed 64-bit integers and must not overflow."""
@@ -47,7 +52,8 @@ class Region:
         rows: how many.
         width: floats of a row. Terms read whole rows: every address is a multiple of it.
         start: how they begin.
-        role: what they are, for optimisers: `rows` of vectors, or `weights` that multiply what others read.
+        role: what they are, for optimisers: `rows` of vectors, `weights` that multiply what others read, or
+            `projections` of narrow rows.
         format: in how many bits they are kept and read.
     """
 
@@ -116,6 +122,14 @@ class Weight:
 
 
 @dataclass(frozen=True)
+class Projection:
+    """A learned matrix that a term's row is multiplied by: `[the term's width, width]`, row by row, from `base` on."""
+
+    base: int
+    width: int
+
+
+@dataclass(frozen=True)
 class Term:
     """One read from memory: a bucket and a slice.
 
@@ -131,6 +145,9 @@ class Term:
         combine: how the term joins what earlier terms wrote to its slots.
         signed: multiply by the hashed sign; needs a hashed partition.
         weight: multiply by a learned number.
+        first: the first id that reads the term. Partitions, and `neighbours`, count from there: they see `x - first`.
+        stop: one past the last id that reads it; None for all that follow (and the negative ids of an open vocabulary).
+        projection: multiply the row by a learned matrix.
     """
 
     partition: Partition
@@ -143,6 +160,20 @@ class Term:
     combine: Combine = "add"
     signed: bool = False
     weight: Weight | None = None
+    first: int = 0
+    stop: int | None = None
+    projection: Projection | None = None
+
+    @property
+    def out(self) -> int:
+        """Floats written."""
+        return self.width if self.projection is None else self.projection.width
+
+    @property
+    def bases(self) -> tuple[int, ...]:
+        """Where what the term reads begins: its rows, its weights, its projection."""
+        others = (each.base for each in (self.weight, self.projection) if each is not None)
+        return (self.base, *others)
 
     @property
     def end(self) -> int:
@@ -157,10 +188,61 @@ class Term:
         inner = () if self.neighbours == 1 else (Partition(self.neighbours),)
         return (self.partition, *inner, *(() if self.weight is None else (self.weight.partition,)))
 
+    def reads(self, ids: ArrayLike) -> NDArray[np.bool_]:
+        """Which ids read the term."""
+        ids = np.asarray(ids, dtype=np.int64)
+        if self.stop is None:
+            return np.asarray((ids < 0) | (ids >= self.first))
+        return np.asarray((ids >= self.first) & (ids < self.stop))
+
     def address(self, ids: ArrayLike) -> NDArray[np.int64]:
-        """The first float each id reads."""
-        place = self.stride * self.partition(ids) + self.width * (np.asarray(ids, dtype=np.int64) % self.neighbours)
-        return np.asarray(self.base + (place % self.wrap if self.wrap else place))
+        """The first float each id reads; -1 for those that do not read the term."""
+        place = self.stride * self.partition(own := self._counted(ids)) + self.width * (own % self.neighbours)
+        return np.where(self.reads(ids), self.base + (place % self.wrap if self.wrap else place), -1)
+
+    def weight_address(self, ids: ArrayLike) -> NDArray[np.int64]:
+        """The weight of each id; -1 for those that do not read the term."""
+        assert self.weight is not None
+        place = self.weight.base + self.weight.stride * self.weight.partition(self._counted(ids))
+        return np.where(self.reads(ids), place, -1)
+
+    def _counted(self, ids: ArrayLike) -> NDArray[np.int64]:
+        """The ids from the term's first on; 0 for those that do not read it."""
+        return np.where(self.reads(ids), np.asarray(ids, dtype=np.int64) - self.first, 0)
+
+
+@dataclass(frozen=True)
+class Range:
+    """Consecutive ids of a table, from `first` up to `stop`, that the same terms read; None for an open end."""
+
+    first: int
+    stop: int | None
+    terms: tuple[Term, ...]
+
+    def __str__(self) -> str:
+        return f"ids from {self.first} on" if self.stop is None else f"ids {self.first} .. {self.stop - 1}"
+
+    @property
+    def slots(self) -> int:
+        """How many the terms write, from 0 on."""
+        return max(term.slot + term.out for term in self.terms)
+
+
+def table_ranges(table: TableSpec, terms: Sequence[Term]) -> tuple[Range, ...]:
+    """The ids of a table, cut where a term's ids begin or end."""
+    begins, ends = {term.first for term in terms}, {term.stop for term in terms if term.stop is not None}
+    cuts = sorted(({0} | begins | ends) - {table.rows})
+    spans = zip(cuts, [*cuts[1:], table.rows], strict=True)
+    return tuple(Range(first, stop, _readers(terms, first, stop)) for first, stop in spans)
+
+
+def _readers(terms: Sequence[Term], first: int, stop: int | None) -> tuple[Term, ...]:
+    """The terms that all of these ids read."""
+
+    def reads(term: Term) -> bool:
+        return term.first <= first and (term.stop is None or (stop is not None and stop <= term.stop))
+
+    return tuple(term for term in terms if reads(term))
 
 
 @dataclass(frozen=True)
@@ -169,7 +251,7 @@ class Chunk:
 
     Args:
         term: it.
-        offset: the first float of the term's row that is meant.
+        offset: the first float of the term's row that is meant; of one with a projection, the first of its product.
         width: floats.
         slot: the first that is written.
         combine: how they join what earlier terms wrote there; None where they are the first.
@@ -182,13 +264,13 @@ class Chunk:
     combine: Combine | None
 
 
-def table_chains(terms: Sequence[Term]) -> list[list[Chunk]]:
-    """The terms of a table, cut such that any two chunks write the same slots or none in common: for each interval of
+def chains_of(terms: Sequence[Term]) -> list[list[Chunk]]:
+    """The terms of a range, cut such that any two chunks write the same slots or none in common: for each interval of
     slots, in their order, the chunks that write it."""
-    edges = sorted({edge for term in terms for edge in (term.slot, term.slot + term.width)})
+    edges = sorted({edge for term in terms for edge in (term.slot, term.slot + term.out)})
     chains = []
     for begin, end in itertools.pairwise(edges):
-        writers = [term for term in terms if term.slot <= begin and end <= term.slot + term.width]
+        writers = [term for term in terms if term.slot <= begin and end <= term.slot + term.out]
         combines = [None, *(term.combine for term in writers[1:])]
         chunks = zip(writers, combines, strict=True)
         chains.append([Chunk(term, begin - term.slot, end - begin, begin, combine) for term, combine in chunks])
@@ -201,8 +283,8 @@ class AddressMap:
 
     Args:
         tables: the tables, in column order.
-        terms: for each table its terms. Slots must be covered from 0 to a multiple of the table's dim: each `dim` of
-            them is one feature.
+        terms: for each table its terms. Slots must be covered from 0 to a multiple of the table's dim, the same for all
+            of its ids: each `dim` of them is one feature.
         regions: the memory, front to back.
     """
 
@@ -219,8 +301,13 @@ class AddressMap:
             for term in terms:
                 _check_term(table, term, self.floats)
                 _check_region(table, term, self)
-            _check_slots(table, terms)
-            _check_chunks(table, terms, self)
+                _check_projection(table, term, self)
+            if not terms:
+                raise ValueError(f"table {table.name!r} has no terms: its ids would read nothing")
+        for table, ranges in zip(self.tables, self.ranges, strict=True):
+            for each in ranges:
+                _check_slots(table, each, ranges[0])
+                _check_chunks(table, each, self)
 
     @cached_property
     def floats(self) -> int:
@@ -228,18 +315,28 @@ class AddressMap:
         return sum(region.floats for region in self.regions)
 
     @cached_property
+    def ranges(self) -> tuple[tuple[Range, ...], ...]:
+        """For each table its ranges, in the order of their ids."""
+        return tuple(table_ranges(table, terms) for table, terms in zip(self.tables, self.terms, strict=True))
+
+    @cached_property
     def lookups(self) -> tuple[Lookup, ...]:
         """The lookup arrays the terms read, each once."""
-        parts = (part for terms in self.terms for term in terms for part in term.partitions)
-        return tuple(dict.fromkeys(part.lookup for part in parts if part.lookup is not None))
+        return tuple(dict.fromkeys(part.lookup for part in self._partitions if part.lookup is not None))
+
+    @cached_property
+    def edges(self) -> tuple[Edges, ...]:
+        """The edges the terms search, each once."""
+        return tuple(dict.fromkeys(part.edges for part in self._partitions if part.edges is not None))
+
+    @property
+    def _partitions(self) -> Iterator[Partition]:
+        return (part for terms in self.terms for term in terms for part in term.partitions)
 
     @cached_property
     def features(self) -> tuple[int, ...]:
         """Features (vectors of `dim`) that each table gives."""
-        return tuple(
-            max(term.slot + term.width for term in terms) // table.dim
-            for table, terms in zip(self.tables, self.terms, strict=True)
-        )
+        return tuple(ranges[0].slots // table.dim for table, ranges in zip(self.tables, self.ranges, strict=True))
 
     @cached_property
     def shape(self) -> tuple[int, int]:
@@ -288,21 +385,13 @@ class AddressMap:
     def only(self, name: str) -> AddressMap:
         """The map of one table, over the arrays that it reads, whole as they are."""
         terms = self.terms[self.index(name)]
-        bases = [base for term in terms for base in (term.base, *([] if term.weight is None else [term.weight.base]))]
-        arrays = {self.places[self.region_at(base)][0] for base in bases}
+        arrays = {self.places[self.region_at(base)][0] for term in terms for base in term.bases}
         kept = sorted(number for array in arrays for number in self.arrays[array].regions)
         regions = tuple(self.regions[number] for number in kept)
         before = itertools.accumulate((region.floats for region in regions), initial=0)
         by = {number: base - self.bases[number] for number, base in zip(kept, before, strict=False)}
-        moved = tuple(self._moved(term, by) for term in terms)
+        moved = tuple(_moved(term, lambda base: base + by[self.region_at(base)]) for term in terms)
         return AddressMap((self.tables[self.index(name)],), (moved,), regions)
-
-    def _moved(self, term: Term, by: Mapping[int, int]) -> Term:
-        """A term whose regions, by their numbers, lie so many floats further on."""
-        weight = term.weight
-        if weight is not None:
-            weight = replace(weight, base=weight.base + by[self.region_at(weight.base)])
-        return replace(term, base=term.base + by[self.region_at(term.base)], weight=weight)
 
     def in_format(self, kept: Format) -> AddressMap:
         """The same addresses, with the rows of vectors kept in a format."""
@@ -337,14 +426,14 @@ class AddressMap:
         return self  # plain data that nobody changes
 
     def codes(self, name: str, ids: ArrayLike) -> NDArray[np.int64]:
-        """The float addresses at which each term of table `name` starts to read, `[ids, terms]`; weights come last.
+        """The float addresses at which each term of table `name` starts to read, `[ids, terms]`; weights come last, and
+        -1 stands for what an id does not read.
 
         Ids with equal codes have equal embeddings, whatever the memory learns.
         """
         terms = self.terms[self.index(name)]
         columns = [term.address(ids) for term in terms]
-        weights = [term.weight for term in terms if term.weight is not None]
-        columns += [weight.base + weight.stride * weight.partition(ids) for weight in weights]
+        columns += [term.weight_address(ids) for term in terms if term.weight is not None]
         return np.stack(columns, axis=-1)
 
     def index(self, name: str) -> int:
@@ -371,8 +460,11 @@ def _check_term(table: TableSpec, term: Term, floats: int) -> None:
         raise ValueError(
             f"{name}: weights at {weight.base} .. {weight.end - 1} lie outside a memory of {floats} floats"
         )
+    last = MAX_ROWS if table.rows is None else table.rows
+    if not 0 <= term.first < (last if term.stop is None else term.stop) <= last:
+        raise ValueError(f"{name}: a term reads {Range(term.first, term.stop, ())}, of 0 .. {last - 1}: {term}")
     for part in term.partitions:
-        _check_lookup(table, part)
+        _check_lookup(table, term, part)
 
 
 def _check_region(table: TableSpec, term: Term, address_map: AddressMap) -> None:
@@ -392,29 +484,53 @@ def _check_region(table: TableSpec, term: Term, address_map: AddressMap) -> None
         raise ValueError(f"table {table.name!r}: weights must be rows of 1 float32, all in one region: {term}")
 
 
-def _check_lookup(table: TableSpec, part: Partition) -> None:
+def _check_projection(table: TableSpec, term: Term, address_map: AddressMap) -> None:
+    """`ValueError` where a term's projection is no region of its own shape."""
+    projection = term.projection
+    if projection is None:
+        return
+    name, base = f"table {table.name!r}", projection.base
+    region = address_map.regions[address_map.region_at(base)] if 0 <= base < address_map.floats else None
+    if region is None or region.role != "projections" or region.format != FP32 or base not in address_map.bases:
+        raise ValueError(f"{name}: a projection must be a whole region of float32 in that role: {term}")
+    if (region.rows, region.width) != (term.width, projection.width):
+        wider = "is wider than" if region.rows > term.width else "does not fit"
+        raise ValueError(
+            f"{name}: a projection of {region.rows} x {region.width} floats {wider} rows of {term.width} that become "
+            f"{projection.width}: it needs {term.width} x {projection.width}"
+        )
+
+
+def _check_lookup(table: TableSpec, term: Term, part: Partition) -> None:
     if part.lookup is None:
         return
-    entries, needed = len(part.lookup.buckets), -(-table.vocabulary // part.div)
+    stop = table.vocabulary if term.stop is None else term.stop
+    entries, needed = len(part.lookup.buckets), -(-(stop - term.first) // part.div)
     if entries < needed:
         raise ValueError(f"table {table.name!r}: a lookup array of {entries} entries serves no {needed} ids")
 
 
-def _check_slots(table: TableSpec, terms: Sequence[Term]) -> None:
-    if not terms:
-        raise ValueError(f"table {table.name!r} has no terms: its ids would read nothing")
-    covered = np.zeros(max(term.slot + term.width for term in terms), dtype=bool)
-    for term in terms:
-        covered[term.slot : term.slot + term.width] = True
+def _check_slots(table: TableSpec, own: Range, first: Range) -> None:
+    """`ValueError` where ids read nothing, or not what the first range's ids do."""
+    name = f"table {table.name!r}"
+    if not own.terms:
+        raise ValueError(f"{name}: no term reads {own}: give every id one")
+    covered = np.zeros(own.slots, dtype=bool)
+    for term in own.terms:
+        covered[term.slot : term.slot + term.out] = True
     if not covered.all():
-        raise ValueError(f"table {table.name!r}: no term writes slot {int(np.flatnonzero(~covered)[0])}")
+        raise ValueError(f"{name}: no term writes slot {int(np.flatnonzero(~covered)[0])}")
     if len(covered) % table.dim:
-        raise ValueError(f"table {table.name!r}: {len(covered)} slots are no whole vectors of dim {table.dim}")
+        raise ValueError(f"{name}: {len(covered)} slots are no whole vectors of dim {table.dim}")
+    if own.slots != first.slots:
+        raise ValueError(f"{name}: {first} write {first.slots} slots, {own} write {own.slots}: all must write as many")
 
 
-def _check_chunks(table: TableSpec, terms: Sequence[Term], address_map: AddressMap) -> None:
+def _check_chunks(table: TableSpec, own: Range, address_map: AddressMap) -> None:
     """`ValueError` where terms that write some slots in common cut each other's rows."""
-    for chunk in itertools.chain.from_iterable(table_chains(terms)):
+    for chunk in itertools.chain.from_iterable(chains_of(own.terms)):
+        if chunk.term.projection is not None:  # whose whole row is read for any part of the product
+            continue
         width = address_map.regions[address_map.region_at(chunk.term.base)].width
         if chunk.offset % width or chunk.width % width:
             raise ValueError(
@@ -428,8 +544,8 @@ def _digest(text: str) -> int:
 
 def _named(value: Any) -> Any:
     """A term, or a part of one, as the names and values of the fields that differ from their defaults."""
-    if isinstance(value, Lookup):
-        return {"entries": len(value.buckets), "digest": value.digest}
+    if isinstance(value, (Lookup, Edges)):
+        return {"entries": len(value.array), "digest": value.digest}
     if not is_dataclass(value):
         return value
     held = {field.name: (getattr(value, field.name), field.default) for field in fields(value)}
@@ -451,6 +567,8 @@ def _text_0_1(value: Any) -> str:
     names = _FIELDS_0_1.get(type(value))
     if names is None:
         return repr(value)
+    later = [field.name for field in fields(value) if field.name not in names]
+    names += tuple(name for name in later if getattr(value, name) != type(value).__dataclass_fields__[name].default)
     return f"{type(value).__name__}({', '.join(f'{name}={_text_0_1(getattr(value, name))}' for name in names)})"
 
 
@@ -461,18 +579,25 @@ def _tuple_0_1(texts: Sequence[str]) -> str:
 def join(tables: Sequence[TableSpec], maps: Sequence[AddressMap]) -> AddressMap:
     """One address map over one memory from maps of disjoint tables, columns in the order of `tables`."""
     terms: dict[TableSpec, tuple[Term, ...]] = {}
-    base = 0
+    floats = 0
     for part in maps:
         for table, part_terms in zip(part.tables, part.terms, strict=True):
-            terms[table] = tuple(_moved(term, base) for term in part_terms)
-        base += part.floats
+            terms[table] = moved(part_terms, floats)
+        floats += part.floats
     regions = tuple(region for part in maps for region in part.regions)
     return AddressMap(tuple(tables), tuple(terms[table] for table in tables), regions)
 
 
-def _moved(term: Term, by: int) -> Term:
-    weight = None if term.weight is None else replace(term.weight, base=term.weight.base + by)
-    return replace(term, base=term.base + by, weight=weight)
+def moved(terms: Sequence[Term], by: int) -> tuple[Term, ...]:
+    """Terms whose memory lies so many floats further on."""
+    return tuple(_moved(term, lambda base: base + by) for term in terms)
+
+
+def _moved(term: Term, to: Callable[[int], int]) -> Term:
+    """A term whose bases are where `to` says."""
+    weight = None if term.weight is None else replace(term.weight, base=to(term.weight.base))
+    projection = None if term.projection is None else replace(term.projection, base=to(term.projection.base))
+    return replace(term, base=to(term.base), weight=weight, projection=projection)
 
 
 class MapBuilder:

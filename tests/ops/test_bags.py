@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from arrays import by_address, one_array, whole
 from methods.cases import CASES, TABLES
-from tablefold import Placement, backend, parse
+from ops.test_reference import ROWS, address_maps
+from tablefold import EmbeddingGroup, Placement, backend, parse
 from tablefold.formats import FORMATS
 from tablefold.ops import bags
 
@@ -41,7 +42,9 @@ def pooled(group, name, bags, mode):
     with backend(name):
         vectors = group.pool(values, offsets, mode="sum" if mode == "weighted" else mode, weights=given_weights)
         factors = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
-        gradients = torch.autograd.grad((vectors * factors).sum(), group.arrays)
+        gradients = torch.autograd.grad(
+            (vectors * factors).sum(), group.arrays, allow_unused=True, materialize_grads=True
+        )
     return vectors, by_address(group.address_map, [*map(whole, gradients)])
 
 
@@ -68,6 +71,23 @@ def test_bags_equal_composed_vectors_pooled(case, sizes, mode, form, threads, dt
         vectors, gradient = pooled(group, "cpu", bags, mode)
     finally:
         torch.set_num_threads(before)
+    expected, expected_gradient = pooled(group, "reference", bags, mode)
+    torch.testing.assert_close(vectors, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-9, atol=1e-9)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    address_map=address_maps(),
+    seed=st.integers(0, 99),
+    mode=st.sampled_from(["sum", "mean", "weighted"]),
+    form=st.sampled_from(["dense", "rows"]),
+)
+def test_bags_of_any_terms_equal_composed_vectors_pooled(address_map, seed, mode, form):
+    group = EmbeddingGroup(address_map).double()
+    group.sparse = form == "rows"
+    bags = bags_of(uneven(90, 5, seed)[: len(group.tables)], [ROWS] * len(group.tables))
+    vectors, gradient = pooled(group, "cpu", bags, mode)
     expected, expected_gradient = pooled(group, "reference", bags, mode)
     torch.testing.assert_close(vectors, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-9, atol=1e-9)

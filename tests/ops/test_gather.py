@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,15 +15,16 @@ from hypothesis import strategies as st
 from arrays import by_address, into_arrays, one_array, whole
 from methods.cases import CASES, TABLES
 from ops.test_reference import ROWS, address_maps
+from oracle import vector
 from tablefold import TableSpec, parse
 from tablefold.formats import FORMATS
-from tablefold.group import EmbeddingGroup, lookup_array
+from tablefold.group import EmbeddingGroup, index_arrays
 from tablefold.hashing import derive_key
 from tablefold.ops import WildIdError, backend, cpu, look_up
 from tablefold.ops.program import program_of
-from tablefold.partitions import Partition, hashed
+from tablefold.partitions import Partition, hashed, identity, intervals
 from tablefold.starts import Start
-from tablefold.terms import AddressMap, Region, Term
+from tablefold.terms import AddressMap, Projection, Region, Term
 
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.spec)
 
@@ -40,15 +42,15 @@ class Reader:
         self.address_map = address_map
         memory = torch.randn(address_map.floats, dtype=dtype, generator=generator)
         self.arrays = [array.requires_grad_() for array in into_arrays(address_map, memory)]
-        array = lookup_array(address_map.lookups)
-        self.lookup = torch.from_numpy(array) if array.size else None
+        indices = index_arrays(address_map).values()
+        self.lookup, self.edges = (torch.from_numpy(array) if array.size else None for array in indices)
         self.program, self.sparse = program_of(address_map), False
 
-    def gather(self, memory, lookup, ids):
-        return look_up(self.program, memory, lookup, ids, sparse=by_row(self.sparse, len(memory)))
+    def gather(self, memory, lookup, ids, edges=None):
+        return look_up(self.program, memory, lookup, ids, edges, sparse=by_row(self.sparse, len(memory)))
 
     def __call__(self, ids):
-        return self.gather(self.arrays, self.lookup, ids)
+        return self.gather(self.arrays, self.lookup, ids, self.edges)
 
 
 def by_row(sparse, arrays):
@@ -61,7 +63,7 @@ def both(group, ids, name="cpu"):
     results = []
     for each in ("reference", name):
         with backend(each):
-            vectors = group.gather(group.arrays, group.lookup, ids)
+            vectors = group.gather(group.arrays, group.lookup, ids, group.edges)
         weights = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(1), dtype=vectors.dtype)
         loss = (vectors * weights.to(vectors.device)).sum()
         gradients = torch.autograd.grad(loss, group.arrays, allow_unused=True, materialize_grads=True)
@@ -106,7 +108,7 @@ def test_any_formats_give_the_same_bits_frozen_or_not(address_map, batch, thread
         for memory in (group.arrays, frozen):
             for name in ("reference", "cpu"):
                 with backend(name):
-                    found.append(group.gather(memory, group.lookup, ids))
+                    found.append(group.gather(memory, group.lookup, ids, group.edges))
     assert all(torch.equal(vectors, found[0]) for vectors in found)
     (_, gradient), (_, fast_gradient) = both(group, ids)
     torch.testing.assert_close(fast_gradient, gradient, rtol=1e-4, atol=1e-4)
@@ -174,6 +176,41 @@ def test_open_vocabularies_take_any_id(values, buckets):
         with backend("reference"):
             expected = group(ids)
         assert torch.equal(group(ids), expected)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(-3, 120), min_size=1))
+def test_negative_ids_of_an_open_vocabulary_are_in_its_last_range(values):
+    table = TableSpec("wide", None, 1)
+    hot = [Term(identity(40), 0, 1, 1, stop=40), Term(intervals([3, 1 << 40]), 40, 1, 1, first=40, stop=100)]
+    rest = Term(hashed(900, derive_key(1), neighbours=3), 100, 1, 1, first=100, neighbours=3)
+    group = Reader(AddressMap((table,), ((*hot, rest),), (Region(1002, 1, Start(std=1.0)),)), torch.float64)
+    (vectors, gradient), (fast_vectors, fast_gradient) = both(group, torch.tensor(values)[:, None])
+    flat = one_array(group).detach().flatten().numpy()
+    assert vectors.flatten().tolist() == [vector(group.address_map, flat, 0, x)[0] for x in values]
+    assert torch.equal(fast_vectors, vectors)
+    assert torch.equal(fast_gradient, gradient)
+
+
+@pytest.mark.parametrize(("inner", "dim"), [(1, 16), (3, 5), (4, 16), (70, 130), (128, 128), (200, 8)])
+@pytest.mark.parametrize("storage", FORMATS)
+def test_projections_of_any_width_give_the_same_bits(inner, dim, storage):
+    """Longer than what is staged at a time, wider, and no multiple of anything."""
+    tables = (TableSpec("a", 1000, dim), TableSpec("b", 1000, dim))
+    regions = (Region(100, inner, Start(std=1.0)), Region(inner, dim, Start(std=1.0), "projections"))
+    term = Term(Partition(100), 0, inner, inner, projection=Projection(100 * inner, dim))
+    group = Reader(
+        AddressMap(tables, ((term,), (replace(term, first=7), replace(term, stop=7))), regions).in_format(
+            FORMATS[storage]
+        )
+    )
+    ids = some_ids(130, [1000, 12])
+    (vectors, gradient), (fast_vectors, fast_gradient) = both(group, ids)
+    assert torch.equal(fast_vectors, vectors)
+    torch.testing.assert_close(fast_gradient, gradient, rtol=1e-4, atol=1e-3)
+    for threads in (1, 3):
+        with threads_of(threads):
+            assert torch.equal(both(group, ids)[1][1], fast_gradient)
 
 
 @pytest.mark.parametrize("wild", [-1, 2000, -(2**63), 2**63 - 1])

@@ -151,7 +151,7 @@ class PathFunctions(nn.Module):
         chosen = vectors[:, columns]
         for level, functions in zip(self.levels, self.functions, strict=True):
             pairs = zip(self.columns, level, strict=True)
-            buckets = [bucket_of(digit, ids[:, column], None, {})[0] for column, digit in pairs]
+            buckets = [bucket_of(digit, ids[:, column])[0] for column, digit in pairs]
             chosen = functions(chosen, torch.stack(buckets, dim=1))
         return vectors.index_copy(1, columns, chosen.to(vectors.dtype))  # under autocast products are in half precision
 

@@ -166,6 +166,7 @@ def pool_bags(
     program: Program,
     memory: Memory,
     lookup: Tensor | None,
+    edges: Tensor | None,
     values: Sequence[Tensor],
     offsets: Int64[Tensor, "tables bags"],
     mode: PoolMode,
@@ -186,10 +187,10 @@ def pool_bags(
         None if weights is None else torch.cat([weight.to(read_type(memory)) for weight in weights]),
     )
     if torch.is_grad_enabled() and any(array.requires_grad for array in memory):
-        work = (program, bags, sparse, lookup, bags.weights)
+        work = (program, bags, program.by_row(sparse), lookup, edges, bags.weights)
         sums: Tensor = _Pooled.apply(*work, *bags.ids, *memory)  # type: ignore[no-untyped-call]
     else:
-        sums = cpu.pool(memory, lookup, bags, program)
+        sums = cpu.pool(memory, lookup, bags, program, edges)
     if mode == "sum":
         return sums
     table_of = program.reference.table_of(sums.device)
@@ -206,33 +207,35 @@ class _Pooled(torch.autograd.Function):
         bags: cpu.Bags,
         sparse: Sparse,
         lookup: Tensor | None,
+        edges: Tensor | None,
         weights: Tensor | None,
         *ids_and_memory: Tensor,
     ) -> Tensor:
         memory = ids_and_memory[len(bags.ids) :]
-        ctx.save_for_backward(lookup, weights, *ids_and_memory)
+        ctx.save_for_backward(lookup, edges, weights, *ids_and_memory)
         ctx.program, ctx.bags, ctx.sparse = program, bags, sparse
-        return cpu.pool(memory, lookup, bags, program)
+        return cpu.pool(memory, lookup, bags, program, edges)
 
     @staticmethod
     def backward(ctx: Any, sums: Tensor) -> tuple[Tensor | None, ...]:
-        lookup, _, *ids_and_memory = ctx.saved_tensors
+        lookup, edges, _, *ids_and_memory = ctx.saved_tensors
         memory = ids_and_memory[len(ctx.bags.ids) :]
         if torch.is_grad_enabled():  # somebody will differentiate the gradient
-            found = _differentiable(ctx.program, sums, memory, lookup, ctx.bags)
+            found = _differentiable(ctx.program, sums, memory, lookup, edges, ctx.bags)
         else:
-            found = paired(cpu.gradients(sums, memory, lookup, ctx.bags, ctx.program, ctx.sparse), memory, ctx.sparse)
-        return (None,) * (5 + len(ctx.bags.ids)) + tuple(found)
+            given = cpu.gradients(sums, memory, lookup, ctx.bags, ctx.program, ctx.sparse, edges)
+            found = paired(given, memory, ctx.sparse)
+        return (None,) * (6 + len(ctx.bags.ids)) + tuple(found)
 
 
 def _differentiable(
-    program: Program, sums: Tensor, memory: Memory, lookup: Tensor | None, bags: cpu.Bags
+    program: Program, sums: Tensor, memory: Memory, lookup: Tensor | None, edges: Tensor | None, bags: cpu.Bags
 ) -> list[Tensor | None]:
     """The gradient of memory as a function of memory and of the sums' gradient."""
     counts = [ids.shape[0] for ids in bags.ids]
     weights = None if bags.weights is None else torch.split(bags.weights, counts)
     pooled = pool_composed(
-        lambda ids: program.reference(memory, lookup, ids),
+        lambda ids: program.reference(memory, lookup, ids, edges),
         program.address_map.features,
         bags.ids,
         list(bags.offsets),

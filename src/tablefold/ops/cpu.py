@@ -57,12 +57,13 @@ class Arguments(ctypes.Structure):
     next: the next task; kernels take it atomically. slot: the next free scratch of `space`, likewise.
     wild: place in the ids `[batch, tables]` of the first one outside its table (of bags: among the ids of all tables).
     batch: examples, of the table with the most. arrays: address of a `Source` per array of memory.
-    lookup_size: bytes of one entry of the addressed `lookups`.
+    lookup_size: bytes of one entry of the addressed `lookups`; of the `edges` likewise.
     ids: address, bytes of one, ids from one example to the next, ids from one table to the next.
     vectors: address of the vectors (or of their gradient), `floats` per example.
     ranges: into how many ranges of places memory is cut.
+    streams: whether a gather writes its vectors past the caches.
     space: address of scratch, `space_words` per range or thread (of a gather, a tile of examples per thread, and 0
-    where it writes its vectors plainly).
+    where it needs none).
     reads, sorted, counts, computed: addresses of the reads of each segment, of as much room to sort them, of how many
     rows each segment reads (for the sums: of its first row among all), of gradients computed before they are summed.
     rows, values, value_starts: addresses of the sorted row numbers, of their gradients, and of where those of each
@@ -78,9 +79,9 @@ class Arguments(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_int64)
         for name in (
-            *("next", "slot", "wild", "batch", "program", "arrays", "lookups", "lookup_size"),
+            *("next", "slot", "wild", "batch", "program", "arrays", "lookups", "lookup_size", "edges", "edge_size"),
             *("vectors", "floats", "ids", "id_size", "id_row", "id_column"),
-            *("ranges", "space", "reads", "sorted", "counts", "computed", "rows", "values", "value_starts"),
+            *("ranges", "streams", "space", "reads", "sorted", "counts", "computed", "rows", "values", "value_starts"),
             *("read_starts", "example_bits", "starts", "table_ids", "offsets", "bags", "num_bags", "weights"),
         )
     ]
@@ -196,8 +197,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def space_words(program: Program) -> int:
-    """8-byte words of scratch per thread: four tiles per piece of the longest chain, three tiles of rows, digits."""
-    words: int = TILE * (4 * program.header.longest + 3 * program.header.widest) + DIGITS
+    """8-byte words of scratch per thread: four tiles per piece of the longest chain, three of rows, one of rows that
+    are projected, digits."""
+    header = program.header
+    words: int = TILE * (4 * header.longest + 3 * header.widest + header.innermost) + DIGITS
     return words
 
 
@@ -252,7 +255,9 @@ class Bags:
         return torch.arange(bags, device="cpu").repeat(tables).repeat_interleave(self.sizes.flatten())
 
 
-def gather(memory: Sequence[Tensor], lookup: Tensor | None, ids: Tensor, program: Program) -> Tensor:
+def gather(
+    memory: Sequence[Tensor], lookup: Tensor | None, ids: Tensor, program: Program, edges: Tensor | None = None
+) -> Tensor:
     """The vectors `[batch, features, dim]` of ids `[batch, tables]` (int64 or int32, any strides).
 
     Raises:
@@ -260,8 +265,10 @@ def gather(memory: Sequence[Tensor], lookup: Tensor | None, ids: Tensor, program
     """
     kind = vector_type(memory)
     vectors = _empty(memory[0], kind, ids.shape[0], program)
-    arguments = _arguments(sources_of(memory, program), lookup, ids, program, vectors)
+    arguments = _arguments(sources_of(memory, program), lookup, edges, ids, program, vectors)
     if vectors.numel() >= STREAMED_FLOATS and program.dim % LINE == 0 and vectors.data_ptr() % (4 * LINE) == 0:
+        arguments.streams = 1
+    if arguments.streams or program.is_ranged:
         tiles = _tiles(kind, program)
         arguments.space = tiles.data_ptr()
     kernel("vectors", program.reading("gather"))(arguments, kind, -(-ids.shape[0] // TILE))
@@ -269,7 +276,9 @@ def gather(memory: Sequence[Tensor], lookup: Tensor | None, ids: Tensor, program
     return vectors
 
 
-def pool(memory: Sequence[Tensor], lookup: Tensor | None, bags: Bags, program: Program) -> Tensor:
+def pool(
+    memory: Sequence[Tensor], lookup: Tensor | None, bags: Bags, program: Program, edges: Tensor | None = None
+) -> Tensor:
     """The weighted sums `[bags, features, dim]` of the vectors of each bag.
 
     Raises:
@@ -277,7 +286,7 @@ def pool(memory: Sequence[Tensor], lookup: Tensor | None, bags: Bags, program: P
     """
     kind = vector_type(memory)
     sums = _empty(memory[0], kind, bags.offsets.shape[1], program)
-    arguments = _arguments(sources_of(memory, program), lookup, bags, program, sums)
+    arguments = _arguments(sources_of(memory, program), lookup, edges, bags, program, sums)
     tiles = _tiles(kind, program)
     arguments.space = tiles.data_ptr()
     kernel("vectors", program.reading("bags"))(arguments, kind, -(-sums.shape[0] // TILE))
@@ -309,6 +318,7 @@ def gradients(
     ids: Tensor | Bags,
     program: Program,
     sparse: Sequence[bool],
+    edges: Tensor | None = None,
 ) -> list[Tensor]:
     """The gradients of memory, given that of the vectors (of the sums of bags).
 
@@ -322,7 +332,7 @@ def gradients(
     vectors, by_row = vectors.contiguous(), list(sparse) or [False] * len(memory)
     check_gradient(vectors, memory, program)
     dense = [None if rows else torch.empty_like(array) for array, rows in zip(memory, by_row, strict=True)]
-    arguments = _arguments(sources_of(memory, program, dense, by_row), lookup, ids, program, vectors)
+    arguments = _arguments(sources_of(memory, program, dense, by_row), lookup, edges, ids, program, vectors)
     _add_bags(arguments, ids)
     if not all(by_row):
         _scatter(arguments, vectors.dtype, program)
@@ -446,12 +456,15 @@ def sources_of(
 
 
 def _arguments(
-    sources: ctypes.Array[ctypes.c_int64], lookup: Tensor | None, ids: Tensor | Bags, program: Program, vectors: Tensor
+    sources: ctypes.Array[ctypes.c_int64],
+    lookup: Tensor | None,
+    edges: Tensor | None,
+    ids: Tensor | Bags,
+    program: Program,
+    vectors: Tensor,
 ) -> Arguments:
     """What every kernel is given."""
-    entries = 0 if lookup is None else lookup.numel()
-    if entries != program.lookup_size:
-        raise ValueError(f"lookup arrays must have {program.lookup_size} entries; got {entries}")
+    check_indices(lookup, edges, program)
     if vectors.shape[1:] != (program.features, program.dim):
         raise ValueError(f"vectors must be [batch, {program.features}, {program.dim}]; got {list(vectors.shape)}")
     batch = vectors.shape[0]
@@ -459,6 +472,8 @@ def _arguments(
     arguments.kept = sources  # as long as its address is in use
     if lookup is not None:
         arguments.lookups, arguments.lookup_size = lookup.data_ptr(), lookup.element_size()
+    if edges is not None:
+        arguments.edges, arguments.edge_size = edges.data_ptr(), edges.element_size()
     arguments.vectors, arguments.floats = vectors.data_ptr(), program.features * program.dim
     if isinstance(ids, Tensor):
         arguments.ids, arguments.id_size = ids.data_ptr(), ids.element_size()
@@ -470,6 +485,20 @@ def _arguments(
     arguments.offsets, arguments.num_bags = ids.offsets.data_ptr(), batch
     arguments.weights = 0 if ids.weights is None else ids.weights.data_ptr()
     return arguments
+
+
+def check_indices(lookup: Tensor | None, edges: Tensor | None, program: Program) -> None:
+    """Refuse lookup arrays and edges of other sizes than the program's.
+
+    Raises:
+        ValueError: names the sizes.
+    """
+    entries = 0 if lookup is None else lookup.numel()
+    if entries != program.lookup_size:
+        raise ValueError(f"lookup arrays must have {program.lookup_size} entries; got {entries}")
+    entries = 0 if edges is None else edges.numel()
+    if entries != program.edge_size:
+        raise ValueError(f"edges must have {program.edge_size} entries; got {entries}")
 
 
 def _add_bags(arguments: Arguments, ids: Tensor | Bags) -> None:

@@ -25,8 +25,8 @@ Memory = Sequence[Tensor]
 Sparse = Sequence[bool]
 """For each array whether its gradient is a sparse tensor of the rows that were read."""
 
-_GATHER = "(Tensor[] memory, Tensor? lookup, Tensor ids, int program, bool[] sparse) -> Tensor"
-_SCATTER = "(Tensor vectors, Tensor[] memory, Tensor? lookup, Tensor ids, int program, bool[] sparse) -> Tensor[]"
+_READ = "Tensor[] memory, Tensor? lookup, Tensor ids, int program, bool[] sparse, Tensor? edges=None"
+_GATHER, _SCATTER = f"({_READ}) -> Tensor", f"(Tensor vectors, {_READ}) -> Tensor[]"
 
 
 def look_up(
@@ -34,6 +34,7 @@ def look_up(
     memory: Memory,
     lookup: Tensor | None,
     ids: Int[Tensor, "batch tables"],
+    edges: Tensor | None = None,
     *,
     sparse: Sparse = (),
     outside: Outside = "nan",
@@ -45,32 +46,42 @@ def look_up(
         memory: a tensor per array.
         lookup: the concatenated lookup arrays, or None.
         ids: `[batch, tables]`.
-        sparse: which arrays get sparse gradients (of a kernel; the reference's are always dense); none if empty.
+        edges: the concatenated edges, or None.
+        sparse: which arrays get sparse gradients (of a kernel; the reference's are always dense, and so are those of
+            projections); none if empty.
         outside: what a recorded program answers for ids outside their table.
 
     Raises:
         WildIdError: for an id outside its table; nothing was read there.
     """
     if not is_fused(memory, program.packed):
-        return plain(program, memory, lookup, ids, outside)
+        return plain(program, memory, lookup, ids, edges, outside)
     if not is_plain(*memory, ids):
-        vectors: Tensor = gather(list(memory), lookup, ids, program.key, list(sparse))
+        vectors: Tensor = gather(list(memory), lookup, ids, program.key, program.by_row(sparse), edges)
     elif torch.is_grad_enabled() and any(array.requires_grad for array in memory):
-        vectors = _Gathered.apply(program, sparse, lookup, ids, *memory)  # type: ignore[no-untyped-call]
+        by_row = program.by_row(sparse)
+        vectors = _Gathered.apply(program, by_row, lookup, edges, ids, *memory)  # type: ignore[no-untyped-call]
     else:
-        vectors = cpu.gather(memory, lookup, ids, program)
+        vectors = cpu.gather(memory, lookup, ids, program, edges)
     return vectors
 
 
-def plain(program: Program, memory: Memory, lookup: Tensor | None, ids: Tensor, outside: Outside = "nan") -> Tensor:
+def plain(
+    program: Program,
+    memory: Memory,
+    lookup: Tensor | None,
+    ids: Tensor,
+    edges: Tensor | None = None,
+    outside: Outside = "nan",
+) -> Tensor:
     """The reference, with ids outside their table refused, or answered where nobody can look at them."""
     wild = are_wild(program, ids)
     unseen = is_recorded() or ids.is_meta or _is_batched(wild)
     if not unseen and bool(wild.any()):
         raise WildIdError.at(ids, int(wild.flatten().nonzero()[0]))
     if not unseen or outside == "unchecked":
-        return program.reference(memory, lookup, ids.to(torch.int64))
-    vectors = program.reference(memory, lookup, torch.where(wild, 0, ids).to(torch.int64))
+        return program.reference(memory, lookup, ids.to(torch.int64), edges)
+    vectors = program.reference(memory, lookup, torch.where(wild, 0, ids).to(torch.int64), edges)
     return answer_outside(program, vectors, wild, outside)
 
 
@@ -98,36 +109,54 @@ def _is_batched(tensor: Tensor) -> bool:
 
 
 @torch.library.custom_op("tablefold::gather", mutates_args=(), device_types="cpu", schema=_GATHER)
-def gather(memory: Memory, lookup: Tensor | None, ids: Tensor, program: int, sparse: Sparse) -> Tensor:
+def gather(
+    memory: Memory, lookup: Tensor | None, ids: Tensor, program: int, sparse: Sparse, edges: Tensor | None = None
+) -> Tensor:
     """The vectors `[batch, features, dim]` that the program of a key composes for `ids` from `memory`."""
-    return cpu.gather(memory, lookup, ids, find_program(program))
+    return cpu.gather(memory, lookup, ids, find_program(program), edges)
 
 
 @gather.register_kernel("cuda")
-def _(memory: Memory, lookup: Tensor | None, ids: Tensor, program: int, sparse: Sparse) -> Tensor:
-    return gpu.gather(memory, lookup, ids, find_program(program))
+def _(
+    memory: Memory, lookup: Tensor | None, ids: Tensor, program: int, sparse: Sparse, edges: Tensor | None = None
+) -> Tensor:
+    return gpu.gather(memory, lookup, ids, find_program(program), edges)
 
 
 @gather.register_fake
-def _(memory: Memory, lookup: Tensor | None, ids: Tensor, program: int, sparse: Sparse) -> Tensor:
+def _(
+    memory: Memory, lookup: Tensor | None, ids: Tensor, program: int, sparse: Sparse, edges: Tensor | None = None
+) -> Tensor:
     found = find_program(program)
     return ids.new_empty(ids.shape[0], found.features, found.dim, dtype=read_type(memory))
 
 
 @torch.library.custom_op("tablefold::scatter", mutates_args=(), device_types="cpu", schema=_SCATTER)
 def scatter(
-    vectors: Tensor, memory: Memory, lookup: Tensor | None, ids: Tensor, program: int, sparse: Sparse
+    vectors: Tensor,
+    memory: Memory,
+    lookup: Tensor | None,
+    ids: Tensor,
+    program: int,
+    sparse: Sparse,
+    edges: Tensor | None = None,
 ) -> list[Tensor]:
     """The gradients of memory, given the gradient `vectors` of what was gathered: for each array a tensor of its shape
     or, if `sparse`, the rows that were read, `[1, n]` ascending, and their gradients `[n, width]`."""
-    return _apart(cpu.gradients(vectors, memory, lookup, ids, find_program(program), sparse))
+    return _apart(cpu.gradients(vectors, memory, lookup, ids, find_program(program), sparse, edges))
 
 
 @scatter.register_kernel("cuda")
 def _(
-    vectors: Tensor, memory: Memory, lookup: Tensor | None, ids: Tensor, program: int, sparse: Sparse
+    vectors: Tensor,
+    memory: Memory,
+    lookup: Tensor | None,
+    ids: Tensor,
+    program: int,
+    sparse: Sparse,
+    edges: Tensor | None = None,
 ) -> list[Tensor]:
-    return _apart(gpu.gradients(vectors, memory, lookup, ids, find_program(program), sparse))
+    return _apart(gpu.gradients(vectors, memory, lookup, ids, find_program(program), sparse, edges))
 
 
 def _apart(found: list[Tensor]) -> list[Tensor]:
@@ -138,7 +167,13 @@ def _apart(found: list[Tensor]) -> list[Tensor]:
 
 @scatter.register_fake
 def _(
-    vectors: Tensor, memory: Memory, lookup: Tensor | None, ids: Tensor, program: int, sparse: Sparse
+    vectors: Tensor,
+    memory: Memory,
+    lookup: Tensor | None,
+    ids: Tensor,
+    program: int,
+    sparse: Sparse,
+    edges: Tensor | None = None,
 ) -> list[Tensor]:
     found: list[Tensor] = []
     for array, by_row in zip(memory, sparse or [False] * len(memory), strict=True):
@@ -151,17 +186,17 @@ def _(
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    memory, lookup, ids, ctx.program, ctx.sparse = inputs
-    ctx.save_for_backward(lookup, ids, *memory)
+    memory, lookup, ids, ctx.program, ctx.sparse, edges = inputs
+    ctx.save_for_backward(lookup, edges, ids, *memory)
 
 
 def _backward(ctx: Any, vectors: Tensor) -> tuple[Any, ...]:
-    lookup, ids, *memory = ctx.saved_tensors
+    lookup, edges, ids, *memory = ctx.saved_tensors
     if torch.is_grad_enabled():
-        found = differentiable(find_program(ctx.program), vectors, memory, lookup, ids)
+        found = differentiable(find_program(ctx.program), vectors, memory, lookup, ids, edges)
     else:
-        found = paired(scatter(vectors, memory, lookup, ids, ctx.program, ctx.sparse), memory, ctx.sparse)
-    return found, None, None, None, None if ctx.sparse else []  # torch takes an empty list for one of tensors
+        found = paired(scatter(vectors, memory, lookup, ids, ctx.program, ctx.sparse, edges), memory, ctx.sparse)
+    return found, None, None, None, None if ctx.sparse else [], None  # torch takes an empty list for one of tensors
 
 
 gather.register_autograd(_backward, setup_context=_keep)
@@ -187,13 +222,13 @@ def sparse_rows(memory: Tensor, rows: Tensor, values: Tensor) -> Tensor:
 
 
 def differentiable(
-    program: Program, vectors: Tensor, memory: Memory, lookup: Tensor | None, ids: Tensor
+    program: Program, vectors: Tensor, memory: Memory, lookup: Tensor | None, ids: Tensor, edges: Tensor | None
 ) -> list[Tensor | None]:
     """The gradient of memory as a function of memory and of the vectors' gradient: for gradients of higher order.
 
     It is the reference's, hence always dense.
     """
-    return by_reference(program.reference(memory, lookup, ids.to(torch.int64)), memory, vectors)
+    return by_reference(program.reference(memory, lookup, ids.to(torch.int64), edges), memory, vectors)
 
 
 def by_reference(composed: Tensor, memory: Memory, above: Tensor) -> list[Tensor | None]:
@@ -208,20 +243,27 @@ class _Gathered(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, program: Program, sparse: Sparse, lookup: Tensor | None, ids: Tensor, *memory: Tensor
+        ctx: Any,
+        program: Program,
+        sparse: Sparse,
+        lookup: Tensor | None,
+        edges: Tensor | None,
+        ids: Tensor,
+        *memory: Tensor,
     ) -> Tensor:
-        ctx.save_for_backward(lookup, ids, *memory)
+        ctx.save_for_backward(lookup, edges, ids, *memory)
         ctx.program, ctx.sparse = program, sparse
-        return cpu.gather(memory, lookup, ids, program)
+        return cpu.gather(memory, lookup, ids, program, edges)
 
     @staticmethod
     def backward(ctx: Any, vectors: Tensor) -> tuple[Tensor | None, ...]:
-        lookup, ids, *memory = ctx.saved_tensors
+        lookup, edges, ids, *memory = ctx.saved_tensors
         if torch.is_grad_enabled():  # somebody will differentiate the gradient
-            found = differentiable(ctx.program, vectors, memory, lookup, ids)
+            found = differentiable(ctx.program, vectors, memory, lookup, ids, edges)
         else:
-            found = paired(cpu.gradients(vectors, memory, lookup, ids, ctx.program, ctx.sparse), memory, ctx.sparse)
-        return None, None, None, None, *found
+            given = cpu.gradients(vectors, memory, lookup, ids, ctx.program, ctx.sparse, edges)
+            found = paired(given, memory, ctx.sparse)
+        return None, None, None, None, None, *found
 
 
 def refuse_gradients(vectors: Tensor) -> Tensor:

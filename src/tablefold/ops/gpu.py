@@ -33,7 +33,9 @@ _ENCODED_FLOATS = 1024
 """The same, where masters are encoded: joining the magnitudes of their blocks takes registers."""
 
 
-def gather(memory: Sequence[Tensor], lookup: Tensor | None, ids: Tensor, program: Program) -> Tensor:
+def gather(
+    memory: Sequence[Tensor], lookup: Tensor | None, ids: Tensor, program: Program, edges: Tensor | None = None
+) -> Tensor:
     """The vectors `[batch, features, dim]` of ids `[batch, tables]`.
 
     Raises:
@@ -59,6 +61,7 @@ def gradients(
     ids: Tensor,
     program: Program,
     sparse: Sequence[bool],
+    edges: Tensor | None = None,
 ) -> list[Tensor]:
     """The gradients of memory, given that of the vectors. What ids outside their table read has none.
 

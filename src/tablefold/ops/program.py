@@ -6,7 +6,8 @@ array of int64 words, the same for every device:
 
     Header     the counts of what follows, and where each section begins
     rows       per table: its rows, 0 for an open vocabulary
-    columns    per table: its first chain, one more at the end
+    columns    per table: its first range, one more at the end
+    ranges     a `Range` each, one more at the end: ids of a table that are read by the same terms
     chains     per chain: its first piece, one more at the end
     pieces     a `Piece` each
     arrays     an `Array` each
@@ -22,7 +23,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
@@ -34,10 +35,10 @@ from torch import Tensor
 
 from tablefold.formats import FP32
 from tablefold.formats.codes import Codes
-from tablefold.ops.reference import ReferenceGather
-from tablefold.partitions import Lookup, Partition
+from tablefold.ops.reference import ReferenceGather, starts_of
+from tablefold.partitions import Partition
 from tablefold.tables import TableSpec
-from tablefold.terms import AddressMap, Chunk, Weight, table_chains
+from tablefold.terms import AddressMap, Chunk, Projection, Term, Weight, chains_of
 
 ASSIGN, ADD, MULTIPLY = range(3)
 """How a piece joins its chain."""
@@ -68,12 +69,21 @@ class Header(ctypes.Structure):
 
     tables, arrays, segments, reads: how many. computed: floats of one example's reads whose gradient must be computed
     before it is summed. most_reads: of one segment. longest: pieces of the longest chain. widest: floats of the widest
-    piece. *_at: the word at which a section begins.
+    piece. innermost: of the widest row that is projected. *_at: the word at which a section begins.
     """
 
-    _fields_ = _words("tables", "arrays", "segments", "reads", "computed", "most_reads", "longest", "widest") + _words(
-        *("rows_at", "columns_at", "chains_at", "pieces_at", "arrays_at", "quantiles_at", "segments_at", "reads_at")
+    _fields_ = _words(
+        *("tables", "arrays", "segments", "reads", "computed", "most_reads", "longest", "widest", "innermost"),
+        *("rows_at", "columns_at", "ranges_at", "chains_at", "pieces_at", "arrays_at", "quantiles_at"),
+        *("segments_at", "reads_at"),
     )
+
+
+class Range(ctypes.Structure):
+    """Ids of a table, `size` of them from `first` on (2^64 - first for an open end, so that negative ids are in it; 0
+    for all ids of the table), and the first chain that they read."""
+
+    _fields_ = _words("first", "size", "chain")
 
 
 class Array(ctypes.Structure):
@@ -90,9 +100,12 @@ class Array(ctypes.Structure):
 class Part(ctypes.Structure):
     """A partition. div_exact, buckets_exact: divide as integers, where float64 would not do. buckets: 0 where no number
     reaches num_buckets. lookup: where its array begins among all, -1 without. highest: the largest bucket in the array.
+    edges: how many there are, 0 without; first_edge: where they begin among all.
     """
 
-    _fields_ = _words("div", "div_exact", "buckets", "buckets_exact", "hashed", "key", "lookup", "highest")
+    _fields_ = _words("div", "div_exact", "buckets", "buckets_exact", "hashed", "key", "lookup", "highest") + _words(
+        *("edges", "first_edge")
+    )
 
 
 class Listing(ctypes.Structure):
@@ -105,15 +118,17 @@ class Listing(ctypes.Structure):
 class Piece(ctypes.Structure):
     """The part of a term that writes one slot interval.
 
-    array: its number. step: the term's width. offset: the first float of the term that the piece reads. low, high: the
-    places that it may read, from the first, up to the second. The weight's likewise.
+    array: its number. step: the term's width. offset, inner: the first float of the term that the piece reads, and how
+    many; width: how many it writes. low, high: the places that it may read, from the first, up to the second. The
+    weight's likewise. range: of the ids that read it. first: where its term counts ids from. projected: the rows of its
+    projection, 0 without one; `width` columns of it begin at the place `matrix`, `matrix_step` floats apart.
     """
 
     _fields_ = [
         *_words("array", "base", "stride", "neighbours", "step", "wrap", "offset", "width", "slot", "op", "signed"),
         *_words("low", "high", "weighted", "weight_array", "weight_base", "weight_stride", "weight_low", "weight_high"),
         *[("part", Part), ("weight_part", Part), ("row_reads", Listing), ("weight_reads", Listing)],
-        *_words("table"),
+        *_words("table", "range", "first", "inner", "projected", "matrix_array", "matrix", "matrix_step", "matrix_end"),
     ]
 
 
@@ -130,7 +145,7 @@ class Read(ctypes.Structure):
     _fields_ = _words("slot", "computed", "table")
 
 
-RECORDS: tuple[type[ctypes.Structure], ...] = (Header, Array, Part, Listing, Piece, Segment, Read)
+RECORDS: tuple[type[ctypes.Structure], ...] = (Header, Range, Array, Part, Listing, Piece, Segment, Read)
 
 
 def word(path: str) -> int:
@@ -192,6 +207,8 @@ class Program:
         self.reference = ReferenceGather(address_map)
         self.features, self.dim = address_map.shape
         self.lookup_size = sum(len(lookup.buckets) for lookup in address_map.lookups)
+        self.edge_size = sum(len(edges.firsts) for edges in address_map.edges)
+        self.is_ranged = any(len(ranges) > 1 for ranges in address_map.ranges)
         self.arrays = address_map.arrays
         self.starts = array_starts(address_map)
         self.layouts = [
@@ -217,6 +234,11 @@ class Program:
     def reading(self, name: str) -> str:
         """The kernel of a name that reads this program's memory: where some is in few bits, one that knows of codes."""
         return f"coded_{name}" if self.is_coded else name
+
+    def by_row(self, sparse: Sequence[bool]) -> list[bool]:
+        """For each array whether its gradient is that of rows, of those for which that is asked; none if empty."""
+        pairs = zip(sparse, self.arrays, strict=True) if sparse else ()
+        return [asked and array.role != "projections" for asked, array in pairs]
 
     def on(self, device: torch.device) -> Tensor:
         """The words on a device, copied there once."""
@@ -277,40 +299,49 @@ class _Places:
 
 def array_program(address_map: AddressMap) -> NDArray[np.int64]:
     """The words of an address map's program."""
-    sizes = [len(lookup.buckets) for lookup in address_map.lookups]
-    starts = dict(zip(address_map.lookups, _starts(sizes), strict=True))
+    starts = {**starts_of(address_map.lookups), **starts_of(address_map.edges)}
     places = _Places(address_map)
-    rows: list[int] = []
     columns, chains = [0], [0]
+    ranges: list[Range] = []
     pieces: list[Piece] = []
     chain_of: list[int] = []
-    first_slot = longest = widest = 0
-    for number, (table, terms) in enumerate(zip(address_map.tables, address_map.terms, strict=True)):
-        for chain in table_chains(terms):
-            for chunk in chain:
-                chain_of.append(len(chains) - 1)
-                pieces.append(_piece(chunk, first_slot, number, table, starts, places))
-            chains.append(len(pieces))
-            longest, widest = max(longest, len(chain)), max(widest, chain[0].width)
-        columns.append(len(chains) - 1)
-        rows.append(table.rows or 0)
+    first_slot = longest = 0
+    for number, table in enumerate(address_map.tables):
+        for own in address_map.ranges[number]:
+            ranges.append(Range(own.first, _size(own.first, own.stop, table.rows), len(chains) - 1))
+            for chain in chains_of(own.terms):
+                for chunk in chain:
+                    chain_of.append(len(chains) - 1)
+                    pieces.append(_piece(chunk, first_slot, number, len(ranges) - 1, table, starts, places))
+                chains.append(len(pieces))
+                longest = max(longest, len(chain))
+        columns.append(len(ranges))
         first_slot += address_map.features[number] * table.dim
+    ranges.append(Range(0, 0, len(chains) - 1))
     arrays = _arrays(address_map)
     segments, reads, computed = _segments(pieces, chain_of, arrays)
-    sections = [rows, columns, chains, _flat(pieces), _flat(arrays), _quantiles(pieces, places_end(arrays))]
-    sections += [_flat(segments), _flat(reads)]
+    sections = [[table.rows or 0 for table in address_map.tables], columns, _flat(ranges), chains, _flat(pieces)]
+    sections += [_flat(arrays), _quantiles(pieces, places_end(arrays)), _flat(segments), _flat(reads)]
     header = Header(
-        len(rows),
+        len(address_map.tables),
         len(arrays),
         len(segments),
         len(reads),
         computed,
         max(segment.reads for segment in segments),
         longest,
-        widest,
+        max(piece.width for piece in pieces),
+        max(piece.projected for piece in pieces),
         *_starts([len(section) for section in sections], words(Header)),
     )
     return np.array(_flat([header]) + [each for section in sections for each in section], dtype=np.int64)
+
+
+def _size(first: int, stop: int | None, rows: int | None) -> int:
+    """Of a `Range`, in 64 bits."""
+    if first == 0 and stop == rows:
+        return 0
+    return -first if stop is None else stop - first
 
 
 def places_end(arrays: Sequence[Array]) -> int:
@@ -339,12 +370,24 @@ def _flat(records: Sequence[ctypes.Structure]) -> list[int]:
 
 
 def _piece(
-    chunk: Chunk, first_slot: int, table_number: int, table: TableSpec, starts: dict[Lookup, int], places: _Places
+    chunk: Chunk,
+    first_slot: int,
+    table_number: int,
+    range_number: int,
+    table: TableSpec,
+    starts: Mapping[Any, int],
+    places: _Places,
 ) -> Piece:
     term = chunk.term
     weight = term.weight or Weight(Partition(1), 0, 0)
     (array, base), (weight_array, weight_base) = places(term.base), places(weight.base)
-    low, high = (base + each - term.base for each in _interval(chunk))
+    inner, offset = (chunk.width, chunk.offset) if term.projection is None else (term.width, 0)
+    low, high = (base + each - term.base for each in _interval(term, offset, inner))
+    projection = term.projection or Projection(0, 0)
+    matrix_array, matrix = places(projection.base)
+    projected = 0 if term.projection is None else term.width
+    stop = table.rows if term.stop is None else term.stop
+    ids = None if stop is None else stop - term.first
     return Piece(
         array=array,
         base=base,
@@ -352,7 +395,7 @@ def _piece(
         neighbours=term.neighbours,
         step=term.width,
         wrap=term.wrap,
-        offset=chunk.offset,
+        offset=offset,
         width=chunk.width,
         slot=first_slot + chunk.slot,
         op=_OPS[chunk.combine],
@@ -365,25 +408,32 @@ def _piece(
         weight_stride=weight.stride,
         weight_low=weight_base,
         weight_high=weight_base + weight.end - weight.base,
-        part=_part(term.partition, table.rows, starts),
-        weight_part=_part(weight.partition, table.rows, starts),
+        part=_part(term.partition, ids, starts),
+        weight_part=_part(weight.partition, ids, starts),
         row_reads=Listing(-1, -1, -1),  # `_segments` fills them in
         weight_reads=Listing(-1, -1, -1),
         table=table_number,
+        range=range_number,
+        first=term.first,
+        inner=inner,
+        projected=projected,
+        matrix_array=matrix_array,
+        matrix=matrix + chunk.offset,
+        matrix_step=projection.width,
+        matrix_end=matrix + chunk.offset + max(0, projected - 1) * projection.width + chunk.width,
     )
 
 
-def _interval(chunk: Chunk) -> tuple[int, int]:
-    """The floats of memory that the chunk may read: from the first, up to the second."""
-    term = chunk.term
+def _interval(term: Term, offset: int, width: int) -> tuple[int, int]:
+    """The floats of memory that some of a term's may be: from the first, up to the second."""
     if term.wrap:
         return term.base, term.end
-    last = term.end - term.width + chunk.offset + chunk.width
-    return term.base + chunk.offset, last
+    return term.base + offset, term.end - term.width + offset + width
 
 
-def _part(part: Partition, rows: int | None, starts: dict[Lookup, int]) -> Part:
-    most = _EXACT_IN_FLOAT64 + 1 if rows is None else rows
+def _part(part: Partition, ids: int | None, starts: Mapping[Any, int]) -> Part:
+    """The record of a partition of so many ids; None for any."""
+    most = _EXACT_IN_FLOAT64 + 1 if ids is None else ids
     number = -(-most // part.div)  # numbers before the last step are less than this
     highest = 0
     if part.lookup is not None:
@@ -391,6 +441,9 @@ def _part(part: Partition, rows: int | None, starts: dict[Lookup, int]) -> Part:
         number = highest + 1
     if part.key is not None:
         number = _EXACT_IN_FLOAT64
+    edges = 0 if part.edges is None else len(part.edges.firsts)
+    if edges:
+        number = edges + 1
     return Part(
         div=part.div,
         div_exact=int(most > _EXACT_IN_FLOAT64),
@@ -400,14 +453,20 @@ def _part(part: Partition, rows: int | None, starts: dict[Lookup, int]) -> Part:
         key=part.key or 0,
         lookup=-1 if part.lookup is None else starts[part.lookup],
         highest=highest,
+        edges=edges,
+        first_edge=0 if part.edges is None else starts[part.edges],
     )
 
 
 def _quantiles(pieces: Sequence[Piece], end: int) -> list[int]:
     """Places, from the start of a line, between which equally many reads are expected."""
-    spans = np.array([(piece.low, piece.high) for piece in pieces])
+    projected = [piece for piece in pieces if piece.projected]
+    spans = np.array(
+        [(piece.low, piece.high) for piece in pieces] + [(piece.matrix, piece.matrix_end) for piece in projected]
+    )
     low, high = spans.T.astype(np.float64)
-    width = np.array([piece.width for piece in pieces], dtype=np.float64)
+    floats = [piece.inner for piece in pieces] + [piece.projected * piece.width for piece in projected]
+    width = np.array(floats, dtype=np.float64)
     edges = np.unique(spans)
     reads = (np.clip((edges[:, None] - low) / (high - low), 0, 1) * width).sum(axis=1)
     wanted = np.linspace(0, reads[-1], QUANTILES + 1)
@@ -438,8 +497,9 @@ def _segments(
             segments.append(Segment(array_number, first, first_row, 0, width, len(reads), 0))
             last = end_row
         segment, last = segments[-1], max(last, end_row)
-        count = 1 if of_weight else piece.width // width
-        direct = not (of_weight or chain_of[number] in multiplied or piece.signed or piece.weighted)
+        count = 1 if of_weight else piece.inner // width
+        scaled = piece.signed or piece.weighted or piece.projected
+        direct = not (of_weight or chain_of[number] in multiplied or scaled)
         listing = Listing(len(segments) - 1, segment.reads, -1 if direct else computed)
         if of_weight:
             piece.weight_reads = listing

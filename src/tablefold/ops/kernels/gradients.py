@@ -30,6 +30,7 @@ from tablefold.ops.kernels.lanes import (
     piece_at,
     pointer_int64,
     pointer_like,
+    range_at,
     read_at,
     scratch_like,
     scratch_words,
@@ -42,7 +43,8 @@ from tablefold.ops.kernels.lanes import (
     zero,
 )
 from tablefold.ops.kernels.places import places_of, quotients, signs_of, weights_of
-from tablefold.ops.kernels.vectors import examples_of, load_ids, read_rows, read_run
+from tablefold.ops.kernels.projections import add_to_projection, unproject
+from tablefold.ops.kernels.vectors import examples_of, is_whole, load_ids, read_inner, read_rows, read_run, select
 from tablefold.ops.program import MULTIPLY, QUANTILES
 
 
@@ -60,8 +62,7 @@ def scatter_ranges(arguments, kind, coded):
         _clear(arguments, program, low, high, kind)
         space = arguments.space + 8 * part * space_words(program)
         for table in range(program.tables):
-            columns = program.columns_at + table
-            for chain in range(word_at(program, columns), word_at(program, columns + 1)):
+            for chain in range(first_chain(program, table), first_chain(program, table + 1)):
                 chains = program.chains_at + chain
                 first, last = word_at(program, chains), word_at(program, chains + 1)
                 if _touches_any(arguments, program, first, last, low, high):
@@ -69,9 +70,15 @@ def scatter_ranges(arguments, kind, coded):
 
 
 @part
+def first_chain(program, table):
+    """The number of a table's first chain; of the table after the last, one more than that of the last chain."""
+    return range_at(program, word_at(program, program.columns_at + table)).chain
+
+
+@part
 def space_words(program):
     """`arguments.space_words`, from a program."""
-    return TILE * (4 * program.longest + 3 * program.widest) + DIGITS
+    return TILE * (4 * program.longest + 3 * program.widest + program.innermost) + DIGITS
 
 
 @part
@@ -94,8 +101,10 @@ def _touches_any(arguments, program, first, last, low, high):
 
 @part
 def _touches(arguments, piece, low, high):
-    """Whether a piece may read rows, or a weight, in [low, high) of an array with a dense gradient."""
-    return _rows_touch(arguments, piece, low, high) or _weight_touches(arguments, piece, low, high)
+    """Whether a piece may read rows, a weight or a projection in [low, high) of an array with a dense gradient."""
+    if _rows_touch(arguments, piece, low, high) or _weight_touches(arguments, piece, low, high):
+        return True
+    return _projection_touches(arguments, piece, low, high)
 
 
 @part
@@ -113,25 +122,37 @@ def _weight_touches(arguments, piece, low, high):
 
 
 @part
+def _projection_touches(arguments, piece, low, high):
+    if piece.projected == 0 or piece.matrix >= high or piece.matrix_end <= low:
+        return False
+    return source_of(arguments, piece.matrix_array).gradient != 0
+
+
+@part
 def _scatter_chain(arguments, coded, program, table, first, last, low, high, kind, space):
     """Add the gradient of all reads of one chain that lie in a range."""
     vectors = pointer_like(kind, arguments.vectors)
-    step = arguments.floats
     slot, width = piece_at(program, first).slot, piece_at(program, first).width
     examples = examples_of(arguments, table)
-    ids = scratch_words()
-    multiplies = False
-    for number in range(first + 1, last):
-        multiplies |= piece_at(program, number).op == MULTIPLY
+    all_ids, own_ids, chosen = scratch_words(), scratch_words(), scratch_words()
+    multiplies, selects = _multiplies(program, first, last), not is_whole(program, table)
     rows = pointer_like(kind, part_of(space, 4 * (last - first)))
     for begin in range(0, examples, TILE):
         count = min(TILE, examples - begin)
-        if not load_ids(arguments, program, table, begin, ids, count):
+        if not load_ids(arguments, program, table, begin, all_ids, count):
             continue
-        source, start = vectors, begin * step + slot
-        if arguments.starts:
-            source, start, step = pointer_like(kind, part_of(space, 4 * (last - first) + 2 * width)), 0, width
-            unpool(arguments, table, begin, count, vectors, slot, source, width)
+        source, start, step, ids = vectors, begin * arguments.floats + slot, arguments.floats, all_ids
+        if selects or arguments.starts:
+            source, start, step, ids = (
+                pointer_like(kind, part_of(space, 4 * (last - first) + 2 * width)),
+                0,
+                width,
+                own_ids,
+            )
+            count = select(program, piece_at(program, first).range, all_ids, count, own_ids, chosen)
+            take(arguments, table, begin, chosen, count, vectors, slot, source, width)
+        if count == 0:
+            continue
         for number in range(first, last):
             piece = piece_at(program, number)
             if multiplies or _touches(arguments, piece, low, high):
@@ -146,7 +167,17 @@ def _scatter_chain(arguments, coded, program, table, first, last, low, high, kin
                 chain_rule(arguments, coded, program, first, last, number, space, source, start, step, rows, count)
                 given, begin_given, step_given = rows, 0, width
             array = array_at(program, piece.array)
-            _scatter_piece(arguments, coded, piece, array, low, high, own, given, begin_given, step_given, count)
+            inner = pointer_like(kind, inner_space(program, space))
+            _scatter_piece(arguments, coded, piece, array, low, high, own, given, begin_given, step_given, inner, count)
+
+
+@part
+def _multiplies(program, first, last):
+    """Whether a chain has factors."""
+    for number in range(first + 1, last):  # noqa: SIM110
+        if piece_at(program, number).op == MULTIPLY:
+            return True
+    return False
 
 
 @part
@@ -156,24 +187,34 @@ def part_of(space, number):
 
 
 @part
-def unpool(arguments, table, begin, count, vectors, slot, rows, width):
-    """Fill `rows` with the gradients of a tile's vectors: those of their bags, times their weights."""
-    first = pointer_int64(arguments.starts)[table] + begin
-    bags, step = pointer_int64(arguments.bags), arguments.floats
+def inner_space(program, space):
+    """The address of the scratch for rows that are projected."""
+    return part_of(space, 4 * program.longest + 3 * program.widest)
+
+
+@part
+def take(arguments, table, begin, chosen, count, vectors, slot, rows, width):
+    """Fill `rows` with the gradients of the `chosen` vectors of a tile; of bags, their bag's times the weight."""
+    step = arguments.floats
+    if arguments.starts == 0:
+        for i in range(count):
+            set_scaled(rows, i * width, vectors, (begin + chosen[i]) * step + slot, 1, width)
+        return
+    first, bags = pointer_int64(arguments.starts)[table] + begin, pointer_int64(arguments.bags)
     weights = pointer_like(vectors, arguments.weights)
     for i in range(count):
-        weight = weights[first + i] if arguments.weights else 1
-        set_scaled(rows, i * width, vectors, bags[first + i] * step + slot, weight, width)
+        example = first + chosen[i]
+        weight = weights[example] if arguments.weights else 1
+        set_scaled(rows, i * width, vectors, bags[example] * step + slot, weight, width)
 
 
 @part
 def locate(arguments, piece, ids, count, kind, space):
     """Fill a piece's four tiles of scratch: places, places of weights, signs, and factors (signs times weights)."""
-    lookup, size = arguments.lookups, arguments.lookup_size
     words, spare = scratch_words(), scratch_words()
     places, weights = pointer_int64(space), pointer_int64(part_of(space, 1))
     signs, factors = pointer_like(kind, part_of(space, 2)), pointer_like(kind, part_of(space, 3))
-    places_of(piece, lookup, size, ids, places, words, spare, count)
+    places_of(arguments, piece, ids, places, words, spare, count)
     if piece.signed:
         signs_of(words, signs, count)
     else:
@@ -182,7 +223,7 @@ def locate(arguments, piece, ids, count, kind, space):
     for i in range(count):
         factors[i] = signs[i]
     if piece.weighted:
-        weights_of(piece, lookup, size, ids, weights, spare, count)
+        weights_of(arguments, piece, ids, weights, spare, count)
         learned = pointer_like(kind, source_of(arguments, piece.weight_array).memory)
         for i in range(count):
             factors[i] *= learned[weights[i]]
@@ -221,17 +262,26 @@ def _read_piece(arguments, coded, program, number, op, space, rows, count):
 
 
 @part
-def _scatter_piece(arguments, coded, piece, array, low, high, space, source, start, stride, count):
-    """Add rows of `source` to the gradient at a piece's places, as far as they lie in [low, high)."""
+def _scatter_piece(arguments, coded, piece, array, low, high, space, source, start, stride, inner, count):
+    """Add rows of `source` to the gradient at its places, as far as they lie in [low, high); `inner` is scratch."""
     places, weights = pointer_int64(space), pointer_int64(part_of(space, 1))
     signs, factors = pointer_like(source, part_of(space, 2)), pointer_like(source, part_of(space, 3))
-    width = piece.width
     if _rows_touch(arguments, piece, low, high):
         gradient = pointer_like(source, source_of(arguments, piece.array).gradient)
+        given, begin, step = source, start, stride
+        if piece.projected:
+            given, begin, step = inner, 0, piece.inner
+            unproject(arguments, piece, source, start, stride, inner, count)
         if piece.low >= low and piece.high <= high and piece.wrap == 0:
-            spill_rows(gradient, places, source, start, stride, factors, count, width)
+            spill_rows(gradient, places, given, begin, step, factors, count, piece.inner)
         else:
-            _spill_clipped(piece, low, high, places, factors, gradient, source, start, stride, count)
+            _spill_clipped(piece, low, high, places, factors, gradient, given, begin, step, count)
+    if _projection_touches(arguments, piece, low, high):
+        width = piece.inner
+        for i in range(count):
+            read_inner(arguments, coded, piece, array, places[i], 0, width, inner, i * width)
+            set_scaled(inner, i * width, inner, i * width, factors[i], width)
+        add_to_projection(arguments, piece, low, high, inner, source, start, stride, count)
     if _weight_touches(arguments, piece, low, high):
         gradient = pointer_like(source, source_of(arguments, piece.weight_array).gradient)
         for i in range(count):
@@ -259,7 +309,7 @@ def inner_product(arguments, coded, piece, array, place, source, begin):
 @part
 def _spill_clipped(piece, low, high, places, factors, gradient, source, start, stride, count):
     """`_scatter_piece` where rows may cross the edges of the range, or the end of a circular region."""
-    width, wrap = piece.width, piece.wrap
+    width, wrap = piece.inner, piece.wrap
     if wrap:
         end = piece.base + wrap
         for i in range(count):
@@ -292,7 +342,7 @@ def collect_reads(arguments, kind, coded):
     program = header(arguments.program)
     batch = arguments.batch
     space = arguments.space + 8 * space_words(program) * fetch_add(arguments, "slot", 1)
-    ids = scratch_words()
+    ids, own, chosen = scratch_words(), scratch_words(), scratch_words()
     while True:
         begin = TILE * fetch_add(arguments, "next", 1)
         if begin >= batch:
@@ -302,41 +352,61 @@ def collect_reads(arguments, kind, coded):
             if count <= 0 or not load_ids(arguments, program, table, begin, ids, count):
                 continue
             columns = program.columns_at + table
-            for chain in range(word_at(program, columns), word_at(program, columns + 1)):
-                chains = program.chains_at + chain
-                first, last = word_at(program, chains), word_at(program, chains + 1)
-                _collect(arguments, coded, program, table, first, last, ids, begin, count, kind, space)
+            for number in range(word_at(program, columns), word_at(program, columns + 1)):
+                found = select(program, number, ids, count, own, chosen)
+                for chain in range(range_at(program, number).chain, range_at(program, number + 1).chain):
+                    chains = program.chains_at + chain
+                    first, last = word_at(program, chains), word_at(program, chains + 1)
+                    if found < count:
+                        _write_none(arguments, program, first, last, begin, count)
+                    _collect(arguments, coded, program, table, first, last, own, begin, chosen, found, kind, space)
 
 
 @part
-def _collect(arguments, coded, program, table, first, last, ids, begin, count, kind, space):
-    """The reads of one chain."""
+def _write_none(arguments, program, first, last, begin, count):
+    """For all examples of a tile, that they read nothing of a chain: -1."""
+    reads, read_starts = pointer_int64(arguments.reads), pointer_int64(arguments.read_starts)
+    for number in range(first, last):
+        piece = piece_at(program, number)
+        read = segment_at(program, piece.row_reads.segment).first_read + piece.row_reads.read
+        for each in range(read, read + piece.inner // array_at(program, piece.array).width):
+            for i in range(count):
+                reads[read_starts[each] + begin + i] = -1
+        if piece.weighted:
+            read = segment_at(program, piece.weight_reads.segment).first_read + piece.weight_reads.read
+            for i in range(count):
+                reads[read_starts[read] + begin + i] = -1
+
+
+@part
+def _collect(arguments, coded, program, table, first, last, ids, begin, chosen, count, kind, space):
+    """The reads of one chain, by the `chosen` examples of a tile."""
     vectors = pointer_like(kind, arguments.vectors)
-    step = arguments.floats
     rows = pointer_like(kind, part_of(space, 4 * (last - first)))
     slot, width = piece_at(program, first).slot, piece_at(program, first).width
-    source, start = vectors, begin * step + slot
-    if arguments.starts:
+    source, start, step = vectors, begin * arguments.floats + slot, arguments.floats
+    if arguments.starts or not is_whole(program, table):
         source, start, step = pointer_like(kind, part_of(space, 4 * (last - first) + 2 * width)), 0, width
-        unpool(arguments, table, begin, count, vectors, slot, source, width)
+        take(arguments, table, begin, chosen, count, vectors, slot, source, width)
     for number in range(first, last):
         own = part_of(space, 4 * (number - first))
         locate(arguments, piece_at(program, number), ids, count, kind, own)
     for number in range(first, last):
         own = part_of(space, 4 * (number - first))
         piece = piece_at(program, number)
-        _write_reads(arguments, program, piece, False, own, begin, count)
+        _write_reads(arguments, program, piece, False, own, begin, chosen, count)
         if piece.weighted:
-            _write_reads(arguments, program, piece, True, part_of(own, 1), begin, count)
+            _write_reads(arguments, program, piece, True, part_of(own, 1), begin, chosen, count)
         if piece.row_reads.first_computed >= 0:
+            inner = pointer_like(kind, inner_space(program, space))
             chain_rule(arguments, coded, program, first, last, number, space, source, start, step, rows, count)
-            _write_gradients(arguments, coded, program, piece, own, begin, count, rows)
+            _write_gradients(arguments, coded, program, piece, own, begin, chosen, count, rows, inner)
 
 
 @part
-def _write_reads(arguments, program, piece, is_weight, source, begin, count):
+def _write_reads(arguments, program, piece, is_weight, source, begin, chosen, count):
     """The reads of a tile, of a piece's rows or of its weights; `source` holds the places."""
-    number, read, chunks, wrap = piece.row_reads.segment, piece.row_reads.read, piece.width, piece.wrap
+    number, read, chunks, wrap = piece.row_reads.segment, piece.row_reads.read, piece.inner, piece.wrap
     if is_weight:
         number, read, chunks, wrap = piece.weight_reads.segment, piece.weight_reads.read, 1, 0
     segment = segment_at(program, number)
@@ -349,18 +419,18 @@ def _write_reads(arguments, program, piece, is_weight, source, begin, count):
     quotients(rows, count, width, False)
     chunks, end = chunks // width, (base - segment.first + wrap) // width
     for i in range(count):
-        row = rows[i]
+        row, example = rows[i], begin + chosen[i]
         for chunk in range(chunks):
-            label = ((read + chunk) << arguments.example_bits) | (begin + i)
-            reads[read_starts[first + chunk] + begin + i] = (row << 32) | label
+            label = ((read + chunk) << arguments.example_bits) | example
+            reads[read_starts[first + chunk] + example] = (row << 32) | label
             row += 1
             if wrap and row == end:
                 row -= wrap // width
 
 
 @part
-def _write_gradients(arguments, coded, program, piece, own, begin, count, rows):
-    """The gradients of a tile's reads: `rows` times the factors; for weights, one float each."""
+def _write_gradients(arguments, coded, program, piece, own, begin, chosen, count, rows, inner):
+    """The gradients of a tile's reads: `rows` times the factors; for weights, one float each. `inner` is scratch."""
     batch, width = arguments.batch, piece.width
     array = array_at(program, piece.array)
     gradients = pointer_like(rows, arguments.computed)
@@ -370,13 +440,16 @@ def _write_gradients(arguments, coded, program, piece, own, begin, count, rows):
         first = piece.weight_reads.first_computed * batch + begin
         for i in range(count):
             product = inner_product(arguments, coded, piece, array, places[i], rows, i * width)
-            gradients[first + i] = signs[i] * product
+            gradients[first + chosen[i]] = signs[i] * product
+    if piece.projected:
+        unproject(arguments, piece, rows, 0, width, inner, count)
+        rows, width = inner, piece.inner
     unit = array.width
     for first in range(0, width, unit):
         row = (piece.row_reads.first_computed + first) * batch + begin * unit
         for i in range(count):
             for j in range(unit):
-                gradients[row + i * unit + j] = factors[i] * rows[i * width + first + j]
+                gradients[row + chosen[i] * unit + j] = factors[i] * rows[i * width + first + j]
 
 
 @part
@@ -397,8 +470,22 @@ def sort_reads(arguments, _kind, _coded):
         begin, end = starts[first], starts[first + segment.reads]
         reads, other = pointer_int64(arguments.reads + 8 * begin), pointer_int64(arguments.sorted + 8 * begin)
         count = end - begin
+        if word_at(program, program.columns_at + program.tables) > program.tables:  # there are ranges
+            count = _drop_none(reads, count)
         _sort(reads, other, count, segment.rows, digits)
         counts[number] = _distinct(reads, count)
+        if count < end - begin:
+            reads[count] = -1
+
+
+@part
+def _drop_none(reads, count):
+    """Move the reads that there are to the front; how many."""
+    found = 0
+    for i in range(count):
+        reads[found] = reads[i]
+        found += reads[i] >= 0
+    return found
 
 
 @part
@@ -466,6 +553,8 @@ def _sum_segment(arguments, program, segment, number, vectors):
     latest = -1
     for i in range(first, last):
         row, label = reads[i] >> 32, reads[i] & 0xFFFFFFFF
+        if row < 0:  # the rest of the examples read nothing here
+            return
         source = read_at(program, first_read + (label >> bits))
         example = label & ((1 << bits) - 1)
         gradients, begin, factor = vectors, example * step + source.slot, types.float64(1)

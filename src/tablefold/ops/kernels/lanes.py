@@ -21,7 +21,7 @@ from numba.extending import intrinsic
 
 from tablefold.compilation import machine_code, part
 from tablefold.ops.cpu import TILE, Kernel, Source
-from tablefold.ops.program import ADD, ASSIGN, LINE, MULTIPLY, Array, Header, Piece, Read, Segment
+from tablefold.ops.program import ADD, ASSIGN, LINE, MULTIPLY, Array, Header, Piece, Range, Read, Segment
 
 FLOATS = ("float32", "float64")
 CODED = ("float32",)
@@ -90,6 +90,7 @@ def _listed(structure, begin):
 
 piece_at, segment_at = _listed(Piece, "pieces_at"), _listed(Segment, "segments_at")
 read_at, array_at = _listed(Read, "reads_at"), _listed(Array, "arrays_at")
+range_at = _listed(Range, "ranges_at")
 
 
 @part
@@ -239,7 +240,7 @@ def fence(_context):
 # Rows are moved by vector instructions: a line at a time where lines divide the row, else four floats, else one.
 
 
-def _for_lanes(builder, width, emit):
+def for_lanes(builder, width, emit):
     """Code that `emit(lanes)` writes, for as many lanes as divide `width`."""
     with builder.if_else(_divides(builder, LINE, width)) as (lines, others):
         with lines:
@@ -255,7 +256,7 @@ def _divides(builder, lanes, width):
     return builder.icmp_unsigned("==", builder.and_(width, width.type(lanes - 1)), width.type(0))
 
 
-def _loop(builder, begin, end, step=1):
+def loop(builder, begin, end, step=1):
     """A loop in code that is being written: a context of the number (and of how many came before).
 
     LLVM is not told that numbers do not overflow: rows have a few strips, it would unroll for hundreds, and lookups
@@ -287,7 +288,8 @@ class _Rows:
             store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
 
 
-def _rows_of(context, builder, kind, pointer):
+def rows_of(context, builder, kind, pointer):
+    """The rows behind a pointer of a type."""
     return _Rows(builder, pointer, context.get_abi_sizeof(context.get_value_type(kind.dtype)))
 
 
@@ -309,7 +311,7 @@ def _into_rows(op, scaled):
             target, base, source, places, factors, count, width, streamed = arguments
             kind = signature.args[2]
             (to, *to_at), (onto, *onto_at) = (cgutils.unpack_tuple(builder, each, 3) for each in (target, base))
-            to, onto, rows = (_rows_of(context, builder, kind, each) for each in (to, onto, source))
+            to, onto, rows = (rows_of(context, builder, kind, each) for each in (to, onto, source))
 
             def strip(lanes, streams, i, v, place, factor):
                 value = rows.load(builder.add(place, v), lanes)
@@ -322,17 +324,17 @@ def _into_rows(op, scaled):
 
             def loops(lanes, streams=False):
                 zero = count.type(0)
-                with _loop(builder, zero, count) as (i, _):
+                with loop(builder, zero, count) as (i, _):
                     place = builder.load(builder.gep(places, [i]))
                     factor = builder.load(builder.gep(factors, [i])) if scaled else None
-                    with _loop(builder, zero, width, lanes) as (v, _):
+                    with loop(builder, zero, width, lanes) as (v, _):
                         strip(lanes, streams, i, v, place, factor)
 
             with builder.if_else(context.is_true(builder, signature.args[7], streamed)) as (past, plain):
                 with past:
                     loops(LINE, streams=True)
                 with plain:
-                    _for_lanes(builder, width, loops)
+                    for_lanes(builder, width, loops)
             return context.get_dummy_value()
 
         word = types.int64
@@ -360,9 +362,9 @@ def _whole_row(adds):
             target, place, source, begin, factor, width = arguments
             _spill(
                 builder,
-                _rows_of(context, builder, signature.args[0], target),
+                rows_of(context, builder, signature.args[0], target),
                 place,
-                _rows_of(context, builder, signature.args[0], source),
+                rows_of(context, builder, signature.args[0], source),
                 begin,
                 factor,
                 width,
@@ -377,13 +379,13 @@ def _whole_row(adds):
 
 def _spill(builder, to, place, rows, begin, factor, width, adds=True):
     def strips(lanes):
-        with _loop(builder, width.type(0), width, lanes) as (v, _):
+        with loop(builder, width.type(0), width, lanes) as (v, _):
             value = rows.load(builder.add(begin, v), lanes)
             value = builder.fmul(value, splat(builder, factor, value.type))
             at = builder.add(place, v)
             to.store(builder.fadd(to.load(at, lanes), value) if adds else value, at)
 
-    _for_lanes(builder, width, strips)
+    for_lanes(builder, width, strips)
 
 
 set_scaled, spill_row = _whole_row(False), _whole_row(True)
@@ -398,18 +400,18 @@ def add_up(_context, target, at, source, places, first, last, width):
 
     def generate(context, builder, signature, arguments):
         target, at, source, places, first, last, width = arguments
-        to, rows = (_rows_of(context, builder, signature.args[0], each) for each in (target, source))
+        to, rows = (rows_of(context, builder, signature.args[0], each) for each in (target, source))
 
         def strips(lanes):
-            with _loop(builder, width.type(0), width, lanes) as (v, _):
+            with loop(builder, width.type(0), width, lanes) as (v, _):
                 begin = builder.add(at, v)
                 total = cgutils.alloca_once_value(builder, to.load(begin, lanes))
-                with _loop(builder, first, last) as (i, _):
+                with loop(builder, first, last) as (i, _):
                     place = builder.add(builder.load(builder.gep(places, [i])), v)
                     builder.store(builder.fadd(builder.load(total), rows.load(place, lanes)), total)
                 to.store(builder.load(total), begin)
 
-        _for_lanes(builder, width, strips)
+        for_lanes(builder, width, strips)
         return context.get_dummy_value()
 
     word = types.int64

@@ -76,9 +76,9 @@ def _scaled(numbers, count, factor, summand):
 
 
 @part
-def _copied(target, source, count):
+def _counted(target, ids, count, first):
     for i in range(count):
-        target[i] = source[i]
+        target[i] = ids[i] - first
 
 
 @part
@@ -110,7 +110,22 @@ def _looked_up(numbers, count, array, size, part):
 
 
 @part
-def buckets(part, lookup, lookup_size, numbers, words, count):
+def _reached(numbers, places, count, edges, first, total):
+    """Turn numbers into how many of `total` edges each has reached, by halving: the same steps for all of them, so that
+    no branch depends on what is compared. `places` is scratch."""
+    for i in range(count):
+        places[i] = first
+    while total > 1:
+        half = total // 2
+        for i in range(count):
+            places[i] += half if types.int64(edges[places[i] + half - 1]) <= numbers[i] else 0
+        total -= half
+    for i in range(count):
+        numbers[i] = places[i] - first + (1 if types.int64(edges[places[i]]) <= numbers[i] else 0)
+
+
+@part
+def buckets(arguments, part, numbers, words, count):
     """Turn `numbers` from ids into buckets; `words` get the hashed words where the partition hashes."""
     divisor = part.div
     if divisor != 1:
@@ -118,19 +133,24 @@ def buckets(part, lookup, lookup_size, numbers, words, count):
     if part.hashed:
         _hashed(numbers, words, count, part.key)
     elif part.lookup >= 0:
-        _looked_up(numbers, count, lookup, lookup_size, part)
+        _looked_up(numbers, count, arguments.lookups, arguments.lookup_size, part)
+    elif part.edges:
+        if arguments.edge_size == 4:
+            _reached(numbers, words, count, pointer_int32(arguments.edges), part.first_edge, part.edges)
+        else:
+            _reached(numbers, words, count, pointer_int64(arguments.edges), part.first_edge, part.edges)
     if part.buckets:
         remainders(numbers, count, part.buckets, part.buckets_exact != 0)
 
 
 @part
-def places_of(piece, lookup, lookup_size, ids, places, words, spare, count):
+def places_of(arguments, piece, ids, places, words, spare, count):
     """Fill `places` with the first float that `piece` reads for each id.
 
     Where the piece wraps, that is the place within its region, not yet wrapped, without `BASE`. `spare` is scratch.
     """
-    _copied(places, ids, count)
-    buckets(piece.part, lookup, lookup_size, places, words, count)
+    _counted(places, ids, count, piece.first)
+    buckets(arguments, piece.part, places, words, count)
     stride = piece.stride
     first = piece.offset
     if piece.wrap == 0:
@@ -138,7 +158,7 @@ def places_of(piece, lookup, lookup_size, ids, places, words, spare, count):
     _scaled(places, count, stride, first)
     neighbours = piece.neighbours
     if neighbours > 1:
-        _copied(spare, ids, count)
+        _counted(spare, ids, count, piece.first)
         remainders(spare, count, neighbours, piece.part.div_exact != 0)
         _add_scaled(places, spare, count, piece.step)
     wrap = piece.wrap
@@ -147,10 +167,10 @@ def places_of(piece, lookup, lookup_size, ids, places, words, spare, count):
 
 
 @part
-def weights_of(piece, lookup, lookup_size, ids, places, words, count):
+def weights_of(arguments, piece, ids, places, words, count):
     """Fill `places` with the float that is the learned weight of each id."""
-    _copied(places, ids, count)
-    buckets(piece.weight_part, lookup, lookup_size, places, words, count)
+    _counted(places, ids, count, piece.first)
+    buckets(arguments, piece.weight_part, places, words, count)
     _scaled(places, count, piece.weight_stride, piece.weight_base)
 
 

@@ -29,6 +29,7 @@ from tablefold.ops.kernels.lanes import (
     pointer_int32,
     pointer_int64,
     pointer_like,
+    range_at,
     scratch_like,
     scratch_words,
     set_scaled,
@@ -38,6 +39,7 @@ from tablefold.ops.kernels.lanes import (
 )
 from tablefold.ops.kernels.loads import ask_for, assign_coded, read_floats
 from tablefold.ops.kernels.places import places_of, signs_of, weights_of
+from tablefold.ops.kernels.projections import add_projected, set_projected
 from tablefold.ops.program import ADD, ASSIGN, LINE, MULTIPLY, PLAIN
 
 
@@ -51,8 +53,8 @@ def gather_tiles(arguments, kind, coded):
     program, step = header(arguments.program), arguments.floats
     vectors = pointer_like(kind, arguments.vectors)
     tile = pointer_like(kind, arguments.space + 8 * TILE * step * fetch_add(arguments, "slot", 1))
-    batch, ids = arguments.batch, scratch_words()
-    streams = arguments.space != 0
+    batch, ids, rows_at = arguments.batch, scratch_words(), scratch_words()
+    streams = arguments.streams != 0
     copies = streams and not _is_in_lines(program)
     while True:
         begin = TILE * fetch_add(arguments, "next", 1)
@@ -62,24 +64,23 @@ def gather_tiles(arguments, kind, coded):
         count = min(TILE, batch - begin)
         for table in range(program.tables):
             if load_ids(arguments, program, table, begin, ids, count):
-                vectors_of_tile = partial = target = (vectors, begin * step, step)
-                if streams:
-                    partial = (tile, -first_slot(program, table), table_floats(program, table, step))
-                if copies:
-                    target = partial
-                compose(arguments, coded, program, table, ids, count, kind, partial, target, streams and not copies)
-                if copies:
-                    _copy(program, partial, vectors_of_tile, count)
+                vectors_of_tile = (vectors, begin * step, step)
+                composed = (tile, -first_slot(program, table), table_floats(program, table, step))
+                if copies or not is_whole(program, table):
+                    compose_apart(arguments, coded, program, table, ids, count, kind, composed, rows_at)
+                    _copy(composed, vectors_of_tile, rows_at, count, streams)
+                else:
+                    partial = composed if streams else vectors_of_tile
+                    own = word_at(program, program.columns_at + table)
+                    compose(arguments, coded, program, own, ids, count, kind, partial, vectors_of_tile, streams)
 
 
 @part
-def _copy(program, composed, vectors, count):
-    """Write a tile's composed rows of one table past the caches."""
-    places, factors = scratch_words(), scratch_like(composed[0])
-    for i in range(count):
-        places[i] = i * composed[2]
+def _copy(composed, vectors, rows_at, count, streamed):
+    """Write a tile's composed rows of one table, past the caches if `streamed`."""
+    factors = scratch_like(composed[0])
     target = (vectors[0], vectors[1] - composed[1], vectors[2])
-    assign_rows(target, target, composed[0], places, factors, count, composed[2], True)
+    assign_rows(target, target, composed[0], rows_at, factors, count, composed[2], streamed)
 
 
 @part
@@ -87,7 +88,7 @@ def _is_in_lines(program):
     """Whether each piece writes whole lines."""
     for number in range(first_piece(program, program.tables)):
         piece = piece_at(program, number)
-        if (piece.slot | piece.width) % LINE or piece.wrap:
+        if (piece.slot | piece.width) % LINE or piece.wrap or piece.projected:
             return False
     return True
 
@@ -95,7 +96,35 @@ def _is_in_lines(program):
 @part
 def first_piece(program, table):
     """The number of a table's first piece; of the table after the last, one more than that of the last piece."""
-    return word_at(program, program.chains_at + word_at(program, program.columns_at + table))
+    return first_of_range(program, word_at(program, program.columns_at + table))
+
+
+@part
+def first_of_range(program, number):
+    """The number of the first piece of a range of ids, likewise."""
+    return word_at(program, program.chains_at + range_at(program, number).chain)
+
+
+@part
+def is_whole(program, table):
+    """Whether all ids of a table are read by the same terms."""
+    columns = program.columns_at + table
+    return word_at(program, columns + 1) - word_at(program, columns) == 1
+
+
+@part
+def select(program, number, ids, count, own, chosen):
+    """Copy those of a tile's ids that are in a range to `own`, and which they are to `chosen`; how many there are."""
+    first, size = range_at(program, number).first, types.uint64(range_at(program, number).size)
+    if size == 0:
+        for i in range(count):
+            own[i], chosen[i] = ids[i], i
+        return count
+    found = 0
+    for i in range(count):  # no branch: which of the ids fall into this range is a coin toss
+        own[found], chosen[found] = ids[i], i
+        found += types.uint64(ids[i] - first) < size
+    return found
 
 
 @part
@@ -160,20 +189,33 @@ def _tell_wild(arguments, program, table, begin, ids, count, rows):
 
 
 @part
-def compose(arguments, coded, program, table, ids, count, kind, partial, target, streamed):
-    """Write the vectors of a tile's ids of one table to the rows of `target`, at their slots.
+def compose_apart(arguments, coded, program, table, ids, count, kind, rows, rows_at):
+    """Write the vectors of a tile's ids of one table to `rows`, range by range; `rows_at` gets where each begins."""
+    own, chosen = scratch_words(), scratch_words()
+    columns, width, filled = program.columns_at + table, rows[2], 0
+    for number in range(word_at(program, columns), word_at(program, columns + 1)):
+        found = select(program, number, ids, count, own, chosen)
+        for i in range(found):
+            rows_at[chosen[i]] = (filled + i) * width
+        target = (rows[0], rows[1] + filled * width, width)
+        compose(arguments, coded, program, number, own, found, kind, target, target, False)
+        filled += found
+
+
+@part
+def compose(arguments, coded, program, own, ids, count, kind, partial, target, streamed):
+    """Write the vectors of a tile's ids, all of the range `own`, to the rows of `target`, at their slots.
 
     What a chain's pieces before the last come to is kept in `partial`, rows with the same slots, which may be `target`.
     The last pieces write past the caches if `streamed`.
     """
-    lookup, size = arguments.lookups, arguments.lookup_size
     places, words = scratch_words(), scratch_words()
     spare, weights = scratch_words(), scratch_words()
     factors = scratch_like(kind)
-    end = first_piece(program, table + 1)
-    for number in range(first_piece(program, table), end):
+    end = first_of_range(program, own + 1)
+    for number in range(first_of_range(program, own), end):
         piece = piece_at(program, number)
-        places_of(piece, lookup, size, ids, places, words, spare, count)
+        places_of(arguments, piece, ids, places, words, spare, count)
         scaled = piece.signed or piece.weighted
         if scaled:
             for i in range(count):
@@ -181,13 +223,13 @@ def compose(arguments, coded, program, table, ids, count, kind, partial, target,
             if piece.signed:
                 signs_of(words, factors, count)
             if piece.weighted:
-                weights_of(piece, lookup, size, ids, weights, spare, count)
+                weights_of(arguments, piece, ids, weights, spare, count)
                 learned = pointer_like(kind, source_of(arguments, piece.weight_array).memory)
                 for i in range(count):
                     factors[i] *= learned[weights[i]]
         array = array_at(program, piece.array)
         if piece.wrap == 0:
-            ask_for(source_of(arguments, piece.array), array, coded, kind, places, count, piece.width)
+            ask_for(source_of(arguments, piece.array), array, coded, kind, places, count, piece.inner)
         op, slot = piece.op, piece.slot
         base = to = (partial[0], partial[1] + slot, partial[2])
         is_last = number + 1 == end or piece_at(program, number + 1).op == ASSIGN
@@ -203,11 +245,11 @@ def read_rows(arguments, coded, piece, array, op, scaled, target, base, places, 
     width = piece.width
     if coded is not None:
         done = False
-        if array.bits != PLAIN and op == ASSIGN and not (scaled or piece.wrap):
+        if array.bits != PLAIN and op == ASSIGN and not (scaled or piece.wrap or piece.projected):
             done = assign_coded(source_of(arguments, piece.array), array, target, places, count, width, streamed)
         if done:
             return
-    if piece.wrap or array.bits != PLAIN:
+    if piece.wrap or piece.projected or array.bits != PLAIN:
         _read_staged(arguments, coded, piece, array, op, scaled, target, base, places, factors, count)
         return
     memory = pointer_like(target[0], source_of(arguments, piece.array).memory)
@@ -229,7 +271,8 @@ def read_rows(arguments, coded, piece, array, op, scaled, target, base, places, 
 
 @part
 def _read_staged(arguments, coded, piece, array, op, scaled, target, base, places, factors, count):
-    """`read_rows` of memory in few bits, or of a circular region: each row by way of the stack, a stretch at a time."""
+    """`read_rows` of memory in few bits, of a circular region, or projected: each row by way of the stack, a stretch at
+    a time."""
     stage = scratch_like(target[0])
     for i in range(count):
         for first in range(0, piece.width, TILE):
@@ -252,10 +295,28 @@ def _read_staged(arguments, coded, piece, array, op, scaled, target, base, place
 
 @part
 def read_run(arguments, coded, piece, array, place, first, count, out, at):
-    """Set out[at : + count] to what is read of the row at a place, from its float number `first` on.
+    """Set out[at : + count] to what is read of the row at a place and projected, from its float number `first` on.
 
     Where the piece wraps, the place is that within its region.
     """
+    if piece.projected == 0:
+        read_inner(arguments, coded, piece, array, place, first, count, out, at)
+        return
+    stage, matrix = scratch_like(out), pointer_like(out, source_of(arguments, piece.matrix_array).memory)
+    for begin in range(0, piece.inner, TILE):
+        found = min(TILE, piece.inner - begin)
+        read_inner(arguments, coded, piece, array, place, begin, found, stage, 0)
+        step = piece.matrix_step
+        row = piece.matrix + first + begin * step
+        if begin == 0:
+            set_projected(out, at, stage, found, matrix, row, step, count)
+        else:
+            add_projected(out, at, stage, found, matrix, row, step, count)
+
+
+@part
+def read_inner(arguments, coded, piece, array, place, first, count, out, at):
+    """`read_run` before the projection."""
     source, wrap = source_of(arguments, piece.array), piece.wrap
     if wrap == 0:
         read_floats(source, array, coded, place + first, count, out, at)
@@ -275,7 +336,7 @@ def pool_bags(arguments, kind, coded):
     bags, tables = arguments.num_bags, program.tables
     starts, offsets = pointer_int64(arguments.starts), pointer_int64(arguments.offsets)
     rows = pointer_like(kind, arguments.space + 8 * TILE * step * fetch_add(arguments, "slot", 1))
-    ids = scratch_words()
+    ids, rows_at = scratch_words(), scratch_words()
     while True:
         first = TILE * fetch_add(arguments, "next", 1)
         if first >= bags:
@@ -292,18 +353,20 @@ def pool_bags(arguments, kind, coded):
                         _add_memory(arguments, coded, program, table, first, last, begin, ids, count, sums)
                     else:
                         tile = (rows, -slot, width)
-                        compose(arguments, coded, program, table, ids, count, kind, tile, tile, False)
-                        _add_composed(arguments, table, first, last, begin, count, rows, sums, slot, width)
+                        compose_apart(arguments, coded, program, table, ids, count, kind, tile, rows_at)
+                        _add_composed(arguments, table, first, last, begin, count, rows, rows_at, sums, slot, width)
 
 
 @part
 def _is_plain(program, table):
     """Whether a table's vectors are rows of memory side by side, or sums of such."""
+    if not is_whole(program, table):
+        return False
     for number in range(first_piece(program, table), first_piece(program, table + 1)):
         piece = piece_at(program, number)
         scaled = piece.signed or piece.weighted
         plain = array_at(program, piece.array).bits == PLAIN
-        if scaled or piece.wrap or piece.op == MULTIPLY or not plain:
+        if scaled or piece.wrap or piece.projected or piece.op == MULTIPLY or not plain:
             return False
     return True
 
@@ -311,11 +374,10 @@ def _is_plain(program, table):
 @part
 def _add_memory(arguments, coded, program, table, first, last, begin, ids, count, sums):
     """Add the rows of memory that a tile's ids read to the sums of their bags: nothing is composed on the way."""
-    lookup, size = arguments.lookups, arguments.lookup_size
     places, words, spare = scratch_words(), scratch_words(), scratch_words()
     for number in range(first_piece(program, table), first_piece(program, table + 1)):
         piece = piece_at(program, number)
-        places_of(piece, lookup, size, ids, places, words, spare, count)
+        places_of(arguments, piece, ids, places, words, spare, count)
         source = source_of(arguments, piece.array)
         ask_for(source, array_at(program, piece.array), coded, sums, places, count, piece.width)
         slot, width, memory = piece.slot, piece.width, pointer_like(sums, source.memory)
@@ -323,17 +385,14 @@ def _add_memory(arguments, coded, program, table, first, last, begin, ids, count
 
 
 @part
-def _add_composed(arguments, table, first, last, begin, count, rows, sums, slot, width):
+def _add_composed(arguments, table, first, last, begin, count, rows, rows_at, sums, slot, width):
     """Add a tile's composed vectors, times their weights, to the sums of their bags."""
-    places = scratch_like(pointer_int64(arguments.starts))
-    for i in range(count):
-        places[i] = i * width
     if arguments.weights:
         weights, start = pointer_like(rows, arguments.weights), pointer_int64(arguments.starts)[table] + begin
         for i in range(count):
-            for j in range(i * width, (i + 1) * width):
+            for j in range(rows_at[i], rows_at[i] + width):
                 rows[j] *= weights[start + i]
-    _add_to_bags(arguments, table, first, last, begin, count, rows, places, sums, slot, width)
+    _add_to_bags(arguments, table, first, last, begin, count, rows, rows_at, sums, slot, width)
 
 
 @part
