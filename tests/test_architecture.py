@@ -35,6 +35,11 @@ ALLOWED = {
     "method": CORE | {"registry", "group"},
     "methods": CORE | {"json_files", "method", "methods", "ops", "panics", "quoting"},
     "placement": {"formats", "group", "method", "methods", "partitions", "tables", "terms"},
+    "text_tables": {"quoting"},
+    "plans": {
+        *("fields", "formats", "group", "json_files", "method", "methods", "partitions", "quoting", "tables", "terms"),
+        *("text_tables", "theory"),
+    },
     "nn": {"fields", "group", "method", "ops", "placement", "spec", "starts", "tables"},
     "optim": {"ops"},
     "ahead": {"compilation", "data", "ops"},

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tablefold.nn import Embedding, EmbeddingBag
     from tablefold.ops import backend
     from tablefold.placement import Placement
+    from tablefold.plans import Plan, make_plan
     from tablefold.tables import TableSpec, full_bytes
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "MixedRadix",
     "PathBased",
     "Placement",
+    "Plan",
     "QuotientRemainder",
     "Robe",
     "TableSpec",
@@ -49,6 +51,7 @@ __all__ = [
     "all_methods",
     "backend",
     "full_bytes",
+    "make_plan",
     "parse",
     "warmup",
 ]
@@ -68,12 +71,14 @@ _HOMES = {
     "HashEmbeddings": "methods.hash_embeddings",
     "Unified": "methods.unified",
     "Placement": "placement",
+    "Plan": "plans",
     "QuotientRemainder": "methods.qr",
     "Robe": "methods.robe",
     "TableSpec": "tables",
     "all_methods": "method",
     "backend": "ops",
     "full_bytes": "tables",
+    "make_plan": "plans",
     "parse": "method",
     "warmup": "ahead",
 }

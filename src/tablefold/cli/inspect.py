@@ -104,7 +104,7 @@ def _heading(placement: Placement, tables: list[TableSpec]) -> str:
 
 def _tables_text(found: Inspection, placement: Placement) -> str:
     """A line for each table: how it is kept, and whether its rows can all differ."""
-    from tablefold.cli.columns import text_table
+    from tablefold.text_tables import text_table
 
     rows = [
         [
@@ -136,7 +136,7 @@ def _distinct_text(rows: int | None, distinct: Distinct | None) -> str:
 
 def _sample_text(found: Inspection) -> str:
     """A line for each table: expected for the sample, and measured on it."""
-    from tablefold.cli.columns import text_table
+    from tablefold.text_tables import text_table
 
     header = ["table", "sampled ids", "distinct expected", "measured", "shared/pair expected", "measured"]
     header += ["P(1|0) expected", "measured"]
@@ -174,7 +174,8 @@ def _with_error(share: float | None, pairs: int) -> str:
 
 def _load_text(found: Inspection) -> str:
     """How many ids read a weight."""
-    from tablefold.cli.columns import show_count, show_share, text_table
+    from tablefold.cli.columns import show_count, show_share
+    from tablefold.text_tables import text_table
 
     def line(title: str, load: Load) -> list[str]:
         return [title, show_count(load.mean), show_count(load.largest), show_share(load.unread)]

@@ -33,8 +33,8 @@ def run(args: Namespace) -> None:
 
 def describe_method(kind: type) -> str:
     """Name and summary on one line, then a line for each option: its type, its default."""
-    from tablefold.cli.columns import text_table
     from tablefold.spec import describe
+    from tablefold.text_tables import text_table
 
     title = f"{kind.name}: {kind.summary}"  # type: ignore[attr-defined]
     options = [

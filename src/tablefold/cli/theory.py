@@ -63,8 +63,8 @@ def run(args: Namespace) -> None:
 
 def _sizes(methods: list[Method], tables: list[TableSpec], eps: float, delta: float) -> str:
     """A line for each method: its smallest size for either promise."""
-    from tablefold.cli.columns import text_table
     from tablefold.tables import full_bytes
+    from tablefold.text_tables import text_table
     from tablefold.theory.promises import all_distinct, little_overlap
 
     full = full_bytes(tables)
@@ -80,8 +80,8 @@ def _sizes(methods: list[Method], tables: list[TableSpec], eps: float, delta: fl
 
 def _growth(methods: list[Method], args: Namespace) -> str:
     """Weights for the first promise at growing numbers of ids."""
-    from tablefold.cli.columns import text_table
     from tablefold.tables import TableSpec
+    from tablefold.text_tables import text_table
     from tablefold.theory.bounds import logarithmic_size
     from tablefold.theory.promises import little_overlap
 
