@@ -22,6 +22,8 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 SEEDS = (0, 1)
@@ -98,7 +100,7 @@ def storage() -> list[Run]:
     ]
 
 
-def formats() -> list[Run]:
+def formats(epochs: int = 9) -> list[Run]:
     """Every format at the same bytes: the fewer bits a float, the more floats. Each training stops by validation."""
     grid = [("full", (), bits) for bits in ("fp32", "int8", "int4", "int2")]
     grid += [
@@ -108,7 +110,7 @@ def formats() -> list[Run]:
         for bits in ("fp32", "int8", "int4", "int2")
     ]
     grid += [("hash", ("--compression", level), "fp32") for level in ("16.0", "64.0", "256.0")]
-    stop = ("--epochs", "9", "--patience", "4")
+    stop = ("--epochs", str(epochs), "--patience", "4")
     runs = [(spec, (*size, "--storage", bits, *stop), seed) for seed in CLAIM_SEEDS for spec, size, bits in grid]
     return sorted(runs, key=lambda run: run[0] != "full")  # what is claimed of full tables comes first
 
@@ -124,8 +126,100 @@ def order() -> list[Run]:
     return [(spec, ("--compression", level, *bits), seed) for seed in SEEDS for spec, level, bits in grid]
 
 
-GRIDS = {"gowalla": gowalla, "movielens": movielens, "storage": storage, "formats": formats, "order": order}
-GRIDS |= {"formats-movielens": formats, "formats-clicks": formats}
+GRIDS: dict[str, Callable[[], list[Run]]] = {
+    "gowalla": gowalla,
+    "movielens": movielens,
+    "storage": storage,
+    "formats": formats,
+    "formats-movielens": partial(formats, epochs=40),
+    "formats-clicks": formats,
+    "order": order,
+}
+DATA = "custom:lookup={data}/lookup"
+CLICKS_TRAINING = (
+    *("--model", "dlrm", "--bottom-mlp", "64,16", "--top-mlp", "128,64", "--dim", "16", "--optimizer", "amsgrad"),
+    *("--lr", "1e-3", "--batch-size", "1024", "--eval-every", "212"),
+)
+TRAINING = (
+    *("--model", "neumf", "--top-mlp", "64,32", "--dim", "16", "--optimizer", "amsgrad", "--lr", "2e-3"),
+    *("--batch-size", "8192", "--epochs", "6", "--eval-every", "267"),
+)
+
+Run = tuple[str, tuple[str, ...], int]
+"""(spec, options that size it, seed)"""
+
+
+def gowalla() -> list[Run]:
+    """Every method at 4x, those that go further from 2x to 1000x; the most asked for first."""
+    levels = [(4, (*SHARING, *AT_FOUR)), (60, (*SHARING, "mixed_radix:k=3,combine=mul"))]
+    levels += [(level, SHARING) for level in LEVELS]
+    runs: list[Run] = [(spec, size, seed) for seed in CLAIM_SEEDS for spec, size in CLAIMS]
+    runs += [
+        (spec, ("--compression", str(float(level))), seed)
+        for level, specs in levels
+        for spec in specs
+        for seed in SEEDS
+    ]
+    return list(dict.fromkeys(runs))
+
+
+def movielens() -> list[Run]:
+    """Metadata as partitions (51,104 bytes at the smallest), beside qr, hashing and robe at the same bytes."""
+    small, large = ("--budget", "51104"), ("--compression", "4.0")
+    rivals, metadata = ("hash", "qr:combine=mul", "robe:block=4"), (METADATA, METADATA + ",combine=add")
+    runs: list[Run] = [("full", (), seed) for seed in SEEDS]
+    for size in (small, large):
+        runs += [(spec, size, seed) for spec in (*metadata, *rivals) for seed in SEEDS]
+    return runs
+
+
+def storage() -> list[Run]:
+    """Fewer bits a float and more floats, at equal bytes; beside the fp32 lines of `gowalla`."""
+    levels = [("int8", level, CLAIM_SEEDS) for level in ("16.0", "60.0")]
+    levels += [("int8", level, SEEDS) for level in ("250.0", "1000.0", "4.0")]
+    levels += [("bf16", level, SEEDS) for level in ("16.0", "60.0")]
+    return [
+        (spec, ("--compression", level, "--storage", bits), seed)
+        for bits, level, seeds in levels
+        for seed in seeds
+        for spec in ("robe:block=4", "qr:combine=mul")
+    ]
+
+
+def formats(epochs: int = 9) -> list[Run]:
+    """Every format at the same bytes: the fewer bits a float, the more floats. Each training stops by validation."""
+    grid = [("full", (), bits) for bits in ("fp32", "int8", "int4", "int2")]
+    grid += [
+        (spec, ("--compression", level), bits)
+        for level in ("16.0", "64.0", "256.0")
+        for spec in ("qr:combine=mul", "robe:block=4")
+        for bits in ("fp32", "int8", "int4", "int2")
+    ]
+    grid += [("hash", ("--compression", level), "fp32") for level in ("16.0", "64.0", "256.0")]
+    stop = ("--epochs", str(epochs), "--patience", "4")
+    runs = [(spec, (*size, "--storage", bits, *stop), seed) for seed in CLAIM_SEEDS for spec, size, bits in grid]
+    return sorted(runs, key=lambda run: run[0] != "full")  # what is claimed of full tables comes first
+
+
+def order() -> list[Run]:
+    """What ids by frequency change; beside the permuted ones of `gowalla` and `storage`."""
+    at_60 = ("hash:by=quotient", "hash", "qr:combine=mul", "robe:block=4")
+    beyond = ("hash:by=quotient", "robe:block=4")
+    grid = [(spec, "60.0", ()) for spec in at_60] + [(spec, "1000.0", ()) for spec in beyond]
+    grid += [(spec, "60.0", ("--storage", "int8")) for spec in ("qr:combine=mul", "robe:block=4")]
+    grid += [(spec, "1000.0", ("--storage", "int8")) for spec in beyond]
+    grid += [("qr:combine=mul", "250.0", ("--storage", "int8")), ("qr:combine=mul", "16.0", ())]
+    return [(spec, ("--compression", level, *bits), seed) for seed in SEEDS for spec, level, bits in grid]
+
+
+GRIDS: dict[str, Callable[[], list[Run]]] = {
+    "gowalla": gowalla,
+    "movielens": movielens,
+    "storage": storage,
+    "formats": formats,
+    "order": order,
+}
+GRIDS |= {"formats-movielens": partial(formats, epochs=40), "formats-clicks": formats}
 DATA = dict.fromkeys(GRIDS, "gowalla") | {"movielens": "movielens"}
 DATA |= dict.fromkeys(("formats", "order"), "gowalla-frequency")
 DATA |= {"formats-movielens": "movielens-frequency", "formats-clicks": "clicks"}
