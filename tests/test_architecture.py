@@ -53,7 +53,8 @@ ALLOWED = {
         *("data", "fields", "files", "formats", "group", "hashing", "json_files", "locks", "method", "models"),
         *("optim", "placement", "processes", "quoting", "tables", "train"),
     },
-    "click_model": {"data", "files", "panics", "quoting", "train"},
+    "serving": {"data", "files", "models", "quoting", "serving", "train"},
+    "click_model": {"data", "files", "panics", "quoting", "serving", "train"},
 }
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tablefold.ops import backend
     from tablefold.placement import Placement
     from tablefold.plans import Plan, make_plan
+    from tablefold.serving import Scorer
     from tablefold.tables import TableSpec, full_bytes
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "Plan",
     "QuotientRemainder",
     "Robe",
+    "Scorer",
     "TableSpec",
     "Unified",
     "all_methods",
@@ -74,6 +76,7 @@ _HOMES = {
     "Plan": "plans",
     "QuotientRemainder": "methods.qr",
     "Robe": "methods.robe",
+    "Scorer": "serving",
     "TableSpec": "tables",
     "all_methods": "method",
     "backend": "ops",

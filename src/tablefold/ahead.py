@@ -51,8 +51,11 @@ def _prepare(folder: Path) -> Iterator[None]:
     from tablefold.data.criteo import Criteo
     from tablefold.data.preparation import Options, prepare
     from tablefold.data.synthetic import Synthetic, generate
+    from tablefold.data.text_hash import hash_texts
 
     generate(Synthetic(_ROWS), folder / "log.txt")
+    yield
+    hash_texts(["a"])
     yield
     for name, options in (("ranked", Options(permute_ids=0)), ("hashed", Options(ids="hash"))):
         prepare(Criteo((str(folder / "log.txt"),)), folder / name, options)

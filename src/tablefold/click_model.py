@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from tablefold.data.preparation import Options, prepare
@@ -21,7 +20,8 @@ from tablefold.data.table import Columns, Table
 from tablefold.files import new_folder
 from tablefold.panics import without_panic_text
 from tablefold.quoting import one_line
-from tablefold.train import Config, Run, Scorer, load_run, train_run
+from tablefold.serving.scorer import Scorer, frame_of
+from tablefold.train import Config, Run, load_run, train_run
 from tablefold.train.loop import choose_device
 
 _FRAME_FILE = "data frame.parquet"
@@ -121,17 +121,19 @@ class ClickModel:
         """Probabilities of labels 0 and 1, float32 `[rows, 2]`, in the order of the rows; NaN for a malformed row.
 
         Args:
-            data: as for `fit`; the label may be missing.
+            data: as for `fit`, or a list of records (`[{"user": "ann", "city": 7}]`); the label may be missing.
 
         Raises:
             ValueError: before `fit`, for data that lacks a column, or where the model gives a score that is not finite.
         """
         run = self._fitted()
         if self._scorer is None:  # it reads the run's dictionaries, once
-            self._scorer = Scorer(run, self._settings.get("device", "auto"), in_memory=True)
+            self._scorer = Scorer(run, self._settings.get("device", "auto"))
         scorer = self._scorer
-        scores = scorer.score(data) if isinstance(data, (str, Path)) else scorer.score_frame(_frame_of(data))
-        clicked = np.concatenate([piece.probability for piece in scores])
+        if isinstance(data, (str, Path)):
+            clicked = np.concatenate([piece.probability for piece in scorer.score_file(data)])
+        else:
+            clicked = scorer.score(data)
         return np.stack([1 - clicked, clicked], axis=1)
 
     def save(self, folder: str | Path) -> None:
@@ -223,7 +225,7 @@ def _file_of(data: Any, folder: Path) -> str:
     """A file with the rows of `data`: the one it names, or a new one in `folder`."""
     if isinstance(data, (str, Path)):
         return str(data)
-    frame = _frame_of(data)
+    frame = frame_of(data)
     if not len(frame):
         raise ValueError("the data frame has no rows")
     path = folder / _FRAME_FILE
@@ -242,16 +244,3 @@ def _speaking_of_data(place: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(str(error).replace(str(Path(place) / _FRAME_FILE), "the data frame")) from error
-
-
-def _frame_of(data: Any) -> pl.DataFrame:
-    return data if isinstance(data, pl.DataFrame) else _to_polars(data)
-
-
-def _to_polars(data: Any) -> pl.DataFrame:
-    """Columns of another library: what exports an Arrow stream of records, any pandas frame, a dict of columns."""
-    try:
-        return pl.DataFrame(pa.table(data))
-    except (TypeError, ValueError) as error:  # Arrow's own errors are ValueErrors
-        given = f"data is a {type(data).__name__} without columns of equal length"
-        raise ValueError(f"{given}; give a polars or pandas DataFrame, a dict of columns, or a path") from error

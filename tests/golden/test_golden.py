@@ -15,7 +15,8 @@ from tablefold import all_methods
 from tablefold.cli import main
 from tablefold.data import Dataset
 from tablefold.models import all_models
-from tablefold.train import Config, Listener, load_run, predict_file, train_run
+from tablefold.serving import predict_file
+from tablefold.train import Config, Listener, load_run, train_run
 
 HERE = Path(__file__).parent
 GOLDEN = json.loads((HERE / "scores.json").read_text())

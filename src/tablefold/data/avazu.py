@@ -12,9 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
-from tablefold.data.lines import HEX, INTEGER, LABEL, MISSING, SKIP, Field, hex_text, parse_lines, parse_values
+from tablefold.data.lines import (
+    HEX,
+    INTEGER,
+    LABEL,
+    MISSING,
+    SKIP,
+    Field,
+    Lines,
+    field_texts,
+    hex_text,
+    parse_columns,
+    parse_lines,
+    parse_values,
+)
+from tablefold.data.records import plain_columns
 from tablefold.data.source import (
     Rows,
     Shard,
@@ -82,10 +97,21 @@ class Avazu:
 
     def read(self, shard: Shard) -> Rows:
         """The rows of one piece of a file."""
-        parsed = parse_lines(read_bytes(shard), ",", self.fields)
+        return self._rows(parse_lines(read_bytes(shard), ",", self.fields))
+
+    def read_values(self, columns: Sequence[Sequence[Any]]) -> Rows:
+        """The rows of Python values, a column each for `tables`."""
+        fields = FIELDS[2:]
+        return replace(self, fields=fields)._rows(parse_columns(field_texts(columns, fields), ",", fields))
+
+    def read_frame(self, frame: pl.DataFrame, origin: str) -> Rows:
+        """The rows of a frame in memory, which errors call `origin`."""
+        return self.read_values(plain_columns(origin, frame, TABLES))
+
+    def _rows(self, parsed: Lines) -> Rows:
         keys = parsed.values[-len(TABLES) :]
         label = np.zeros(keys.shape[1], dtype=np.uint8)
-        if self.fields[1].kind == LABEL:
+        if len(self.fields) > len(TABLES) and self.fields[1].kind == LABEL:
             label = parsed.values[1].astype(np.uint8)
         keys[0] = np.where(keys[0] == MISSING, MISSING, keys[0] % 100)
         dense = np.empty((len(label), 0), dtype=np.float32)

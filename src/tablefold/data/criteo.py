@@ -12,10 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from tablefold.data.best import load_best
-from tablefold.data.lines import HEX, INTEGER, LABEL, SKIP, Field, hex_text, parse_lines, parse_values
+from tablefold.data.lines import (
+    HEX,
+    INTEGER,
+    LABEL,
+    SKIP,
+    Field,
+    Lines,
+    field_texts,
+    hex_text,
+    parse_columns,
+    parse_lines,
+    parse_values,
+)
+from tablefold.data.records import plain_columns
 from tablefold.data.source import Rows, Shard, byte_shards, describe_files, read_bytes, unpack_files
 from tablefold.data.split import Split
 
@@ -69,7 +83,17 @@ class Criteo:
 
     def read(self, shard: Shard) -> Rows:
         """The rows of one piece of a file."""
-        parsed = parse_lines(read_bytes(shard), "\t", self.fields)
+        return self._rows(parse_lines(read_bytes(shard), "\t", self.fields))
+
+    def read_values(self, columns: Sequence[Sequence[Any]]) -> Rows:
+        """The rows of Python values, a column each for `dense` and `tables`."""
+        return replace(self, fields=FEATURES)._rows(parse_columns(field_texts(columns, FEATURES), "\t", FEATURES))
+
+    def read_frame(self, frame: pl.DataFrame, origin: str) -> Rows:
+        """The rows of a frame in memory, which errors call `origin`."""
+        return self.read_values(plain_columns(origin, frame, [field.name for field in FEATURES]))
+
+    def _rows(self, parsed: Lines) -> Rows:
         dense, keys = np.split(parsed.values[-len(FEATURES) :], [len(DENSE)])
         label = np.zeros(keys.shape[1], dtype=np.uint8)
         if self.fields[0].kind == LABEL:

@@ -111,7 +111,7 @@ def create_lookup(path: Path | None, size: int) -> NDArray[np.int64]:
 
 def open_lookup(path: Path) -> NDArray[np.int64]:
     """Memory-map a hash table."""
-    return np.memmap(path, dtype=np.int64, mode="r").reshape(-1, 2)
+    return np.asarray(np.memmap(path, dtype=np.int64, mode="r").reshape(-1, 2)).view(np.ndarray)
 
 
 def encode(keys: NDArray[np.int64], lookups: Sequence[Path | NDArray[np.int64]]) -> NDArray[np.int32]:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from tablefold.data.avazu import Avazu
 from tablefold.data.criteo import Criteo
 from tablefold.data.dataset import Dataset
-from tablefold.data.dictionary import create_lookup, encode, encode_hashed, insert
+from tablefold.data.dictionary import create_lookup, encode, encode_hashed, insert, open_lookup
 from tablefold.data.dictionary_file import read_values
 from tablefold.data.rejects import RejectRow, path_text
 from tablefold.data.schema import IDS, RESERVED_IDS, TableSchema, dictionary_file, named_dictionary_file
@@ -111,12 +111,25 @@ class Encoder:
         tables: the model's tables.
         work: an existing folder for look-up tables; they are memory-mapped, so the system decides what is in memory.
             None keeps them in memory, and writes no file.
+        built: another encoder of `folder` has made the look-up tables in `work`; they are opened as they are.
+
+    Attributes:
+        dense: names of the dense columns, in order.
+        tables: names of the columns that have a table, in order.
 
     Raises:
         ValueError: for a folder that is missing, damaged, or does not belong to `dense` and `tables`.
     """
 
-    def __init__(self, folder: Path, dense: Sequence[str], tables: list[TableSchema], work: Path | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        dense: Sequence[str],
+        tables: list[TableSchema],
+        work: Path | None = None,
+        *,
+        built: bool = False,
+    ) -> None:
         path = folder / RECIPE_FILE
         if not path.is_file():
             raise ValueError(
@@ -131,23 +144,25 @@ class Encoder:
         self._columns = content["columns"].optional(Columns.of_json, None)
         if self._name == "table" and self._columns is None:
             content["columns"].refuse("the columns of a table")
-        source, names = self._source(""), [table.name for table in tables]
-        if list(source.tables) != names:
-            raise ValueError(f"{path} does not belong to a model of the tables {one_line(', '.join(names), 200)}")
-        if list(source.dense) != list(dense):
-            columns = (
-                f"{one_line(', '.join(source.dense), 200) or 'none'} for {one_line(', '.join(dense), 200) or 'none'}"
-            )
-            raise ValueError(f"{path} does not belong to this model: it reads the dense columns {columns}")
+        source = self._source("")
+        self.dense, self.tables = tuple(dense), tuple(table.name for table in tables)
+        _check_columns(path, source, self.dense, self.tables)
         self._work = work
-        self._lookups: list[Path | NDArray[np.int64]] | None = None
+        self._live = source.unlabelled() if isinstance(source, Table) else source  # others look at a file for that
+        self._lookups: list[NDArray[np.int64]] | None = None
         if content["ids"].choice(IDS) == "dictionary":
             named = written == FORMAT_OF_NAMES
-            files = [named_dictionary_file(name) if named else dictionary_file(n) for n, name in enumerate(names)]
-            self._lookups = [
-                _create_lookup(source, folder / file, table, work and work / f"lookup-{number:06d}")
-                for number, (file, table) in enumerate(zip(files, tables, strict=True))
-            ]
+            self._lookups = []
+            for number, table in enumerate(tables):
+                file = folder / (named_dictionary_file(table.name) if named else dictionary_file(number))
+                lookup = work and work / f"lookup-{number:06d}"
+                slots = open_lookup(lookup) if built and lookup else _create_lookup(source, file, table, lookup)
+                self._lookups.append(slots)
+
+    @property
+    def lookup_bytes(self) -> int:
+        """Bytes of the look-up tables."""
+        return sum(lookup.nbytes for lookup in self._lookups or [])
 
     def read(self, file: str) -> Iterator[Encoded]:
         """The lines of a file, plain or gzipped, piece by piece in order; labels are not read and may be missing.
@@ -169,15 +184,21 @@ class Encoder:
         """The rows of a frame in memory, which errors call `origin`, piece by piece in order.
 
         Raises:
-            ValueError: for a frame without rows or without a column of the model's, or a model of other lines.
+            ValueError: for a frame without rows or without a column of the model's.
         """
-        source = self._source("").unlabelled()
-        if not isinstance(source, Table):
-            raise ValueError(f"this model reads files of the format {self._name}, not data frames; name a file")  # noqa: TRY004
         if not len(frame):
             raise ValueError(f"{origin} has no rows")
+        source = self._live
         for start in range(0, len(frame), PARQUET_ROWS):
             yield self._encode(source.read_frame(frame[start : start + PARQUET_ROWS], origin), origin, start + 1)
+
+    def read_values(self, columns: Sequence[Sequence[Any]], origin: str) -> Encoded:
+        """The rows of Python values, a column each for `dense` and `tables`, equally long.
+
+        Raises:
+            ValueError: for a value that is no text, number, truth, date or time.
+        """
+        return self._encode(self._live.read_values(columns), origin, 1)
 
     def _encode(self, rows: Rows, origin: str, first: int) -> Encoded:
         """The rows as ids; they are the lines (or rows) of `origin` from number `first` on."""
@@ -198,13 +219,22 @@ _SOURCES: dict[str, Callable[[str, Any], RawSource]] = {
 }
 
 
+def _check_columns(path: Path, source: RawSource, dense: tuple[str, ...], tables: tuple[str, ...]) -> None:
+    if tuple(source.tables) != tables:
+        raise ValueError(f"{path} does not belong to a model of the tables {one_line(', '.join(tables), 200)}")
+    if tuple(source.dense) != dense:
+        columns = f"{one_line(', '.join(source.dense), 200) or 'none'} for {one_line(', '.join(dense), 200) or 'none'}"
+        raise ValueError(f"{path} does not belong to this model: it reads the dense columns {columns}")
+
+
 def _fits(rows: Rows) -> NDArray[np.bool_]:
     fits = np.ones(rows.lines, dtype=np.bool_)
-    fits[[reject.line - 1 for reject in rows.rejects]] = False
+    if rows.rejects:
+        fits[[reject.line - 1 for reject in rows.rejects]] = False
     return fits
 
 
-def _create_lookup(source: RawSource, path: Path, table: TableSchema, lookup: Path | None) -> Path | NDArray[np.int64]:
+def _create_lookup(source: RawSource, path: Path, table: TableSchema, lookup: Path | None) -> NDArray[np.int64]:
     """The hash table of one table, from its dictionary file: in the file `lookup`, or in memory."""
     if table.rows is None or table.rows < RESERVED_IDS:
         raise ValueError(f"{path} is of another dataset: the model's table {quoted(table.name)} has no dictionary")
@@ -221,4 +251,7 @@ def _create_lookup(source: RawSource, path: Path, table: TableSchema, lookup: Pa
         first += len(keys)
     if slots is None:
         slots = create_lookup(lookup, 0)
-    return slots if lookup is None else lookup
+    if lookup is not None:
+        return open_lookup(lookup)
+    slots.flags.writeable = False  # as of what is mapped: one type for the compiler
+    return slots

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tablefold.compilation import compiled
+from tablefold.data.value_texts import as_texts, whole_numbers
 from tablefold.quoting import quoted
 
 MISSING = -(1 << 63)
@@ -90,6 +92,25 @@ def parse_lines(data: NDArray[np.uint8], separator: str, fields: Sequence[Field]
     lines, rows, bad = _parse(data, ord(separator), kinds, values, errors)
     rejects = [_reject(data, separator, fields, error) for error in errors[:bad].tolist()]
     return Lines(values[:, :rows], lines, rejects)
+
+
+def field_texts(columns: Sequence[Sequence[Any]], fields: Sequence[Field]) -> list[list[str | None]]:
+    """The text of every value, a column for each field."""
+    return [
+        as_texts(field.name, whole_numbers(values) if field.kind == INTEGER else values)
+        for field, values in zip(fields, columns, strict=True)
+    ]
+
+
+def parse_columns(columns: Sequence[Sequence[str | None]], separator: str, fields: Sequence[Field]) -> Lines:
+    """Parse texts, a column for each field, as if they stood in lines; None is an empty field."""
+    rows = [[value or "" for value in row] for row in zip(*columns, strict=True)]
+    text = "\n".join(map(separator.join, rows))
+    whole = text.count(separator) == len(rows) * (len(fields) - 1) and text.count("\n") == len(rows) - 1
+    if not whole or "\r" in text:  # what would end a field or a line is no digit either
+        ends = str.maketrans(dict.fromkeys((separator, "\n", "\r"), "?"))
+        text = "\n".join(separator.join(value.translate(ends) for value in row) for row in rows)
+    return parse_lines(np.frombuffer(f"{text}\n".encode(), dtype=np.uint8), separator, fields)
 
 
 def format_lines(values: NDArray[np.int64], separator: str, fields: Sequence[Field]) -> bytes:

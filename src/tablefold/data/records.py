@@ -11,17 +11,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from tablefold.data.rejects import RejectRow, path_text
 from tablefold.data.source import describe_files
+from tablefold.data.value_texts import is_plain
 from tablefold.panics import without_panic_text
 from tablefold.quoting import one_line, quoted
 
 _PARQUET_MAGIC = b"PAR1"
-_PLAIN_TYPES = (pl.String, pl.Categorical, pl.Enum, pl.Boolean, pl.Date, pl.Datetime, pl.Time, pl.Null)
-"""What reads as one text, beside numbers."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,19 @@ def choose_columns(origin: str, whole: pl.LazyFrame, columns: Sequence[str]) -> 
     types = whole.collect_schema()
     places = find_columns(origin, columns, list(types))
     for name in columns:
-        if not types[name].is_numeric() and types[name].base_type() not in _PLAIN_TYPES:
+        if not is_plain(types[name]):
             raise ValueError(
                 f"{origin}: the column {quoted(name)} is of type {one_line(str(types[name]), 60)}; "
                 "text, numbers, true and false, dates and times can be read, so convert it first"
             )
     chosen = [pl.nth(place).alias(column(number)) for number, place in enumerate(places)]
     return whole.select(chosen).cast({pl.Categorical: pl.String, pl.Enum: pl.String})
+
+
+def plain_columns(origin: str, frame: pl.DataFrame, columns: Sequence[str]) -> list[list[Any]]:
+    """Some columns of a frame as Python's values; errors as of `choose_columns`."""
+    chosen = choose_columns(origin, frame.lazy(), columns).collect()
+    return [values.to_list() for values in chosen]
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from tablefold.data.lines import Reject
@@ -124,6 +125,20 @@ class RawSource(Source, Protocol):
 
     def keys(self, table: str, values: Sequence[str]) -> NDArray[np.int64]:
         """The keys of raw values, as a dictionary's file holds them."""
+
+    def read_values(self, columns: Sequence[Sequence[Any]]) -> Rows:
+        """The rows of Python values, a column each for `dense` and `tables`; as if they stood in a file.
+
+        Raises:
+            ValueError: for a value that is no text, number, date or time.
+        """
+
+    def read_frame(self, frame: pl.DataFrame, origin: str) -> Rows:
+        """The rows of a frame in memory, which errors call `origin`.
+
+        Raises:
+            ValueError: for a column that it lacks, or of which a value is no single text or number.
+        """
 
 
 def describe_files(files: Sequence[str]) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import math
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -39,13 +40,23 @@ from tablefold.data.source import (
     unpack_files,
 )
 from tablefold.data.split import Split
+from tablefold.data.text_hash import hash_texts
 from tablefold.data.texts import text_keys
+from tablefold.data.value_texts import as_texts
 from tablefold.json_files import LARGEST_FILE, JsonValue, read_bounded
 from tablefold.quoting import one_line, quoted
 
 SPLITS = ("order", "last-file")
 PARQUET_ROWS = 1 << 16
 """Rows of a Parquet file per shard."""
+
+_FEW_ROWS = 1000
+"""Rows of a frame that are faster read one by one."""
+_PYTHON_TYPES = (pl.String, pl.Boolean, pl.Float64, pl.Int64, pl.Int32, pl.UInt64, pl.UInt32)
+"""Types whose values Python writes as polars does."""
+_FEW_NUMBERS = 100
+"""Numbers whose logarithms Python takes before polars has begun; numpy's differ from both in the last bit."""
+_PLAIN_NUMBERS = {int, float, type(None)}
 
 Misfit = tuple[pl.Series, int, str]
 """Which rows do not fit, the place of the column for which they do not, and why."""
@@ -178,8 +189,30 @@ class Table:
 
     def read_frame(self, frame: pl.DataFrame, origin: str) -> Rows:
         """The rows of a frame in memory, which errors call `origin`."""
+        if len(frame) <= _FEW_ROWS and not self.columns.label:
+            places = find_columns(origin, self.columns.names, frame.columns)
+            chosen_columns = [frame.to_series(place) for place in places]
+            if all(values.dtype in _PYTHON_TYPES for values in chosen_columns):
+                return self.read_values([values.to_list() for values in chosen_columns])
         chosen = choose_columns(origin, frame.lazy(), self.columns.names).cast(pl.String).collect()
         return self._rows(chosen, range(1, len(frame) + 1), [], len(frame))
+
+    def read_values(self, columns: Sequence[Sequence[Any]]) -> Rows:
+        """The rows of Python values, a column each for `dense` and `tables`."""
+        count, split = len(columns[0]), len(self.dense)
+        dense = self._plain_numbers(columns[:split], count)
+        if dense is None:  # text, or a row that does not fit
+            names = [*self.dense, *self.tables]
+            texts = [as_texts(name, values) for name, values in zip(names, columns, strict=True)]
+            frame = pl.DataFrame(
+                [pl.Series(column(place), values, dtype=pl.String) for place, values in enumerate(texts)]
+            )
+            return self.unlabelled()._rows(frame, range(1, count + 1), [], count)
+        values = [
+            text for name, each in zip(self.tables, columns[split:], strict=True) for text in as_texts(name, each)
+        ]
+        keys = hash_texts(values).reshape(len(self.tables), count)
+        return Rows(np.zeros(count, dtype=np.uint8), dense, keys, count, [])
 
     def unlabelled(self) -> Table:
         """Without the label, which the files need not have."""
@@ -194,7 +227,7 @@ class Table:
 
     def keys(self, table: str, values: Sequence[str]) -> NDArray[np.int64]:
         """Of texts."""
-        return text_keys(pl.Series(values, dtype=pl.String))[0]
+        return hash_texts(values)
 
     def _parquet_shards(self, file: str, path: str) -> list[Shard]:
         scan = scan_parquet(file, path, self.columns.names)
@@ -235,15 +268,34 @@ class Table:
         kept = ~refused
         frame, label = frame.filter(kept), label.filter(kept)
         dense = [values.filter(kept).to_numpy().astype(np.float32) for values in typed]
-        keyed = [text_keys(frame[column(place)]) for place in range(self._first + len(self.dense), frame.width)]
+        columns = [frame[column(place)] for place in range(self._first + len(self.dense), frame.width)]
+        spilled = [text_keys(each) for each in columns] if self.columns.label else []  # for whoever ranks them
         return Rows(
             label.to_numpy().astype(np.uint8),
             np.stack(dense, axis=1) if dense else np.empty((len(frame), 0), dtype=np.float32),
-            np.stack([keys for keys, _ in keyed]),
+            np.stack([keys for keys, _ in spilled] or [hash_texts(each) for each in columns]),
             lines,
             sorted(rejects, key=lambda reject: reject.line),
-            tuple(texts for _, texts in keyed),
+            tuple(texts for _, texts in spilled),
         )
+
+    def _plain_numbers(self, columns: Sequence[Sequence[Any]], rows: int) -> NDArray[np.float32] | None:
+        """Dense columns of numbers as the model takes them; None where `_dense` must say what does not fit."""
+        if not all(set(map(type, values)) <= _PLAIN_NUMBERS for values in columns):
+            return None
+        try:
+            filled = [[0 if value is None else value for value in values] for values in columns]
+            numbers = np.array(filled, dtype=np.float64).reshape(len(columns), rows)
+        except OverflowError:  # an integer that no float holds
+            return None
+        counts = numbers[len(self.columns.dense) :]
+        if counts.size > _FEW_NUMBERS:
+            counts[:] = pl.Series(counts.ravel()).clip(0).log1p().to_numpy().reshape(counts.shape)
+        elif counts.size:
+            counts[:] = [[math.log1p(max(value, 0)) for value in values] for values in counts.tolist()]
+        with np.errstate(over="ignore"):
+            dense = numbers.T.astype(np.float32, order="C")
+        return dense if np.isfinite(dense).all() else None
 
     @property
     def _first(self) -> int:

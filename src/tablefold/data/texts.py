@@ -1,12 +1,11 @@
 """Text values: hashed to keys where they are read, spilled, and found again when ids are ranked.
 
-A key is 64 bits of BLAKE2b of the text's UTF-8 bytes. Two texts of a table with one key would be one id; that is
-checked, and refused, when the table is ranked (the odds are 1 in 40 million for a table of a million values).
+A key is 64 bits of BLAKE2b of the text's UTF-8 bytes (`text_hash`). Two texts of a table with one key would be one id;
+that is checked, and refused, when the table is ranked (the odds are 1 in 40 million for a table of a million values).
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from tablefold.data.dictionary import Counts
 from tablefold.data.lines import MISSING
 from tablefold.data.source import Texts
+from tablefold.data.text_hash import hash_texts
 from tablefold.quoting import quoted
 
 
@@ -24,10 +24,10 @@ def text_keys(values: pl.Series) -> tuple[NDArray[np.int64], Texts]:
     """Key of every text (`MISSING` for null and for the empty text), and the distinct texts."""
     values = values.alias("value").replace("", None)
     distinct = values.drop_nulls().unique(maintain_order=True)
-    keys = [_key(text) for text in distinct]
-    table = pl.DataFrame({"value": distinct, "key": pl.Series(keys, dtype=pl.Int64)})
+    keys = hash_texts(distinct)
+    table = pl.DataFrame({"value": distinct, "key": keys})
     joined = values.to_frame().join(table, on="value", how="left", maintain_order="left")
-    return joined["key"].fill_null(MISSING).to_numpy().astype(np.int64), (np.array(keys, np.int64), distinct.to_list())
+    return joined["key"].fill_null(MISSING).to_numpy().astype(np.int64), (keys, distinct.to_list())
 
 
 def write_texts(work: Path, number: int, texts: Sequence[Texts]) -> None:
@@ -57,9 +57,3 @@ def rank_texts(work: Path, table: int, counts: Iterable[Counts], min_count: int)
         )
     ranked = counted.filter(pl.col("count") >= min_count).join(texts, on="key", how="left")
     return ranked.sort(["count", "value"], descending=[True, False])
-
-
-def _key(text: str) -> int:
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    key = int.from_bytes(digest, "little", signed=True)
-    return key if key != MISSING else 0

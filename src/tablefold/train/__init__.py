@@ -10,7 +10,6 @@
 from tablefold.train.config import Config
 from tablefold.train.loop import Trainer, TrainingDivergedError
 from tablefold.train.metrics import Meter, Metrics
-from tablefold.train.prediction import Scorer, predict_file
 from tablefold.train.progress import Listener, Progress, Schedule
 from tablefold.train.run import Run, load_run, train_run
 from tablefold.train.target import Target
@@ -24,12 +23,10 @@ __all__ = [
     "Progress",
     "Run",
     "Schedule",
-    "Scorer",
     "Target",
     "TensorBoard",
     "Trainer",
     "TrainingDivergedError",
     "load_run",
-    "predict_file",
     "train_run",
 ]

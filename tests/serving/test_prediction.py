@@ -20,8 +20,8 @@ from tablefold.data.avazu import FIELDS, Avazu
 from tablefold.data.criteo import Criteo
 from tablefold.data.preparation import Options, prepare
 from tablefold.data.table import Columns, Table
+from tablefold.serving import Scorer, predict_file
 from tablefold.train.config import Config
-from tablefold.train.prediction import Scorer, predict_file
 from tablefold.train.run import load_run, train_run
 
 ROWS = 420  # 360 train, 30 test, 30 validation
@@ -238,8 +238,8 @@ def test_scores_that_are_not_finite_are_refused(criteo_run, tmp_path, capsys):
     memory[len(memory) // 2 :] = float("nan")
     save_file(weights, run / "model.safetensors")
     refusal = rf"of {ROWS} scores are not finite, the first: {raw}, row 1: the model's weights are damaged"
-    with Scorer(load_run(run)) as scorer, pytest.raises(ValueError, match=refusal):
-        list(scorer.score(raw))
+    with pytest.raises(ValueError, match=refusal):
+        list(Scorer(run).score_file(raw))
     assert main(["predict", str(run), str(raw), "--out", str(tmp_path / "scores")]) == 2
     error = capsys.readouterr().err
     assert "train it again" in error

@@ -1,0 +1,1 @@
+from prepared import data  # noqa: F401  (a fixture)
