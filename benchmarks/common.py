@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 import tablefold
-from tablefold import Placement, TableSpec, parse
+from tablefold import TableSpec, make_plan
 from tablefold.group import EmbeddingGroup
 
 KAGGLE_ROWS = (
@@ -65,7 +65,7 @@ def log_uniform_ids(tables: list[TableSpec], batch: int, count: int, seed: int =
 def build(name: str, tables: list[TableSpec]) -> EmbeddingGroup:
     """The group that a name of `SPECS` or `CODED` stands for, with sparse gradients where they pay."""
     spec, storage = CODED[name] if name in CODED else (SPECS[name], "fp32")
-    group = Placement(parse(spec), storage=storage).build(tables)
+    group = make_plan(spec, tables, storage=storage).build()
     group.sparse = "auto"
     return group
 

@@ -34,13 +34,12 @@ ALLOWED = {
     "group": CORE | {"formats", "ops"},
     "method": CORE | {"registry", "group"},
     "methods": CORE | {"json_files", "method", "methods", "ops", "panics", "quoting"},
-    "placement": {"formats", "group", "method", "methods", "partitions", "tables", "terms"},
     "text_tables": {"quoting"},
     "plans": {
         *("fields", "formats", "group", "json_files", "method", "methods", "partitions", "quoting", "tables", "terms"),
         *("text_tables", "theory"),
     },
-    "nn": {"fields", "group", "method", "ops", "placement", "spec", "starts", "tables"},
+    "nn": {"fields", "formats", "group", "method", "ops", "plans", "spec", "starts", "tables"},
     "optim": {"ops"},
     "ahead": {"compilation", "data", "ops"},
     "theory": CORE | {"group", "method", "theory"},
@@ -50,8 +49,8 @@ ALLOWED = {
         *("quoting", "tables"),
     },
     "train": {
-        *("data", "fields", "files", "formats", "group", "hashing", "json_files", "locks", "method", "models"),
-        *("optim", "placement", "processes", "quoting", "tables", "train"),
+        *("data", "fields", "files", "formats", "group", "hashing", "json_files", "locks", "method", "methods"),
+        *("models", "optim", "plans", "processes", "quoting", "tables", "train"),
     },
     "serving": {"data", "files", "models", "quoting", "serving", "train"},
     "click_model": {"data", "files", "panics", "quoting", "serving", "train"},
@@ -98,7 +97,7 @@ def test_layers_are_named_as_they_are():
 def test_no_method_is_named_above_the_methods(path):
     if owner(path) in {"methods", "__init__", "cli", "study"}:  # demos and studies hold spec strings as data
         return
-    classes = {kind.__name__ for kind in all_methods().values()} - {"Full"}  # placement keeps small tables full
+    classes = {kind.__name__ for kind in all_methods().values()} - {"Full"}  # plans keep small tables full
     used = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
     assert not used & classes
 

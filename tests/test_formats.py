@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from arrays import by_address, flat_gradient, flat_memory
 from methods.cases import CASES, TABLES
-from tablefold import Embedding, EmbeddingBag, Placement, TableSpec, backend, optim, parse
+from tablefold import Embedding, EmbeddingBag, TableSpec, backend, make_plan, optim, parse
 from tablefold.formats import BF16, FORMATS, FP32, INT2, INT4, INT8, find_format, in_format
 from tablefold.formats.format import BLOCK
 
@@ -28,7 +28,7 @@ def some_ids(batch=50, seed=0):
 
 def build(spec, storage, seed=3):
     method = parse(spec) if isinstance(spec, str) else spec
-    return Placement(method, storage=storage).build(TABLES, seed=seed)
+    return make_plan(method, TABLES, storage=storage).build(seed=seed)
 
 
 def values_of(rows, width, magnitude=0, seed=0):
@@ -43,7 +43,7 @@ def values_of(rows, width, magnitude=0, seed=0):
 def full_table(values, kind):
     """A group whose memory is `values`, each row that of an id."""
     rows, width = values.shape
-    group = Placement(parse("full"), storage=kind.name).build([TableSpec("t", rows, width)])
+    group = make_plan("full", [TableSpec("t", rows, width)], storage=kind.name).build()
     with torch.no_grad():
         group.arrays[0].copy_(values)
     return group
@@ -297,13 +297,13 @@ def test_packed_memory_that_is_told_to_learn_is_refused():
 @pytest.mark.parametrize("storage", ["bf16", "int8", "int4", "int2"])
 def test_masters_of_other_types_are_refused_in_one_line(storage, dtype):
     with pytest.raises(ValueError, match=rf"memory in {storage} has float32 masters; this one is {dtype}") as caught:
-        Placement(parse("full"), storage=storage).build(TABLES, dtype=dtype)
+        make_plan("full", TABLES, storage=storage).build(dtype=dtype)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["fp16", "int3", "", "INT8"])
 def test_an_unknown_format_is_refused_in_one_line(name):
-    for make in (find_format, lambda name: Placement(parse("full"), storage=name)):
+    for make in (find_format, lambda name: make_plan("full", TABLES, storage=name)):
         with pytest.raises(ValueError, match=rf"format {name!r} must be one of fp32, bf16, int8, int4, int2$"):
             make(name)
 
@@ -373,18 +373,18 @@ def test_damaged_states_of_0_1_are_refused():
 @pytest.mark.parametrize("storage", ["bf16", "int8", "int4", "int2"])
 def test_a_budget_is_met_in_stored_bytes(spec, storage):
     tables = [TableSpec("user", 1000, 16), TableSpec("item", 317, 16), TableSpec("day", 7, 16)]
-    plain, stored = Placement(parse(spec), threshold=7), Placement(parse(spec), threshold=7, storage=storage)
+    budget = None if spec == "full" else 16_000
+    plain, stored = (make_plan(spec, tables, budget=budget, threshold=7, storage=each) for each in ("fp32", storage))
     if spec != "full":
-        plain, stored = plain.for_budget(tables, 16_000), stored.for_budget(tables, 16_000)
         most = sum(table.rows for table in tables[:2]) * 16
         floats = stored.method.num_parameters(tables[:2])
-        assert 14_500 < stored.num_bytes(tables) <= 16_000 or floats >= 0.9 * most
+        assert 14_500 < stored.num_bytes <= 16_000 or floats >= 0.9 * most
         assert floats > 1.2 * plain.method.num_parameters(tables[:2])
-    group = stored.build(tables)
+    group = stored.build()
     promised = group.num_bytes
     state = group.freeze().state_dict()
     saved = sum(tensor.nbytes for name, tensor in state.items() if name != "_extra_state")
-    assert promised == group.num_bytes == stored.num_bytes(tables) == saved
+    assert promised == group.num_bytes == stored.num_bytes == saved
 
 
 @each_storage

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from arrays import flat_gradient, flat_memory, one_array
-from tablefold import Placement, TableSpec, backend, optim, parse
+from tablefold import TableSpec, backend, make_plan, optim, parse
 
 TABLES = [TableSpec("a", 300, 16), TableSpec("b", 70, 16)]
 DENSE = {
@@ -73,7 +73,7 @@ def test_steps_move_every_array_and_the_masters_of_few_bits(spec, storage, kind,
     dense, options = DENSE[kind]
     moved = []
     for make in (dense, kind):
-        group = Placement(parse(spec), storage=storage).build(TABLES, seed=1)
+        group = make_plan(spec, TABLES, storage=storage).build(seed=1)
         group.sparse = form == "rows" and make is kind
         before = [array.detach().clone() for array in group.arrays]
         moved.append(train(group, make(group.parameters(), lr=0.05, **options)))

@@ -55,9 +55,9 @@ def ask(installed, code):
 def test_others_are_taken_as_ours(installed):
     code = """
 import torch
-from tablefold import Placement, TableSpec, parse
+from tablefold import make_plan, TableSpec, parse
 from tablefold.models import build_model
-group = Placement(parse("mine"), storage="int4_mean").build([TableSpec("user", 100, 16), TableSpec("item", 50, 16)])
+group = make_plan("mine", [TableSpec("user", 100, 16), TableSpec("item", 50, 16)], storage="int4_mean").build()
 model = build_model("other", group, 0)
 ids = torch.tensor([[3, 4]])
 before = model(torch.zeros(1, 0), ids)

@@ -122,8 +122,3 @@ def test_a_method_that_is_none_is_cut_in_the_error():
     assert len(str(caught.value)) < 500
     with pytest.raises(ValueError, match="no method ''"):
         Method.from_json({})
-
-
-def test_a_budget_that_is_no_number_is_refused():
-    with pytest.raises(ValueError, match="a budget of nan bytes is below the smallest possible"):
-        parse("hash").for_budget([TableSpec("a", 1000, 4)], float("nan"))

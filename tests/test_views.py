@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tablefold import Placement, TableSpec, parse
+from tablefold import TableSpec, make_plan, parse
 from tablefold.optim import Adagrad
 
 TABLES = [TableSpec("user", 1000, 16), TableSpec("item", 317, 16), TableSpec("country", 20, 16)]
@@ -50,7 +50,7 @@ def test_a_view_gives_the_vectors_of_its_table(spec):
 @pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize("storage", ["fp32", "int2"])
 def test_tables_of_different_dims_share_a_group(spec, storage):
-    group = Placement(parse(spec), storage=storage).build(MIXED)
+    group = make_plan(spec, MIXED, storage=storage).build()
     for table in MIXED:
         full = group.unfold(table.name)
         assert full.shape == (table.rows, table.dim)
@@ -158,7 +158,7 @@ def test_a_view_says_what_is_wrong():
 
 
 def test_frozen_views_refuse_gradients():
-    group = Placement(parse("full"), storage="int4").build(TABLES)
+    group = make_plan("full", TABLES, storage="int4").build()
     expected = group["item"](torch.arange(317))
     group.freeze()
     assert torch.equal(group["item"](torch.arange(317)), expected)

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from tablefold.methods.unified import Unified
     from tablefold.nn import Embedding, EmbeddingBag
     from tablefold.ops import backend
-    from tablefold.placement import Placement
     from tablefold.plans import Plan, make_plan
     from tablefold.serving import Scorer
     from tablefold.tables import TableSpec, full_bytes
@@ -43,7 +42,6 @@ __all__ = [
     "Method",
     "MixedRadix",
     "PathBased",
-    "Placement",
     "Plan",
     "QuotientRemainder",
     "Robe",
@@ -72,7 +70,6 @@ _HOMES = {
     "PathBased": "methods.path",
     "HashEmbeddings": "methods.hash_embeddings",
     "Unified": "methods.unified",
-    "Placement": "placement",
     "Plan": "plans",
     "QuotientRemainder": "methods.qr",
     "Robe": "methods.robe",

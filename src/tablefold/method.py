@@ -22,7 +22,6 @@ from tablefold import spec
 from tablefold.fields import settle_fields
 from tablefold.group import EmbeddingGroup as EmbeddingGroup
 from tablefold.group import index_bytes
-from tablefold.partitions import largest
 from tablefold.registry import Registry
 from tablefold.tables import FLOAT_BYTES, TableSpec, check_tables
 from tablefold.terms import AddressMap
@@ -41,7 +40,7 @@ class Method(ABC):
     summary: ClassVar[str]
     """One line: what it does and when to use it."""
     size_options: ClassVar[tuple[str, ...]] = ()
-    """The options that set the size, of which one is given; `for_budget` sets the first and clears the others."""
+    """The options that set the size, of which one is given; a plan sets the first and clears the others."""
 
     retired: ClassVar[Mapping[str, Any]] = {}
     """Options that releases before had, and the value at which what they did is what is done now."""
@@ -79,32 +78,6 @@ class Method(ABC):
     def num_bytes(self, tables: Sequence[TableSpec]) -> int:
         """Bytes that `build(tables)` will hold: learnable floats (float32), lookup arrays and edges."""
         return self.num_parameters(tables) * FLOAT_BYTES + index_bytes(self.address_map(tables))
-
-    def smallest_bytes(self, tables: Sequence[TableSpec]) -> int:
-        """Bytes for `tables` at the smallest size: no budget below it can be met."""
-        smallest = self.sized(self.size_range(tables)[0]) if self.size_options else self
-        return smallest.num_bytes(tables)
-
-    def for_budget(self, tables: Sequence[TableSpec], num_bytes: int) -> Self:
-        """This method at the largest size whose bytes for `tables` stay within `num_bytes`.
-
-        Raises:
-            ValueError: if even the smallest size is larger; names the smallest budget possible.
-
-        >>> from tablefold import Hash, TableSpec
-        >>> str(Hash().for_budget([TableSpec("user", rows=1_000_000, dim=16)], num_bytes=64_000))
-        'hash:max_rows=1000'
-        """
-        tables = check_tables(tables)
-        if not num_bytes >= (smallest := self.smallest_bytes(tables)):  # what is no number is no budget
-            raise ValueError(
-                f"a budget of {num_bytes} bytes is below the smallest possible for {self.name}, {smallest} bytes: "
-                "raise the budget, or choose another method"
-            )
-        if not self.size_options:
-            return self
-        low, high = self.size_range(tables)
-        return self.sized(largest(low, high, lambda size: self.sized(size).num_bytes(tables) <= num_bytes))
 
     def sized(self, size: int) -> Self:
         """This method at a value of its first size option."""

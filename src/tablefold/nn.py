@@ -11,12 +11,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tablefold.fields import whole_number
+from tablefold.formats import FP32
 from tablefold.group import scale_start
-from tablefold.method import EmbeddingGroup, Method, parse
+from tablefold.method import EmbeddingGroup, Method
 from tablefold.ops.backends import is_recorded
 from tablefold.ops.bags import PoolMode, check
 from tablefold.ops.gather import Outside
-from tablefold.placement import Placement
+from tablefold.plans import make_plan
 from tablefold.spec import check_choice
 from tablefold.starts import FULL_START
 from tablefold.tables import TableSpec
@@ -31,7 +32,7 @@ class Folding:
     method: str | Method
     compression: float | None
     budget: int | None
-    storage: str
+    storage: str | None
     init: float | Literal["torch"]
     outside: Outside
     seed: int
@@ -43,25 +44,16 @@ class Folding:
             ValueError: where the arguments do not fit each other or the table.
         """
         check_choice("drop-in", "outside", self.outside, get_args(Outside))
-        method = parse(self.method) if isinstance(self.method, str) else self.method
-        placement = Placement(method, storage=self.storage)
-        if (num_bytes := self._budget(table)) is not None:
-            placement = placement.for_budget([table], num_bytes)
+        storage = self.storage
+        if storage is None and (torch.get_default_dtype() if dtype is None else dtype) != torch.float32:
+            storage = FP32.name  # memory of another type is kept as it is
+        plan = make_plan(self.method, [table], budget=self.budget, compression=self.compression, storage=storage)
         deviation = self._deviation()
-        group = placement.build([table], seed=self.seed, device=device, dtype=dtype)
+        group = plan.build(seed=self.seed, device=device, dtype=dtype)
         group.outside = self.outside
         if deviation != FULL_START.std:
             scale_start(group, deviation / FULL_START.std)
         return group
-
-    def _budget(self, table: TableSpec) -> int | None:
-        if self.compression is None:
-            return self.budget
-        if self.budget is not None:
-            raise ValueError(f"compression={self.compression} and budget={self.budget} both set the size: give one")
-        if not 1 <= self.compression < math.inf:
-            raise ValueError(f"compression={self.compression} must be 1 or more: how many times smaller than full")
-        return int(table.num_bytes / self.compression)
 
     def _deviation(self) -> float:
         deviation = {"torch": 1.0}.get(str(self.init), self.init)
@@ -138,7 +130,8 @@ class Embedding(_Folded):
         method: how the table is folded, as a spec string or a `Method`.
         compression: the method's size, as how many times smaller than the full table it has to be.
         budget: the method's size, as the bytes it may take, instead.
-        storage: the format of its memory, one of `tablefold.formats.FORMATS`.
+        storage: the format of its memory, one of `tablefold.formats.FORMATS`; the best measured at its size unless
+            given, float32 without a size.
         init: the deviation that vectors start with, 0.02 unless given, at which click models train fastest (see
             `tablefold.starts`); `torch` starts with 1, as `torch.nn.Embedding` does from N(0, 1).
         outside: what an exported or traced program answers for an id outside the table: `nan`, a vector of NaN; `zero`;
@@ -170,7 +163,7 @@ class Embedding(_Folded):
         method: str | Method,
         compression: float | None = None,
         budget: int | None = None,
-        storage: str = "fp32",
+        storage: str | None = None,
         init: float | Literal["torch"] = FULL_START.std,
         outside: Outside = "nan",
         seed: int = 0,
@@ -205,7 +198,8 @@ class EmbeddingBag(_Folded):
         method: how the table is folded, as a spec string or a `Method`.
         compression: the method's size, as how many times smaller than the full table it has to be.
         budget: the method's size, as the bytes it may take, instead.
-        storage: the format of its memory, one of `tablefold.formats.FORMATS`.
+        storage: the format of its memory, one of `tablefold.formats.FORMATS`; the best measured at its size unless
+            given, float32 without a size.
         init: the deviation that vectors start with, 0.02 unless given, at which click models train fastest (see
             `tablefold.starts`); `torch` starts with 1, as `torch.nn.Embedding` does from N(0, 1).
         outside: what an exported or traced program answers for an id outside the table: `nan`, a vector of NaN; `zero`;
@@ -238,7 +232,7 @@ class EmbeddingBag(_Folded):
         method: str | Method,
         compression: float | None = None,
         budget: int | None = None,
-        storage: str = "fp32",
+        storage: str | None = None,
         init: float | Literal["torch"] = FULL_START.std,
         outside: Outside = "nan",
         seed: int = 0,

@@ -6,7 +6,7 @@ What `make_plan` decides where nobody asks otherwise, under a budget:
   of the budget. Their ids are seen often, so that sharing their rows would save few bytes dearly.
 - The format of the other tables is the widest in which they all fit as full tables. Where none does, methods that share
   rows take int4 up to 64x and int2 beyond, as measured at equal bytes (`studies/LOG.md`, "The best format at a size");
-  a narrower one where that one does not fit.
+  a widest one where that one does not fit.
 - The method is sized to what is left: the largest size whose true bytes fit.
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any
@@ -44,7 +44,7 @@ SMALL_SHARE = 16
 INT4_UP_TO = 64
 """Compression up to which methods that share rows do best in int4, and beyond which in int2."""
 
-_WIDEST_FIRST = (FP32, BF16, INT8, INT4, INT2)
+_WIDEST_FIRST: tuple[Format, ...] = (FP32, BF16, INT8, INT4, INT2)
 
 
 @dataclass(frozen=True)
@@ -143,11 +143,9 @@ class Plan:
     def __post_init__(self) -> None:
         check_tables(self.tables)
         planned = [table for part in self.parts for table in part.tables]
-        if sorted(table.name for table in planned) != sorted(table.name for table in self.tables):
-            raise ValueError(
-                f"the parts of a plan have {len(planned)} tables, the plan has {len(self.tables)}: "
-                "put every table into one part"
-            )
+        if not all(part.tables for part in self.parts) or set(planned) != set(self.tables):
+            raise ValueError("a plan needs every table in one of its parts, and a table in every part")
+        check_tables(planned)
 
     def address_map(self, seed: int = 0) -> AddressMap:
         """The terms of all tables over one memory, the parts' regions one after the other."""
@@ -251,13 +249,15 @@ class Plan:
             ValueError: names the file, the field, and what must stand there.
         """
         tables = tables_from_json(content["tables"])
-        named = {table.name: table for table in tables}
+        with content.naming():
+            named = {table.name: table for table in check_tables(tables)}
         parts = []
         for part in content["parts"].items(MOST_TABLES):
-            names = [name.choice(named) for name in part["tables"].items(MOST_TABLES)]
+            names = part["tables"].items(MOST_TABLES)
             kept = find_format(part["format"].choice(FORMATS))
             why = part["why"].optional(JsonValue.text, "")
-            parts.append(Part(tuple(named[name] for name in names), method_from_json(part["method"]), kept, why))
+            own = tuple(_named(name, named) for name in names)
+            parts.append(Part(own, method_from_json(part["method"]), kept, why))
         with content.naming():
             return cls(tables, tuple(parts))
 
@@ -271,9 +271,19 @@ def _cells(row: Row) -> list[str]:
         str(row.method),
         row.format.name,
         show_bytes(row.bytes) + shared,
-        "-" if row.full is None or row.shared else f"1/{row.full / row.bytes:,.4g}",
+        "-" if row.full is None or row.shared else f"1/{_ratio(row.full / row.bytes)}",
         row.why,
     ]
+
+
+def _ratio(ratio: float) -> str:
+    return f"{ratio:,.0f}" if ratio >= 1000 else f"{ratio:.4g}"
+
+
+def _named(name: JsonValue, tables: Mapping[str, TableSpec]) -> TableSpec:
+    if name.text() not in tables:
+        name.refuse("the name of a table of the plan")
+    return tables[name.text()]
 
 
 def method_from_json(content: JsonValue) -> Method:
@@ -395,55 +405,52 @@ class _Planner:
             plan = self.parts(self.method, self.wishes.format or FP32, self.below_threshold(), "as asked")
             _ = plan.num_bytes  # which refuses a method that has no size, or does not fit the tables
             return plan
-        for within, kept, why in self.attempts(self.budget):
-            if self.smallest(within, kept).num_bytes <= self.budget:
-                return self.largest(within, kept, why, self.budget)
+        size = f"the largest in {show_bytes(self.budget)}" if self.method.size_options else "as asked"
+        for within, why in self.formats(self.budget):
+            if self.smallest(within).num_bytes <= self.budget:
+                return self.largest(within, self.kept(within, self.budget), f"{size}, {why}", self.budget)
         raise ValueError(self.refusal(self.budget))
-
-    def attempts(self, budget: int) -> Iterator[tuple[Format, Sequence[TableSpec], str]]:
-        """Formats, the tables that stay full, and the reason in words: the best first."""
-        kept = [self.below_threshold()] if self.wishes.threshold is not None else [self.small(budget), ()]
-        size = f"the largest in {show_bytes(budget)}" if self.method.size_options else "as asked"
-        for within, why in self.formats(budget):
-            for each in kept:
-                yield within, each, f"{size}, {why}"
 
     def formats(self, budget: int) -> list[tuple[Format, str]]:
         """Formats for what is not kept full, and why: the best first."""
         if self.wishes.format is not None:
             return [(self.wishes.format, f"in {self.wishes.format.name} as asked")]
-        narrower: list[tuple[Format, str]] = [
+        widest: list[tuple[Format, str]] = [
             (each, f"in the widest format that fits, {each.name}") for each in _WIDEST_FIRST
         ]
         if not self.method.size_options:
-            return narrower
+            return widest
         full = None if any(table.rows is None for table in self.tables) else full_bytes(self.tables)
         wide = [] if full is None else [each for each in (FP32, BF16, INT8) if _as_full(each, self.tables) <= budget]
         if wide:
-            best: tuple[Format, str] = (wide[0], f"in the format in which full tables fit, {wide[0].name}")
+            best = (wide[0], f"in the format in which full tables fit, {wide[0].name}")
         elif full is None or full <= INT4_UP_TO * budget:
             best = (INT4, f"in int4, best up to {INT4_UP_TO}x")
         else:
             best = (INT2, f"in int2, best beyond {INT4_UP_TO}x")
-        return [best, *narrower[_WIDEST_FIRST.index(best[0]) + 1 :]]
+        return [best, *widest]
 
-    def small(self, budget: int) -> Sequence[TableSpec]:
-        """The smallest tables, as many as together take at most one part in `SMALL_SHARE` of the budget."""
+    def kept(self, within: Format, budget: int) -> Sequence[TableSpec]:
+        """The tables that stay full: those that were asked to, or else the smallest ones, as many as together take at
+        most one part in `SMALL_SHARE` of the budget; none of them where the method then has not enough left."""
+        if self.wishes.threshold is not None:
+            return self.below_threshold()
         exact, kept, total = self.wishes.format or FP32, [], 0
         for table in sorted((table for table in self.tables if table.rows is not None), key=_floats):
             total += exact.num_bytes(_floats(table))
             if total * SMALL_SHARE > budget:
                 break
             kept.append(table)
-        return kept
+        return kept if self.smallest(within, kept).num_bytes <= budget else ()
 
     def below_threshold(self) -> Sequence[TableSpec]:
         """The tables that were asked to stay full; none unless asked."""
         threshold = self.wishes.threshold or 0
         return [table for table in self.tables if table.rows is not None and table.rows <= threshold]
 
-    def smallest(self, within: Format, kept: Sequence[TableSpec]) -> Plan:
-        """The plan with the method at its smallest."""
+    def smallest(self, within: Format, kept: Sequence[TableSpec] | None = None) -> Plan:
+        """The plan with the method at its smallest, beside the tables that were asked to stay full, or others."""
+        kept = self.below_threshold() if kept is None else kept
         folded = self.folded(kept)
         if not folded or not self.method.size_options:
             return self.parts(self.method, within, kept)
@@ -463,12 +470,13 @@ class _Planner:
 
     def folded(self, kept: Sequence[TableSpec]) -> tuple[TableSpec, ...]:
         """The tables that the method gets."""
-        return tuple(table for table in self.tables if table not in kept)
+        full = set(kept)
+        return tuple(table for table in self.tables if table not in full)
 
     def parts(self, method: Method, within: Format, kept: Sequence[TableSpec], why: str = "") -> Plan:
         """The plan that keeps some tables full and gives the others to a method; alike parts are one."""
         exact, folded = self.wishes.format or FP32, self.folded(kept)
-        full = Part(tuple(table for table in self.tables if table in kept), Full(), exact, self.why_full())
+        full = Part(self.folded(folded), Full(), exact, self.why_full())
         if not folded:
             return Plan(self.tables, (full,))
         if not kept or (method, within) == (full.method, full.format):
@@ -483,8 +491,8 @@ class _Planner:
 
     def refusal(self, budget: int) -> str:
         """Why the size cannot be, the nearest that can, and what else to take."""
-        name, within = self.method.name, (self.wishes.format or INT2).name
-        smallest = self.least()
+        name, least = self.method.name, self.least()
+        within, smallest = least.format.name, least.num_bytes
         if self.wishes.compression is None:
             text = f"a budget of {budget} bytes is below the smallest possible for {name} here, {smallest} bytes"
             advice, direction = ["raise the budget"], "less"
@@ -501,9 +509,10 @@ class _Planner:
             advice.append(f"lower the threshold, which keeps {show_bytes(full_bytes(kept))} full")
         return f"{text} in {within}: {', or '.join(advice)}"
 
-    def least(self) -> int:
-        """Bytes below which no budget can be met under these wishes."""
-        return self.smallest(self.wishes.format or INT2, self.below_threshold()).num_bytes
+    def least(self) -> Plan:
+        """The plan below whose bytes no budget can be met under these wishes."""
+        formats = _WIDEST_FIRST if self.wishes.format is None else (self.wishes.format,)
+        return min((self.smallest(within) for within in formats), key=lambda plan: plan.num_bytes)
 
     def formats_that_fit(self, budget: int) -> list[str]:
         """Where a format was asked for, those with which the budget could be met, the widest first."""
@@ -513,7 +522,7 @@ class _Planner:
             each.name: _Planner(self.method, self.tables, replace(self.wishes, storage=each.name))
             for each in _WIDEST_FIRST
         }
-        return [name for name, planner in planners.items() if planner.least() <= budget]
+        return [name for name, planner in planners.items() if planner.least().num_bytes <= budget]
 
 
 @cache  # a study may ask for many sizes of the same tables
@@ -522,7 +531,7 @@ def _least_by_method(tables: tuple[TableSpec, ...], wishes: Wishes) -> dict[str,
     found = {}
     for name, kind in all_methods().items():
         try:
-            found[name] = _Planner(kind(), tables, wishes).least()
+            found[name] = _Planner(kind(), tables, wishes).least().num_bytes
         except ValueError:  # it needs options of its own, or does not take these tables
             continue
     return dict(sorted(found.items(), key=lambda pair: (-pair[1], pair[0])))

@@ -26,7 +26,7 @@ def custom():
     return parse("custom:lookup=lookup/small").build(tables)
 frame = {"y": [0, 1] * 20, "u": list("abcd") * 10}
 def few_bits(**changes):
-    g = Placement(parse("full"), storage="int8").build(T)
+    g = make_plan("full", T, storage="int8").build()
     state = g.state_dict()
     return loaded(g, **{name: change(state[name]) for name, change in changes.items()})
 def loaded(g, strict=True, **changes):
@@ -178,7 +178,7 @@ def _states() -> list[str]:
 
 
 def _specs() -> list[str]:
-    """Tables, specs and placements that cannot be."""
+    """Tables, specs and plans that cannot be."""
     tables = each("""
         '', 10, 4 | 'a', 0, 4 | 'a', -1, 4 | 'a', 2**63, 4 | 'a', 10, 0 | 'a', 10, -4 | None, 10, 4
         'a', '10', 4 | 'a', 10, '4' | 'a', 10.5, 4 | 'a', 10, 4.5 | 'a', float('nan'), 4
@@ -200,11 +200,10 @@ def _specs() -> list[str]:
         *(f"Method.from_json({one})" for one in values),
         *(f"parse({spec!r}).build({one})" for spec in SPECS[:2] for one in lists),
         *(f"parse({spec!r}).build([TableSpec('a', None, 16)])" for spec in SPECS[:6]),
-        *(f"parse('hash').for_budget(T, {one})" for one in ("-1", "0", "float('nan')", "'x'", "None")),
-        *(
-            f"Placement({one})"
-            for one in ("parse('full'), -1", "parse('full'), storage='x'", "parse('full'), storage='fp4'")
-        ),
+        *(f"make_plan('hash', T, budget={one})" for one in ("-1", "0", "float('nan')", "'x'", "10**400", "1.5")),
+        *(f"make_plan('hash', T, compression={one})" for one in ("0", "float('nan')", "'x'", "10**400", "1e30")),
+        *(f"make_plan('full', T, {one})" for one in ("threshold=-1", "threshold='x'", "storage='x'", "storage=4")),
+        *(f"make_plan({one})" for one in ("None, T", "'hash:collisions=2', None", "'hash:collisions=2', []", "'', T")),
         *(
             f"Robe({one})"
             for one in ("block=0", "block='x'", "floats=-1", "block=1.5, floats=9", "share=3", "floats='x'")

@@ -17,7 +17,10 @@ def printed(capsys, *argv):
 def test_the_tables_of_a_dataset(capsys, data):
     found = printed(capsys, str(data), "--method", "qr:collisions=4", "--threshold", "10", "--dim", "8")
     heading, tables, sample, _, load, promise = found
-    assert heading[0][0].startswith("qr:collisions=4,combine=mul, full up to 10 rows: ")
+    assert heading[0][0].startswith("qr:collisions=4,combine=mul, 1 table full: ")
+    assert heading[1][0].startswith(
+        "embeddings 4.42 kB, with pointers 4.42 kB, in training with AMSGrad 17.7 kB, with the"
+    )
     assert tables[1] == ["user", "400", "qr", "2", "3.33 kB", "all, proved by arithmetic"]
     assert tables[3] == ["country", "7", "full", "1", "224 B", "all, proved by arithmetic"]
     assert sample[1][:4] == ["user", "400", "100 %", "100 %"]
@@ -51,7 +54,8 @@ def test_a_budget_and_several_tables_that_share_memory(capsys):
     argv = ["--rows", "100_000", "--rows", "2000", "--rows", "1", "--method", "robe:block=4", "--compression", "100"]
     heading, tables, *_ = printed(capsys, *argv)
     assert heading[0][0].endswith("compression 100x")
-    assert [row[4] for row in tables[1:]] == ["65.3 kB shared"] * 3
+    assert [row[2] for row in tables[1:]] == ["robe in int2", "robe in int2", "full"]
+    assert [row[4] for row in tables[1:]] == ["65.2 kB shared"] * 2 + ["64 B"]
     assert printed(capsys, "--rows", "1000", "--method", "robe", "--budget", "4kB")[0][0][0].startswith("robe")
 
 
@@ -83,3 +87,23 @@ def test_mistakes_are_one_line(capsys, argv, message):
     assert captured.out == ""
     assert captured.err.startswith(f"tablefold inspect: {message}")
     assert captured.err.count("\n") == 1
+
+
+def test_a_plan_is_shown_without_building_it(capsys, data):
+    assert main(["plan", str(data), "--method", "qr", "--budget", "3kB", "--dim", "8"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["table", "rows", "dim", "representation", "format", "bytes", "of", "full", "why"]
+    assert [line.split()[0] for line in lines[1:4]] == ["user", "item", "country"]
+    assert "the largest in 3 kB, in int4, best up to 64x" in lines[1]
+    assert lines[5].startswith("compression ")
+    assert lines[6].startswith("embeddings ")
+    assert main(["plan", "--rows", "882774559", "--rows", "9", "--method", "robe", "--compression", "10000"]) == 0
+    assert "small: all such tables take at most 1/16 of the budget" in capsys.readouterr().out
+    assert main(["plan", "--rows", "1000", "--method", "qr", "--budget", "10"]) == 2
+    error = capsys.readouterr().err
+    assert "below the smallest possible for qr here, 288 bytes in int2: raise the budget, or take hash" in error
+    assert error.count("\n") == 1
+    assert main(["plan", "--rows", "1000", "--storage", "fp16"]) == 2
+    assert "format 'fp16' must be one of" in capsys.readouterr().err
+    assert main(["plan"]) == 2
+    assert "plan DIR, or plan --rows 1000000" in capsys.readouterr().err

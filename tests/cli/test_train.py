@@ -17,7 +17,7 @@ def train(data, out, *options):
 def test_train_then_evaluate(data, tmp_path, capsys):
     out = tmp_path / "run"
     sizes = ["--bottom-mlp", "16", "--top-mlp", "16,8", "--model", "dlrm"]
-    assert train(data, out, "--method", "hash", "--compression", "4", "--epochs", "2", *sizes) == 0
+    assert train(data, out, "--method", "hash", "--compression", "4", "--storage", "fp32", "--epochs", "2", *sizes) == 0
     printed = capsys.readouterr()
     result = json.loads((out / "result.json").read_text())
     assert f"auc {result['auc']:.4f}" in printed.out
@@ -43,7 +43,7 @@ def test_until_says_whether_the_target_was_reached(data, tmp_path, capsys):
 def test_a_refused_training_leaves_no_folder(data, tmp_path, capsys):
     for options, message in {
         ("--compression", "0"): "--compression: '0' is not a number of at least 1",
-        ("--method", "hash", "--budget", "10"): "below the smallest possible",
+        ("--method", "hash", "--budget", "8"): "below the smallest possible",
         ("--method", "qr:colisions=4"): "did you mean 'collisions'",
         ("--model", "dcn", "--top-mlp", "8"): "model 'dcn' has no option 'top_mlp'",
         ("--device", "tpu"): "unknown device 'tpu'",

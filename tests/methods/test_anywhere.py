@@ -12,7 +12,7 @@ from torch.export import Dim
 
 from arrays import by_address, flat_gradient, flat_memory, into_arrays
 from methods.cases import CASES, TABLES
-from tablefold import Placement, backend, parse
+from tablefold import backend, make_plan, parse
 from tablefold.formats import FORMATS
 from tablefold.ops import WildIdError
 
@@ -27,7 +27,7 @@ quiet = pytest.mark.filterwarnings("ignore")  # torch's compiler, tracer and exp
 
 
 def build(case, storage="fp32", **options):
-    return Placement(case.method, storage=storage).build(TABLES, seed=3, **options)
+    return make_plan(case.method, TABLES, storage=storage).build(seed=3, **options)
 
 
 def some_ids(batch=7, seed=0):

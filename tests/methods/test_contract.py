@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from arrays import flat_gradient, flat_memory
 from methods.cases import CASES, TABLES, Case
 from oracle import vector
-from tablefold import Full, Method, Placement, TableSpec, all_methods, parse
+from tablefold import Full, Method, TableSpec, all_methods, full_bytes, make_plan, parse
 from tablefold.formats import FORMATS
 from tablefold.partitions import are_complementary
 
@@ -88,20 +90,20 @@ def test_parameters_are_as_promised_and_bytes_count_everything(case):
 @each_case
 @pytest.mark.parametrize("storage", FORMATS)
 def test_bytes_are_as_promised_in_every_format(case, storage):
-    placement = Placement(case.method, storage=storage)
-    group = placement.build(TABLES, seed=3)
+    plan = make_plan(case.method, TABLES, storage=storage)
+    group = plan.build(seed=3)
     promised, floats = group.num_bytes, group.num_parameters
     assert floats == case.parameters
     group.freeze()
     held = {name: value for name, value in group.state_dict().items() if not name.endswith("_extra_state")}
-    assert promised == group.num_bytes == sum(value.nbytes for value in held.values()) == placement.num_bytes(TABLES)
+    assert promised == group.num_bytes == sum(value.nbytes for value in held.values()) == plan.num_bytes
     assert group.num_parameters == floats
 
 
 @each_case
 @pytest.mark.parametrize("storage", FORMATS)
 def test_the_meta_device_allocates_nothing(case, storage):
-    group = Placement(case.method, storage=storage).build(TABLES, device="meta")
+    group = make_plan(case.method, TABLES, storage=storage).build(device="meta")
     assert all(array.is_meta for array in group.arrays)
     assert group.num_parameters == case.parameters
     assert all(array.is_meta for array in group.freeze().arrays)
@@ -116,21 +118,19 @@ def test_a_budget_is_never_exceeded_and_the_smallest_is_named(kind, data):
         TableSpec(f"t{number}", data.draw(st.integers(1, 10**6)), dim=8)
         for number in range(data.draw(st.integers(1, 4)))
     ]
-    full = Full().num_bytes(tables)
-    method, budget = kind(), data.draw(st.integers(0, full))
+    budget, storage = data.draw(st.integers(0, full_bytes(tables))), data.draw(st.sampled_from([None, *FORMATS]))
     try:
-        fitted = method.for_budget(tables, budget)
+        plan = make_plan(kind(), tables, budget=budget, storage=storage)
     except ValueError as error:
-        smallest = int(str(error).split("smallest possible for ")[1].split(", ")[1].split(" ")[0])
+        smallest = int(re.search(r"smallest possible for \w+ here, (\d+) bytes", str(error))[1])
         assert smallest > budget
-        assert method.for_budget(tables, smallest).num_bytes(tables) <= smallest
+        assert make_plan(kind(), tables, budget=smallest, storage=storage).num_bytes <= smallest
         with pytest.raises(ValueError, match="below the smallest possible"):
-            method.for_budget(tables, smallest - 1)
+            make_plan(kind(), tables, budget=smallest - 1, storage=storage)
     else:
-        assert fitted.num_bytes(tables) <= budget
-        assert parse(str(fitted)) == fitted
-        if fitted.num_bytes(tables) <= full:
-            assert fitted.build(tables, device="meta").num_bytes == fitted.num_bytes(tables)
+        assert plan.num_bytes <= budget
+        assert parse(str(plan.method)) == plan.method
+        assert plan.build(device="meta").num_bytes == plan.num_bytes
 
 
 @each_case
@@ -204,16 +204,16 @@ def test_gradients_are_exact_in_float64(case):
 @each_case
 @pytest.mark.parametrize("storage", FORMATS)
 def test_state_survives_saving_and_is_refused_elsewhere(case, storage):
-    placement = Placement(case.method, storage=storage)
-    group = placement.build(TABLES, seed=3)
+    plan = make_plan(case.method, TABLES, storage=storage)
+    group = plan.build(seed=3)
     state = {name: value.clone() for name, value in group.state_dict().items()}
-    twin = placement.build(TABLES, seed=3)
+    twin = plan.build(seed=3)
     with torch.no_grad():
         for array in twin.arrays:
             array.zero_()
     twin.load_state_dict(state)
     assert torch.equal(twin(some_ids()), group(some_ids()))
-    other = placement.build([TABLES[1], TABLES[0], TABLES[2]], seed=3)
+    other = make_plan(case.method, [TABLES[1], TABLES[0], TABLES[2]], storage=storage).build(seed=3)
     before = flat_memory(other).clone()
     with pytest.raises(ValueError, match="other addresses: build it with the same method, tables and seed"):
         other.load_state_dict(state)
@@ -226,7 +226,7 @@ def test_state_survives_saving_and_is_refused_elsewhere(case, storage):
 @each_case
 @pytest.mark.parametrize(("storage", "frozen"), [("fp32", False), ("int2", False), *((name, True) for name in FORMATS)])
 def test_unfold_is_every_row(case, storage, frozen):
-    group = Placement(case.method, storage=storage).build(TABLES, seed=3)
+    group = make_plan(case.method, TABLES, storage=storage).build(seed=3)
     if frozen:
         group.freeze()
     whole = group.unfold("item", chunk=100)
@@ -251,7 +251,7 @@ def test_exported_programs_compute_the_same(case):
 @each_case
 @pytest.mark.parametrize(("storage", "frozen"), [("int2", False), ("int4", True), ("bf16", True)])
 def test_exported_programs_read_every_format(case, storage, frozen):
-    group, ids = Placement(case.method, storage=storage).build(TABLES, seed=3), some_ids(7)
+    group, ids = make_plan(case.method, TABLES, storage=storage).build(seed=3), some_ids(7)
     if frozen:
         group.freeze().eval()
     program = torch.export.export(group, (ids,), dynamic_shapes=({0: torch.export.Dim("batch")},))

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arrays import one_array
-from tablefold import PathBased, Placement, TableSpec
+from tablefold import PathBased, TableSpec, make_plan
 from tablefold.methods.path import BLOCK, BucketFunctions
 
 
@@ -42,7 +42,7 @@ def test_a_vector_is_its_row_sent_through_one_function_per_digit():
 
 def test_full_tables_pass_by_the_functions():
     tables = [TableSpec("small", 10, 16), TableSpec("large", 5000, 16), TableSpec("open", 20, 16)]
-    group = Placement(PathBased(collisions=4), threshold=20).build(tables, seed=2)
+    group = make_plan(PathBased(collisions=4), tables, threshold=20).build(seed=2)
     ids = torch.tensor([[3, 4000, 19]])
     vectors, gathered = group(ids), group.gather(group.arrays, None, ids)
     assert torch.equal(vectors[:, [0, 2]], gathered[:, [0, 2]])

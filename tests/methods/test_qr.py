@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arrays import flat_memory
-from tablefold import Hash, Placement, QuotientRemainder, TableSpec, parse
+from tablefold import Hash, QuotientRemainder, TableSpec, make_plan
 from tablefold.methods.sizing import largest_first_modulus
 from tablefold.partitions import ceil_div
 
@@ -27,9 +27,9 @@ from tablefold.partitions import ceil_div
     ],
 )
 def test_parameters_on_criteo_kaggle(kaggle_tables, spec, threshold, parameters):
-    placement = Placement(parse(spec), threshold)
-    assert placement.num_bytes(kaggle_tables) == 4 * parameters
-    assert placement.build(kaggle_tables, device="meta").num_parameters == parameters
+    plan = make_plan(spec, kaggle_tables, threshold=threshold)
+    assert plan.num_bytes == 4 * parameters
+    assert plan.build(device="meta").num_parameters == parameters
 
 
 @pytest.mark.parametrize("collisions", [2, 4, 250])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from methods.cases import TABLES
-from tablefold import Placement, backend, parse
+from tablefold import backend, make_plan
 from tablefold.ops import WildIdError, gpu
 
 BATCH = 70
@@ -25,7 +25,7 @@ def some_ids(batch, seed=0):
 
 def built(name):
     spec, _, storage = name.partition("@")
-    return Placement(parse(spec), storage=storage or "fp32").build(TABLES, seed=3)
+    return make_plan(spec, TABLES, storage=storage or "fp32").build(seed=3)
 
 
 def expected(group, ids):

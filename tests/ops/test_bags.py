@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from arrays import by_address, one_array, whole
 from methods.cases import CASES, TABLES
 from ops.test_reference import ROWS, address_maps
-from tablefold import EmbeddingGroup, Placement, backend, parse
+from tablefold import EmbeddingGroup, backend, make_plan, parse
 from tablefold.formats import FORMATS
 from tablefold.ops import bags
 
@@ -124,7 +124,7 @@ def test_only_rows_that_a_bag_reads_are_in_its_gradient():
     "spec", ["full", "qr:combine=mul", "robe:block=3,sign=true,floats=1000", "hash_embeddings:k=2,floats=1001"]
 )
 def test_bags_in_any_format_equal_composed_vectors_pooled(spec, mode, storage):
-    group = Placement(parse(spec), storage=storage).build(TABLES, seed=3)
+    group = make_plan(spec, TABLES, storage=storage).build(seed=3)
     bags = bags_of(uneven(100, 7), [table.rows for table in TABLES])
     vectors, gradient = pooled(group, "cpu", bags, mode)
     expected, expected_gradient = pooled(group, "reference", bags, mode)

@@ -6,7 +6,7 @@ import torch
 from arrays import flat_gradient
 from methods.cases import CASES, TABLES
 from ops.test_gather import by_row, some_ids
-from tablefold import Placement, backend, parse
+from tablefold import backend, make_plan, parse
 from tablefold.formats import FORMATS
 
 ROWS = [table.rows for table in TABLES]
@@ -17,7 +17,7 @@ each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.spec)
 
 
 def arguments(spec, batch=70, storage="fp32"):
-    group = Placement(parse(spec), storage=storage).build(TABLES, seed=3)
+    group = make_plan(spec, TABLES, storage=storage).build(seed=3)
     return group, list(group.arrays), group.lookup, some_ids(batch, ROWS), group.program.key
 
 
@@ -81,7 +81,7 @@ def test_a_frozen_group_compiles_into_one_graph(spec):
 @pytest.mark.parametrize("storage", ["fp32", "int4"])
 @each_case
 def test_exported_programs_hold_no_operator_of_ours(case, storage, frozen):
-    group = Placement(case.method, storage=storage).build(TABLES, seed=3)
+    group = make_plan(case.method, TABLES, storage=storage).build(seed=3)
     if frozen:
         group.freeze().eval()
     program = torch.export.export(group, (some_ids(7, ROWS),))
@@ -90,7 +90,7 @@ def test_exported_programs_hold_no_operator_of_ours(case, storage, frozen):
 
 def test_fake_and_meta_tensors_have_shapes():
     for storage in FORMATS:
-        group = Placement(parse("qr:combine=mul"), storage=storage).build(TABLES, device="meta")
+        group = make_plan("qr:combine=mul", TABLES, storage=storage).build(device="meta")
         assert group(torch.zeros(5, 3, dtype=torch.int64, device="meta")).shape == (5, 3, 8)
         assert group.freeze().eval()(torch.zeros(5, 3, dtype=torch.int64, device="meta")).shape == (5, 3, 8)
     mode = torch._subclasses.FakeTensorMode()

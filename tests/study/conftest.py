@@ -11,6 +11,8 @@ SMALL = {
     "about": "What does it cost?",
     "target": "auc=full-0.02",
     "settings": {
+        "storage": "fp32",
+        "threshold": 0,
         "dim": 4,
         "batch_size": 500,
         "lr": 0.02,
@@ -42,12 +44,14 @@ def make_results():
     """A made-up study with results: no training."""
     from pathlib import Path
 
+    from tablefold.plans import Wishes
     from tablefold.study.results import RunResult, StudyResults
 
     def result(series, size, auc):
         compression = 1.0 if not size else float(size.rstrip("x"))
         return {
             "method": f"{series}:floats={round(1000 / compression)}" if size else series,
+            "storage": "fp32",
             "embedding_bytes": round(4_000_000 / compression),
             "full_bytes": 4_000_000,
             "compression": compression,
@@ -75,6 +79,9 @@ def make_results():
             },
         }
 
+    def wishes(size):
+        return Wishes(compression=float(size.rstrip("x"))) if size else Wishes(storage="fp32", threshold=0)
+
     def run(series, size, seed, auc, status="done", **settings):
         settings = {"data": "log", "model": "dlrm", "optimizer": "amsgrad", "id_order": "prepared", **settings}
         curve = tuple(
@@ -93,7 +100,7 @@ def make_results():
             series=series,
             size=size,
             settings=settings,
-            threshold=0,
+            wishes=wishes(size),
             seed=seed,
             status=status,
             error="" if done else "a budget of 1 bytes is too small",

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from tablefold.data import Schema
+from tablefold.json_files import JsonValue
 from tablefold.study.definition import Study, read_definition, ready
 from tablefold.study.grid import run_study
+from tablefold.study.request import Request
 from tablefold.study.results import run_settings
 
 SOURCES = ("criteo", "interactions", "")
@@ -52,6 +54,19 @@ def test_the_storage_of_memory_tells_series_apart_and_leaves_them_comparable(dat
     ]
     assert len({request.name() for request in found}) == 4
     assert len({json.dumps(run_settings(one.config.to_json(), one.variant)) for one in found}) == 1
+
+
+def test_what_is_left_to_a_plan_is_another_question(data):
+    sized = {"method": "hash", "compression": 4}
+    planned, fixed = requests(data, {"grid": [sized, {**sized, "storage": "fp32", "threshold": 0}]})
+    assert {"storage", "threshold"} <= {name for name, value in planned.content()["config"].items() if value is None}
+    assert not {"storage", "threshold"} & fixed.content()["config"].keys()  # as before there were plans
+    assert planned.name() != fixed.name()
+    for one in (planned, fixed):
+        back = Request.of(JsonValue(json.loads(json.dumps(one.content())), "input", ""), one.series, one.size)
+        assert back == one
+    (full,) = requests(data, {"grid": [{"method": "full"}]})
+    assert (full.config.storage, full.config.threshold) == ("fp32", 0)  # nothing is left to a plan
 
 
 def test_overlays_replace_settings_and_grids(data):

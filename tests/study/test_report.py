@@ -7,16 +7,18 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
+from tablefold.plans import Wishes
 from tablefold.study.chart import spread_out
 from tablefold.study.figures import charts
 from tablefold.study.findings import best_at_each_size, choices, headline, how_to_use, warnings
 from tablefold.study.loading import load_study
 from tablefold.study.report import render, write_report
-from tablefold.study.results import RunResult, Summary, pareto_front, slices
+from tablefold.study.results import RunResult, Summary, pareto_front, slices, summarise
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -122,14 +124,17 @@ def test_figures_show_plain_hashing_and_the_full_tables(make_results):
     assert "rings: the Pareto front; bands: standard deviation over 3 seeds" in text
 
 
-def made(series, size, bytes_, aucs, curve=()):
+def made(series, size, bytes_, aucs, curve=(), storage="fp32"):
     """A made-up summary of one run per AUC."""
-    result = {"method": series, "embedding_bytes": bytes_, "compression": 4_000_000 / bytes_}
+    result = {"method": series, "embedding_bytes": bytes_, "compression": 4_000_000 / bytes_, "storage": storage}
+    wishes = Wishes(storage=storage, threshold=0)
     runs = [
-        RunResult(series, series, size, {}, 0, seed, result={**result, "auc": auc, "logloss": 1 - auc}, curve=curve)
+        RunResult(
+            series, series, size, {}, wishes, seed, result={**result, "auc": auc, "logloss": 1 - auc}, curve=curve
+        )
         for seed, auc in enumerate(aucs)
     ]
-    return Summary(series, size, {}, 0, tuple(runs))
+    return Summary(series, size, {}, wishes, tuple(runs))
 
 
 def test_the_front_is_beaten_by_nobody(make_results):
@@ -186,9 +191,34 @@ def test_the_headline_bears_more_where_nothing_is_near_and_takes_the_better_of_e
     assert "loses at most 0.03, and the smallest that was tried" in headline([full, *far])[1]
     assert "Take the full tables" in headline([full, made("hash", "4x", 1_000_000, [0.6])])[0]
     assert headline(far) == []
-    int8 = made("robe in int8", "collisions=4", 1_000_000, [0.80])
-    int8.runs[0].result.update(method="robe:block=8,floats=70", storage="int8")
+    int8 = made("robe in int8", "collisions=4", 1_000_000, [0.80], storage="int8")
+    int8.runs[0].result.update(method="robe:block=8,floats=70")
     assert how_to_use(choices([full, int8])[0]) == ["--method robe:block=8,floats=70", "--storage int8"]
+
+
+def test_what_a_plan_has_chosen_is_told_and_asked_for_again():
+    full = made("full", "", 4_000_000, [0.80])
+    (run,) = made("qr", "4x", 1_000_000, [0.80], storage="int4").runs
+    for wishes, title, options in (
+        (Wishes(compression=4), "qr in int4", ["--method qr", "--compression 4"]),
+        (Wishes(budget=70, threshold=5), "qr in int4 above 5 rows", ["--method qr", "--budget 70", "--threshold 5"]),
+        (
+            Wishes(compression=4, storage="int4", threshold=0),
+            "qr",
+            ["--compression 4", "--storage int4", "--threshold 0"],
+        ),
+    ):
+        (one,) = summarise([replace(run, wishes=wishes)])
+        assert one.title == title
+        assert how_to_use(choices([full, one])[0])[-len(options) :] == options
+
+
+def test_the_figures_of_bytes_are_shown_where_they_are_known():
+    one = made("qr", "4x", 1_000_000, [0.80, 0.81])
+    assert one.other_bytes() == {"with pointers": None, "artefact": None, "in training": None}
+    for run in one.runs:
+        run.result.update(embedding_bytes_with_pointers=1_000_000, artefact_bytes=3_000_000, training_bytes=16_000_000)
+    assert one.other_bytes() == {"with pointers": 1_000_000, "artefact": 3_000_000, "in training": 16_000_000}
 
 
 def test_a_poor_yardstick_is_told():

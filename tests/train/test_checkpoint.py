@@ -20,8 +20,10 @@ TIMES = {"seconds", "samples_per_second", "total_seconds", "peak_rss_bytes"}
 def config(data, **changes):
     """24 steps: 2 epochs of 12."""
     sizes = {"top_mlp": (16,), "bottom_mlp": (8,)}
-    values = {"method": "robe:block=4", "compression": 4, "dim": 8, "batch_size": 500, "epochs": 2, "lr": 0.02}
-    return Config(str(data), **{**values, "eval_every": 5, "device": "cpu", "model_options": sizes, **changes})
+    values = {"method": "robe:block=4", "compression": 4, "storage": "fp32", "dim": 8, "batch_size": 500, "epochs": 2}
+    return Config(
+        str(data), **{**values, "lr": 0.02, "eval_every": 5, "device": "cpu", "model_options": sizes, **changes}
+    )
 
 
 class KilledError(Exception):

@@ -12,7 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from prepared import write_dataset
 from tablefold import all_methods, full_bytes
+from tablefold.json_files import load_json
 from tablefold.train.config import Config
+from tablefold.train.recipe import Recipe
 from tablefold.train.run import load_run, train_run
 
 SIZES = {"top_mlp": [16], "bottom_mlp": [16]}
@@ -38,6 +40,10 @@ def test_the_folder_holds_what_the_result_says(run, data):
     # remainder and quotient rows of each table: 100 + 4, 23 + 4, 2 + 4
     assert result["embedding_bytes"] == (104 + 27 + 6) * 8 * 4
     assert result["compression"] == result["full_bytes"] / result["embedding_bytes"]
+    assert result["embedding_bytes_with_pointers"] == result["embedding_bytes"]
+    assert result["training_bytes"] == 4 * (104 + 27 + 6) * 8 * 4  # masters, and three arrays of AMSGrad
+    needed = ("config.json", "model.safetensors")  # the data came as ids: there is no dictionary
+    assert result["artefact_bytes"] == sum((out / name).stat().st_size for name in needed)
     weights = load_file(out / "model.safetensors")
     floats = [tensor for tensor in weights.values() if tensor.is_floating_point()]
     assert sum(tensor.numel() for tensor in floats) == result["total_parameters"]
@@ -86,39 +92,75 @@ def test_the_largest_compression_is_named_and_can_be_had(kaggle_tables, name, th
         return  # its metadata are for tables of their own
     asked = Config("", method=name, compression=1e15, threshold=threshold, storage=storage)
     with pytest.raises(ValueError, match="folds these tables at most") as caught:
-        asked.placement(kaggle_tables)
+        asked.plan(kaggle_tables)
     most = float(re.search(r"at most ([0-9.,]+)x", str(caught.value))[1].replace(",", ""))
-    placement = replace(asked, compression=most).placement(kaggle_tables)
-    assert placement.num_bytes(kaggle_tables) <= full_bytes(kaggle_tables) / most
+    assert replace(asked, compression=most).plan(kaggle_tables).num_bytes <= full_bytes(kaggle_tables) / most
     with pytest.raises(ValueError, match="folds these tables at most"):
-        replace(asked, compression=most * 1.01 + 0.01).placement(kaggle_tables)
+        replace(asked, compression=most * 1.01 + 0.01).plan(kaggle_tables)
 
 
 def test_a_method_that_is_named_instead_can_be_had(kaggle_tables):
-    asked = Config("", method="qr", compression=1e5)
-    with pytest.raises(ValueError, match=r"at most 1,172x: ask for less, or take (.*) for more") as caught:
-        asked.placement(kaggle_tables)
+    asked = Config("", method="qr", compression=1e5, storage="fp32", threshold=0)
+    with pytest.raises(
+        ValueError, match=r"at most 1,172x in fp32: ask for less, or take ([a-z_, ]*) for more"
+    ) as caught:
+        asked.plan(kaggle_tables)
     others = re.search(r"take (.*) for more", str(caught.value))[1].replace(" or ", ", ").split(", ")
     assert set(others) == {"hash", "robe", "unified", "hash_embeddings"}
     for other in others:
-        placement = replace(asked, method=other).placement(kaggle_tables)
-        assert placement.num_bytes(kaggle_tables) <= full_bytes(kaggle_tables) / 1e5
+        assert replace(asked, method=other).plan(kaggle_tables).num_bytes <= full_bytes(kaggle_tables) / 1e5
 
 
 @pytest.mark.parametrize("method", ["hash", "qr", "robe:block=4"])
 def test_a_compression_is_kept(data, tmp_path, method):
-    result = train_run(config(data, method=method, compression=5), tmp_path / "run")
+    result = train_run(config(data, method=method, compression=5, storage="fp32", threshold=0), tmp_path / "run")
     assert result["compression"] >= 5
     assert result["embedding_bytes"] > 0.8 * result["full_bytes"] / 5
     run = load_run(tmp_path / "run")
     assert run.model.group.num_bytes == result["embedding_bytes"]
-    assert str(run.recipe.placement.method) == result["method"]
+    assert str(run.recipe.plan.method) == result["method"]
 
 
 def test_a_threshold_keeps_small_tables_full(data, tmp_path):
     result = train_run(config(data, method="hash:collisions=4", threshold=90), tmp_path / "run")
     assert result["embedding_bytes"] == (100 + 90 + 7) * 8 * 4
     assert result["threshold"] == 90
+
+
+@pytest.mark.parametrize("asked", [{"method": "robe:block=4", "compression": 6}, {"method": "full", "compression": 14}])
+def test_a_plan_is_saved_with_the_run_and_built_again(data, tmp_path, asked):
+    result = train_run(config(data, **asked), tmp_path / "run")
+    run = load_run(tmp_path / "run")
+    assert run.recipe.plan == config(data, **asked).plan(run.recipe.tables)
+    assert (result["storage"], result["threshold"]) == (run.recipe.plan.format.name, None)
+    assert run.model.group.num_bytes == run.recipe.plan.num_bytes == result["embedding_bytes"]
+    assert result["training_bytes"] == run.recipe.plan.bytes(state_floats=3).training
+    metrics = run.evaluate(device="cpu").as_dict()
+    assert metrics == {name: result[name] for name in metrics}
+
+
+def test_a_run_from_before_there_were_plans_is_read(data, tmp_path):
+    out = tmp_path / "run"
+    asked = config(data, method="hash:collisions=4", storage="int4", threshold=10)
+    result = train_run(asked, out)
+    content = json.loads((out / "config.json").read_text())
+    plan = content.pop("plan")
+    method = plan["parts"][0]
+    content["placement"] = {"spec": method["spec"], "method": method["method"], "threshold": 10, "storage": "int4"}
+    content["tables"] = plan["tables"]
+    (out / "config.json").write_text(json.dumps(content))
+    run = load_run(out)
+    assert run.recipe.plan == asked.plan(run.recipe.tables)
+    assert len(run.recipe.plan.parts) == 2
+    metrics = run.evaluate(device="cpu").as_dict()
+    assert metrics == {name: result[name] for name in metrics}
+    del content["placement"]["storage"], content["asked"]["storage"], content["asked"]["threshold"]
+    content["placement"]["threshold"] = 0
+    (out / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"does not fit config\.json"):
+        load_run(out)
+    earlier = Recipe.from_json(load_json(out / "config.json"))
+    assert (earlier.config.storage, earlier.config.threshold, len(earlier.plan.parts)) == ("fp32", 0, 1)
 
 
 def test_until_is_recorded(data, tmp_path):
@@ -135,14 +177,17 @@ def test_until_is_recorded(data, tmp_path):
         ({"compression": 0}, "compression=0 must be at least 1"),
         ({"compression": float("nan")}, "compression=nan must be at least 1"),
         ({"compression": 2, "budget": 5}, "give one of them"),
-        ({"budget": 10}, "a budget of 10 bytes is below the smallest possible"),
-        ({"compression": 1e9}, r"compression=1e\+09 cannot be: hash folds these tables at most 165.6x: ask for less"),
-        ({"compression": 160, "method": "qr"}, "at most .*x: ask for less, or take .*hash.* for more"),
+        ({"budget": 8}, "a budget of 8 bytes is below the smallest possible for hash here, 9 bytes in int2"),
+        (
+            {"compression": 1e9},
+            r"compression=1e\+09 cannot be: hash folds these tables at most 1,767x in int2: ask for less",
+        ),
+        ({"compression": 160, "method": "qr"}, "at most .*x in int2: ask for less, or take .*hash.* for more"),
         (
             {"budget": 100, "method": "qr"},
             "smallest possible for qr here, .*: raise the budget, or take .* for less",
         ),
-        ({"budget": 100, "threshold": 9}, "or lower the threshold, which keeps 224 bytes full"),
+        ({"budget": 100, "threshold": 9}, "or lower the threshold, which keeps 224 B full"),
         ({"method": "qr:colisions=4"}, "did you mean 'collisions'"),
         ({"method": "no"}, "no method 'no'"),
         ({"threshold": -1}, "threshold=-1"),

@@ -35,7 +35,7 @@ def make_run(folder, rows, storage):
     """A finished run whose memory is random codes: what a training of that size leaves, without one."""
     tables = (TableSpec("user", rows, 16), TableSpec("item", 1000, 16))
     config = Config("log", storage=storage)
-    recipe = Recipe(config, config.placement(tables), ("dense",), tables)
+    recipe = Recipe(config, config.plan(tables), ("dense",))
     model = recipe.frame()
     generator = torch.Generator().manual_seed(0)
     state = {

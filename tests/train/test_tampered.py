@@ -23,8 +23,8 @@ HOSTILE = (None, True, -1, 0, 3, 1.5, 10**30, 1e300, "", "x", "9", "\x1b[31m", "
 
 
 def config(data, **changes):
-    values = {"method": "robe:block=4", "compression": 4, "dim": 8, "batch_size": 500, "model_options": SIZES}
-    return Config(str(data), **{**values, "device": "cpu", **changes})
+    values = {"method": "robe:block=4", "compression": 4, "storage": "fp32", "dim": 8, "batch_size": 500}
+    return Config(str(data), **{**values, "model_options": SIZES, "device": "cpu", **changes})
 
 
 @pytest.fixture(scope="module", params=STORAGES)
@@ -101,10 +101,14 @@ def test_whatever_stands_in_a_config_is_refused_by_its_field_or_gives_the_same_w
         (("asked", "epochs"), 0, "config.json: asked: epochs=0 must be at least 1"),
         (("asked", "model"), "dlrn", "config.json: asked: unknown model 'dlrn'; did you mean 'dlrm'?"),
         (("asked", "model_options", "top_mlp"), "ab", "config.json: asked: top_mlp='ab' must be a list of"),
-        (("placement", "method", "method"), "no", "config.json: placement.method.method is 'no'; it must be one of"),
-        (("placement",), places, "config.json: placement is missing; it must be an object"),
-        (("tables", 1, "rows"), -4, "config.json: tables[1]: table 'item': rows=-4 must lie in"),
-        (("tables", 1, "name"), "user", "config.json: two tables are named 'user'"),
+        (
+            ("plan", "parts", 0, "method", "method"),
+            "no",
+            "config.json: plan.parts[0].method.method is 'no'; it",
+        ),
+        (("plan",), places, "config.json: plan is missing; it must be an object"),
+        (("plan", "tables", 1, "rows"), -4, "config.json: plan.tables[1]: table 'item': rows=-4 must lie in"),
+        (("plan", "tables", 1, "name"), "user", "config.json: plan: two tables are named 'user'"),
         (("dense",), ["a", 2], "config.json: dense[1] is 2; it must be text"),
         (("format",), 3, "config.json: format is 3; this tablefold reads 1 and 2"),
         (("format",), "1", "config.json: format is '1'; this tablefold reads 1 and 2"),

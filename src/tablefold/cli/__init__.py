@@ -19,7 +19,7 @@ from typing import Any, NoReturn, Protocol, cast
 from tablefold.quoting import one_line
 
 VERBS = (
-    *("generate", "prepare", "describe", "methods", "inspect", "theory"),
+    *("generate", "prepare", "describe", "methods", "plan", "inspect", "theory"),
     *("train", "evaluate", "predict", "compare", "study", "demo", "warmup"),
 )
 

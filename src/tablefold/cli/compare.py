@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from tablefold.study.quality import Quality
     from tablefold.study.results import Summary
 
-_BY_WORTH = ("time to target", "runs", "log loss", "samples/s", "peak memory")
+_BY_WORTH = (
+    *("time to target", "runs", "log loss", "samples/s", "peak memory"),
+    *("artefact", "in training", "with pointers"),
+)
 _NONE = "-"
 _BOLD, _GREEN = 1, 32
 _SHORTEST = 6
@@ -119,6 +122,7 @@ def _row(one: Summary, quality: Quality | None) -> dict[str, str]:
         "samples/s": f"{rate:,.0f}" if rate > 0 else _NONE,
         "time to target": f"{cost['seconds']:.1f} s" if cost else _NONE,
         "peak memory": show_bytes(max(run.result["peak_rss_bytes"] for run in one.done)),
+        **{name: _NONE if size is None else show_bytes(size) for name, size in one.other_bytes().items()},
     }
 
 

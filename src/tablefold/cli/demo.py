@@ -26,6 +26,8 @@ SETTINGS = {
     "model_options": {"dlrm": {"bottom_mlp": [128, 64], "top_mlp": [128, 64]}},
     "batch_size": 256,
     "device": "cpu",
+    "storage": "fp32",
+    "threshold": 0,  # methods are compared alone: nothing of them is left to a plan
 }
 LOG, DATA, RUNS, REPORT, FIGURES = "log.txt", "data", "study", "report.html", "figures"
 

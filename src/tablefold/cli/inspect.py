@@ -12,12 +12,11 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
-from tablefold.cli.options import add_method_options
+from tablefold.cli.options import add_method_options, add_tables_options, figures, planned
 from tablefold.cli.values import not_negative, positive, show_bytes
 
 if TYPE_CHECKING:
-    from tablefold.placement import Placement
-    from tablefold.tables import TableSpec
+    from tablefold.plans import Plan
     from tablefold.theory.expected import Load
     from tablefold.theory.inspection import Distinct, Inspection, TableReport
 
@@ -33,10 +32,7 @@ P(1|0)       of the pairs that share their first term, how many share their seco
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("data", nargs="?", metavar="DIR", help="a prepared dataset, for its tables")
-    parser.add_argument(
-        "--rows", type=positive, action="append", metavar="N", help="or the ids of a table; may be repeated"
-    )
+    add_tables_options(parser)
     add_method_options(parser)
     parser.add_argument(
         "--sample", type=positive, metavar="IDS", help="ids measured per table (default: what is quick)"
@@ -50,67 +46,40 @@ def run(args: Namespace) -> None:
     from tablefold.theory.overlap import guaranteed_overlap
     from tablefold.theory.promises import computes_after_gather
 
-    tables = _tables(args)
-    placement = _placement(args, tables)
-    address_map = placement.address_map(tables, args.seed)
+    plan = planned(args)
+    address_map = plan.address_map(args.seed)
     found = inspect(address_map, args.sample, args.seed)
-    parts = [_heading(placement, tables), _tables_text(found, placement), _sample_text(found), _load_text(found)]
-    if computes_after_gather(placement.method):
-        parts.append(AFTER_GATHER.format(placement.method.name))
+    parts = [_heading(plan, args.data), _tables_text(found, plan), _sample_text(found), _load_text(found)]
+    if computes_after_gather(plan.method):
+        parts.append(AFTER_GATHER.format(plan.method.name))
     else:
         hashes = any(term.partition.key is not None for terms in address_map.terms for term in terms)
         parts.append(_promise(guaranteed_overlap(address_map, DELTA), hashes))
     print("\n\n".join(parts))
 
 
-def _tables(args: Namespace) -> list[TableSpec]:
-    from tablefold.tables import TableSpec
+def _heading(plan: Plan, data: str | None) -> str:
+    from tablefold.formats import in_format
 
-    if (args.data is None) == (args.rows is None):
-        raise ValueError("give a dataset or --rows, one of the two: inspect DIR, or inspect --rows 1000000")
-    if args.rows is not None:
-        return [TableSpec(f"table{number}", rows, args.dim) for number, rows in enumerate(args.rows, start=1)]
-    from tablefold.data import Schema
-
-    return Schema.load(args.data).table_specs(args.dim)
-
-
-def _placement(args: Namespace, tables: list[TableSpec]) -> Placement:
-    from tablefold.train.config import Config
-
-    config = Config(
-        data=args.data or "",
-        method=args.method,
-        threshold=args.threshold,
-        compression=args.compression,
-        budget=args.budget,
-        dim=args.dim,
-        storage=args.storage,
-    )
-    return config.placement(tables)
+    full = len(plan.parts[1].tables) if len(plan.parts) > 1 else 0
+    text = in_format(str(plan.method), plan.format.name) + (f", {full} table{'s' * (full > 1)} full" if full else "")
+    text += f": {show_bytes(plan.num_bytes)}"
+    if plan.full_bytes is not None:
+        text += f", full tables {show_bytes(plan.full_bytes)}: compression {plan.full_bytes / plan.num_bytes:,.4g}x"
+    return f"{text}\n{figures(plan, data)}"
 
 
-def _heading(placement: Placement, tables: list[TableSpec]) -> str:
-    from tablefold.tables import full_bytes
-
-    size = placement.num_bytes(tables)
-    text = f"{placement.method}" + (f", full up to {placement.threshold} rows" if placement.threshold else "")
-    text += f", {placement.storage}" if placement.storage != "fp32" else ""
-    if any(table.rows is None for table in tables):
-        return f"{text}: {show_bytes(size)}"
-    full = full_bytes(tables)
-    return f"{text}: {show_bytes(size)}, full tables {show_bytes(full)}: compression {full / size:,.4g}x"
-
-
-def _tables_text(found: Inspection, placement: Placement) -> str:
+def _tables_text(found: Inspection, plan: Plan) -> str:
     """A line for each table: how it is kept, and whether its rows can all differ."""
+    from tablefold.formats import in_format
     from tablefold.text_tables import text_table
 
+    kept = {table.name: in_format(part.method.name, part.format.name) for part in plan.parts for table in part.tables}
     rows = [
         [
             table.name,
             "open" if table.rows is None else f"{table.rows:,}",
-            "full" if table.rows is not None and table.rows <= placement.threshold else placement.method.name,
+            kept[table.name],
             str(table.terms),
             show_bytes(table.bytes) + (" shared" if table.shared else ""),
             _distinct_text(table.rows, table.distinct),

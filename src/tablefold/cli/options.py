@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tablefold.cli.values import byte_size, integer, integers, not_negative, number, positive
+from tablefold.cli.values import byte_size, integer, integers, not_negative, number, positive, show_bytes
+
+if TYPE_CHECKING:
+    from tablefold.plans import Plan
+    from tablefold.tables import TableSpec
+
+STATE_FLOATS = 3
+"""Floats of each weight that AMSGrad remembers, with which `tablefold train` trains unless asked otherwise."""
 
 
 def add_method_options(parser: ArgumentParser) -> None:
@@ -20,9 +27,9 @@ def add_method_options(parser: ArgumentParser) -> None:
     group.add_argument(
         "--threshold",
         type=not_negative,
-        default=0,
         metavar="ROWS",
-        help="tables with at most ROWS rows stay full (default: 0)",
+        help="tables with at most ROWS rows stay full (default: under a size, those that together take at most a "
+        "sixteenth of it)",
     )
     size = group.add_mutually_exclusive_group()
     size.add_argument(
@@ -39,11 +46,56 @@ def add_method_options(parser: ArgumentParser) -> None:
     )
     group.add_argument(
         "--storage",
-        default="fp32",
         metavar="FORMAT",
-        help="keep memory in fp32, bf16, int8, int4 or int2; fewer bits leave more to a budget (default: fp32)",
+        help="keep memory in fp32, bf16, int8, int4 or int2 (default: fp32; under a size, the best measured at it)",
     )
     group.add_argument("--dim", type=integer(1, 65_536), default=16, help="floats of one embedding (default: 16)")
+
+
+def add_tables_options(parser: ArgumentParser) -> None:
+    """Which tables: a dataset's, or any."""
+    parser.add_argument("data", nargs="?", metavar="DIR", help="a prepared dataset, for its tables")
+    parser.add_argument(
+        "--rows", type=positive, action="append", metavar="N", help="or the ids of a table; may be repeated"
+    )
+
+
+def planned(args: Namespace) -> Plan:
+    """The plan of the tables that were given, as it was asked for."""
+    from tablefold.train.config import Config
+
+    names = ("method", "threshold", "compression", "budget", "dim", "storage")
+    config = Config(data=args.data or "", **{name: getattr(args, name) for name in names})
+    return config.plan(_tables(args))
+
+
+def _tables(args: Namespace) -> list[TableSpec]:
+    from tablefold.tables import TableSpec
+
+    if (args.data is None) == (args.rows is None):
+        raise ValueError(f"give a dataset or --rows, one of the two: {args.verb} DIR, or {args.verb} --rows 1000000")
+    if args.rows is not None:
+        return [TableSpec(f"table{number}", rows, args.dim) for number, rows in enumerate(args.rows, start=1)]
+    from tablefold.data import Schema
+
+    return Schema.load(args.data).table_specs(args.dim)
+
+
+def figures(plan: Plan, data: str | None) -> str:
+    """The bytes of a plan in a line: of its embeddings, and of all that is needed beside."""
+    from tablefold.data import Dataset
+    from tablefold.data.encoder import dictionary_bytes
+
+    found = plan.bytes(STATE_FLOATS)
+    words = [
+        f"embeddings {show_bytes(found.embedding)}",
+        f"with pointers {show_bytes(found.with_pointers)}",
+        f"in training with AMSGrad {show_bytes(found.training)}",
+    ]
+    if data is not None:
+        dictionaries = dictionary_bytes(Dataset(data))
+        words.append(f"with the dictionaries of {data} {show_bytes(found.embedding + dictionaries)}")
+    return ", ".join(words)
 
 
 def add_model_options(parser: ArgumentParser) -> None:

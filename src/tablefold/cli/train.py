@@ -89,6 +89,8 @@ def summary(result: dict[str, Any]) -> list[str]:
     size = show_bytes(result["embedding_bytes"])
     if result["full_bytes"] is not None:
         size += f", full {show_bytes(result['full_bytes'])}: compression {result['compression']:,.4g}x"
+    bytes_ = {"with pointers": "embedding_bytes_with_pointers", "in training": "training_bytes"}
+    bytes_["to score raw values"] = "artefact_bytes"
     steps = f"{result['iterations']:,} steps, epochs {result['epochs']:.3g}, {result['seconds']:.1f} s"
     figures = f"auc {result['auc']:.4f}, logloss {result['logloss']:.4f}"
     if "excess_logloss" in result:
@@ -96,6 +98,7 @@ def summary(result: dict[str, Any]) -> list[str]:
     lines = {
         "method": in_format(result["method"], result["storage"]),
         "embeddings": size,
+        "bytes": ", ".join(f"{name} {show_bytes(result[figure])}" for name, figure in bytes_.items()),
         "training": f"{steps}, {result['samples_per_second']:,.0f} samples/s",
         "test": f"{figures}, normalized entropy {result['normalized_entropy']:.4f}",
     }

@@ -81,6 +81,11 @@ def _dictionaries(dataset: Dataset) -> list[Path]:
     return [dataset.folder / schema.dictionary_file(table.name) for table in schema.tables]
 
 
+def dictionary_bytes(dataset: Dataset) -> int:
+    """Bytes of the dictionaries that scoring raw values takes; 0 where ids are hashes, or came as ids."""
+    return sum(path.stat().st_size for path in _dictionaries(dataset) if path.is_file())
+
+
 def save_encoder(dataset: Dataset, folder: Path) -> None:
     """Write the encoder of a dataset as the new folder `folder`; nothing where it was not prepared from raw lines.
 

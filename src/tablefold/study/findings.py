@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tablefold.formats import FP32
 from tablefold.study.names import FULL
 from tablefold.study.results import SAME_SIZE, UNKNOWN_NOISE, Summary, noise
 
@@ -107,13 +108,15 @@ def headline(group: Sequence[Summary]) -> list[str]:
 
 def how_to_use(choice: Choice) -> list[str]:
     """The options of `tablefold train` that give what was taken."""
-    one = choice.taken
-    run = one.done[0]
-    sized = one.size.removesuffix("x").replace(".", "", 1).isdigit() and one.size.endswith("x")
-    method = one.series.partition(" in ")[0] if sized else run.result["method"]
-    options = [f"--method {method}", f"--compression {one.size[:-1]}" if sized else ""]
-    options.append(f"--storage {run.result['storage']}" if run.result.get("storage", "fp32") != "fp32" else "")
-    options.append(f"--threshold {one.threshold}" if one.threshold else "")
+    one, wishes = choice.taken, choice.taken.wishes
+    result, planned = one.done[0].result, wishes.budget is not None or wishes.compression is not None
+    method = one.series.partition(" in ")[0] if planned else result["method"]
+    options = [f"--method {method}", f"--compression {wishes.compression:g}" if wishes.compression is not None else ""]
+    options.append(f"--budget {wishes.budget}" if wishes.budget is not None else "")
+    if wishes.storage is not None and (planned or result["storage"] != FP32.name):
+        options.append(f"--storage {result['storage']}")
+    if wishes.threshold is not None and (planned or wishes.threshold):
+        options.append(f"--threshold {wishes.threshold}")
     return list(filter(None, options))
 
 

@@ -161,7 +161,7 @@ def _record_impossible(
     for request in list(todo):
         tables = schema.table_specs(request.config.dim)
         try:
-            request.config.placement(tables).build(tables, device="meta")
+            request.config.plan(tables).build(device="meta")
         except ValueError as error:
             output = answer(request.content(data_hash), IMPOSSIBLE, error=str(error))
             write_answer(out / OUTPUTS / f"{request.name(data_hash)}.json", output)

@@ -6,12 +6,12 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tablefold.files import new_file
-from tablefold.formats import in_format
+from tablefold.formats import FP32, in_format
 from tablefold.json_files import JsonValue, load_json, parse_json, read_bounded, show_json
 from tablefold.study.layout import INPUTS, OUTPUTS, STUDY
 from tablefold.study.quality import Quality
@@ -19,7 +19,7 @@ from tablefold.study.request import Request, fingerprint
 from tablefold.study.results import RunResult, StudyResults, run_settings
 from tablefold.study.variant import Variant
 from tablefold.study.worker import DONE, FAILED, IMPOSSIBLE
-from tablefold.train.config import Config
+from tablefold.train.recipe import asked
 from tablefold.train.run import CONFIG, JOURNAL, RESULT
 
 Some = TypeVar("Some")
@@ -29,6 +29,7 @@ MISSING = "missing"
 
 _LARGEST_JOURNAL = 256 << 20  # bytes; a record has about 150
 _COUNTS = ("embedding_bytes", "peak_rss_bytes")
+_LATER_COUNTS = ("embedding_bytes_with_pointers", "artefact_bytes", "training_bytes")  # not in results of release 0.1
 _MACHINE_WORDS = ("cpu", "system", "device", "python", "torch", "tablefold")
 _MACHINE_COUNTS = ("cores", "threads", "memory_bytes")
 
@@ -136,29 +137,29 @@ def _study_run(folder: Path, data: str, run: JsonValue) -> RunResult:
     name, series, size = (run[key].text() for key in ("name", "series", "size"))
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,150}", name):
         run["name"].refuse("a name of at most 151 lower-case letters, digits, dots and hyphens")
-    asked = load_json(folder / INPUTS / f"{name}.json")
-    if not name.endswith(f"-{fingerprint(asked.plain)[:8]}"):
-        raise ValueError(f"{asked.file} is damaged: its content is not that of the run {name}")
-    request = Request.of(asked, series, size)
+    question = load_json(folder / INPUTS / f"{name}.json")
+    if not name.endswith(f"-{fingerprint(question.plain)[:8]}"):
+        raise ValueError(f"{question.file} is damaged: its content is not that of the run {name}")
+    request = Request.of(question, series, size)
     if _method(series) != _method(request.config.method):
-        run["series"].refuse(f"of the method {_method(request.config.method)}, as {asked.file} says")
+        run["series"].refuse(f"of the method {_method(request.config.method)}, as {question.file} says")
     return RunResult(
         name=name,
         series=series,
         size=size,
         settings=run_settings({**request.config.to_json(), "data": data}, request.variant),
-        threshold=request.config.threshold,
+        wishes=request.config.wishes,
         seed=request.config.seed,
-        **read_answer(folder / OUTPUTS / f"{name}.json", asked.plain),
+        **read_answer(folder / OUTPUTS / f"{name}.json", question.plain),
     )
 
 
-def read_answer(path: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
+def read_answer(path: Path, question: Mapping[str, Any]) -> dict[str, Any]:
     """What an output file says of its run: status, error, result, curve and commit, as `RunResult` has them.
 
     Args:
         path: of the output file; where there is none, the run is missing.
-        asked: the content of the run's input file.
+        question: the content of the run's input file.
 
     Raises:
         ValueError: for a file that is damaged, or answers another question; names the file and the field.
@@ -166,14 +167,14 @@ def read_answer(path: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
     if not path.exists():
         return {"status": MISSING, "error": "not run yet"}
     try:
-        return _answer(load_json(path), asked)
+        return _answer(load_json(path), question)
     except ValueError as error:
         raise ValueError(f"{error} (`tablefold study run` does this run again)") from error
 
 
-def _answer(output: JsonValue, asked: Mapping[str, Any]) -> dict[str, Any]:
+def _answer(output: JsonValue, question: Mapping[str, Any]) -> dict[str, Any]:
     output.refuse_unknown(("input_sha256", "status", "error", "result", "curve", "commit"))
-    if output["input_sha256"].text() != fingerprint(asked):
+    if output["input_sha256"].text() != fingerprint(question):
         output["input_sha256"].refuse("the hash of the run's input")
     status = output["status"].choice((DONE, FAILED, IMPOSSIBLE))
     if status != DONE:
@@ -189,19 +190,20 @@ def _answer(output: JsonValue, asked: Mapping[str, Any]) -> dict[str, Any]:
 
 def _train_run(folder: Path) -> RunResult:
     """A run of `tablefold train`."""
-    # A run of an earlier version lacks options that came later: it had their defaults.
-    config = load_json(folder / CONFIG)["asked"].into(Config)
+    config = asked(load_json(folder / CONFIG))
     result, path = _result(load_json(folder / RESULT)), folder / JOURNAL
     lines = read_bounded(path, _LARGEST_JOURNAL).splitlines()
     records = [parse_json(line, f"{path}: line {number}") for number, line in enumerate(lines, start=1)]
     looks = [record for record in records if record["part"].choice(("train", "validation")) == "validation"]
-    size = f"{config.compression:g}x" if config.compression else ""
+    size, wishes = f"{config.compression:g}x" if config.compression else "", config.wishes
+    if config.compression is None and config.budget is None:  # a plan had nothing to choose
+        wishes = replace(wishes, threshold=config.threshold or 0, storage=config.storage or FP32.name)
     return RunResult(
         name=folder.name,
-        series=in_format(config.method, config.storage),
+        series=in_format(config.method, FP32.name if config.storage is None else result["storage"]),
         size=size or (f"{config.budget} bytes" if config.budget else ""),
         settings=run_settings(config.to_json(), Variant()),
-        threshold=config.threshold,
+        wishes=wishes,
         seed=config.seed,
         result=result,
         curve=_curve(looks, result),
@@ -222,7 +224,8 @@ def _result(content: JsonValue) -> dict[str, Any]:
     for name in _MACHINE_COUNTS:
         _positive(content["machine"][name])
     rate = _figure(content["samples_per_second"], 0)
-    defaults = {"storage": "fp32", "target": None, "target_reached": None}
+    later = {name: content[name].optional(_positive, None) for name in _LATER_COUNTS}
+    defaults = {"storage": "fp32", "target": None, "target_reached": None, **later}
     return {**defaults, **content.plain, **_figures(content), "samples_per_second": rate}
 
 

@@ -142,6 +142,7 @@ def _run_rows(group: Sequence[Summary]) -> Sequence[Cells]:
             "log loss": one.spread("logloss").show(),
             "samples/s": _rate(one),
             "peak memory": show_bytes(max(run.result["peak_rss_bytes"] for run in one.done)),
+            **{name: "" if size is None else show_bytes(size) for name, size in one.other_bytes().items()},
             "seeds": str(len(one.done)),
         }
         if any(run.result["target"] for run in one.done):

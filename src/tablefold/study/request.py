@@ -17,6 +17,9 @@ from tablefold.train.config import Config
 FORMAT = 1
 """Version of a request's file; another one asks another question."""
 
+UNPLANNED = {"threshold": 0, "storage": "fp32"}
+"""What a request means that says nothing of these; null leaves them to the plan."""
+
 _CONFIG = {field.name for field in fields(Config)} - {"data"}
 
 
@@ -48,7 +51,7 @@ class Request:
         config = self.config
         words = [config.method, self.size if config.compression or config.budget else "", config.model]
         words += [config.optimizer, f"t{config.threshold}" if config.threshold else ""]
-        words.append("" if config.storage == "fp32" else config.storage)
+        words.append("" if config.storage in (None, UNPLANNED["storage"]) else config.storage)
         words.append("" if self.variant.id_order == "prepared" else self.variant.id_order)
         slug = re.sub(r"[^a-z0-9.]+", "-", " ".join(words).lower()).strip("-")
         return f"{slug[:90]}-s{config.seed}-{fingerprint(self.content(data))[:8]}"
@@ -65,7 +68,7 @@ class Request:
         content["data"].text()
         changed, variant = content["config"], content["variant"].into(Variant)
         changed.refuse_unknown(_CONFIG)
-        config = replace(changed, plain={**changed.plain, "data": ""}).into(Config)
+        config = replace(changed, plain={**UNPLANNED, **changed.plain, "data": ""}).into(Config)
         options = config.model_options.items()
         sizes = {key: tuple(value) if isinstance(value, list) else value for key, value in options}
         return cls(replace(config, model_options=sizes), variant, series, size)
@@ -77,6 +80,7 @@ def _changed(value: Config | Variant) -> dict[str, Any]:
         field.name: field.default if field.default_factory is MISSING else field.default_factory()
         for field in fields(value)
     }
+    defaults |= UNPLANNED
     return {name: one for name, one in asdict(value).items() if one != defaults[name]}
 
 

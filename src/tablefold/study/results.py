@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
-from tablefold.formats import in_format
+from tablefold.formats import FP32, in_format
+from tablefold.plans import Wishes
 from tablefold.study.names import FULL, show_compression, shown_name
 from tablefold.study.quality import Quality
 from tablefold.study.variant import Variant
@@ -36,7 +37,7 @@ class RunResult:
         series: the method as it was asked for, without its size.
         size: what was asked of its size, in a word.
         settings: what it shares with the runs it is compared with: model, optimiser, data, order of ids and so on.
-        threshold: tables with at most so many rows stayed full.
+        wishes: what was asked of its plan: bytes, format, a threshold.
         seed: of the run.
         status: "done", "impossible", "failed", or "missing".
         error: why it is not done.
@@ -50,7 +51,7 @@ class RunResult:
     series: str
     size: str
     settings: dict[str, Any]
-    threshold: int
+    wishes: Wishes
     seed: int
     status: str = DONE
     error: str = ""
@@ -89,7 +90,7 @@ class Summary:
     series: str
     size: str
     settings: dict[str, Any]
-    threshold: int
+    wishes: Wishes
     runs: tuple[RunResult, ...]
 
     @cached_property
@@ -112,13 +113,20 @@ class Summary:
 
     @property
     def title(self) -> str:
-        """What people call it, whatever its size: the name of its series, and the threshold if there is one."""
-        return shown_name(self.series) + self._above
+        """What people call it, whatever its size: the name of its series, the format that its plan has chosen, and the
+        threshold if there is one."""
+        chosen = self.done[0].result["storage"] if self.done and self.wishes.storage is None else FP32.name
+        return shown_name(in_format(self.series, chosen)) + self._above
 
     @property
     def size_title(self) -> str:
         """Its size for people: the compression it came to, or where that is not known what was asked for."""
         return self.size if not self.done or self.compression is None else show_compression(self.compression)
+
+    @property
+    def threshold(self) -> int:
+        """Rows up to which tables stayed full because that was asked."""
+        return self.wishes.threshold or 0
 
     @property
     def _above(self) -> str:
@@ -136,6 +144,13 @@ class Summary:
     def bytes(self) -> int:
         """Bytes of all embeddings."""
         return int(self.middle("embedding_bytes"))
+
+    def other_bytes(self) -> dict[str, int | None]:
+        """The other figures of bytes, by what they are called in tables; None where not every run has one."""
+        names = {"with pointers": "embedding_bytes_with_pointers", "artefact": "artefact_bytes"}
+        names["in training"] = "training_bytes"
+        known = {title: all(run.result.get(name) for run in self.done) for title, name in names.items()}
+        return {title: int(self.middle(name)) if known[title] else None for title, name in names.items()}
 
     @property
     def compression(self) -> float | None:
@@ -177,10 +192,10 @@ def summarise(runs: Sequence[RunResult]) -> list[Summary]:
     """Put runs together that differ in their seed alone, in the order of their first."""
     groups: dict[str, list[RunResult]] = {}
     for run in runs:
-        key = json.dumps([run.series, run.size, run.threshold, run.settings], sort_keys=True)
+        key = json.dumps([run.series, run.size, asdict(run.wishes), run.settings], sort_keys=True)
         groups.setdefault(key, []).append(run)
     return [
-        Summary(first.series, first.size, first.settings, first.threshold, (first, *rest))
+        Summary(first.series, first.size, first.settings, first.wishes, (first, *rest))
         for first, *rest in groups.values()
     ]
 

@@ -8,13 +8,12 @@ from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tablefold.data import Schema
-from tablefold.formats import in_format
+from tablefold.formats import FP32, in_format
 from tablefold.method import parse
 from tablefold.models import all_models, model_options
-from tablefold.placement import Placement
 from tablefold.quoting import quoted
 from tablefold.spec import nearest
-from tablefold.study.request import Request
+from tablefold.study.request import UNPLANNED, Request
 from tablefold.study.variant import Variant
 from tablefold.tables import show_bytes
 from tablefold.train.config import Config
@@ -92,6 +91,8 @@ def make_request(values: Mapping[str, Any], schema: Schema) -> Request:
     values["method"] = str(parse(values.get("method", "full")))
     sizes = values.pop("model_options", {}).get(values.get("model", "dlrm"), {})
     values["model_options"] = {key: tuple(size) if isinstance(size, list) else size for key, size in sizes.items()}
+    if not {"compression", "budget"} & values.keys():  # nothing is left to a plan
+        values = {**UNPLANNED, **values}
     config = Config(data="", **values)
     _check_config(config, schema)
     if looks is not None:
@@ -99,7 +100,7 @@ def make_request(values: Mapping[str, Any], schema: Schema) -> Request:
             raise ValueError(f"looks={looks} must be at least 1")
         steps = -(-variant.rows(schema) // config.batch_size) * config.epochs
         config = Config(**{**vars(config), "eval_every": max(1, -(-steps // looks))})
-    return Request(config, variant, series=in_format(series, config.storage), size=_size(config, extra))
+    return Request(config, variant, series=in_format(series, config.storage or FP32.name), size=_size(config, extra))
 
 
 def _check_config(config: Config, schema: Schema) -> None:
@@ -111,7 +112,6 @@ def _check_config(config: Config, schema: Schema) -> None:
     from torch.nn import Parameter
 
     schema.table_specs(config.dim)
-    Placement(parse(config.method), config.threshold, config.storage)
     model_options(config.model)
     build_optimizer(config.optimizer, [Parameter(torch.zeros(1))], config.lr)
     check_precision(config.precision, choose_device(config.device))

@@ -2,52 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from typing import Any
 
 from tablefold.fields import settle_fields
-from tablefold.formats import find_format
 from tablefold.json_files import JsonValue
-from tablefold.method import all_methods, parse
+from tablefold.method import parse
 from tablefold.models import check_options
-from tablefold.placement import Placement
+from tablefold.plans import Plan, Wishes, make_plan
 from tablefold.quoting import quoted
-from tablefold.tables import TableSpec, full_bytes
+from tablefold.tables import TableSpec
 from tablefold.train.loop import check_device
 from tablefold.train.optimizer import check_optimizer
 from tablefold.train.precision import check_precision
 from tablefold.train.progress import Schedule
 from tablefold.train.target import Target
 
-LARGEST_BUDGET = 1 << 62
 LARGEST_SEED = (1 << 63) - 1
 LARGEST_DIM = 1 << 16
-
-
-def _four_digits(ratio: float) -> str:
-    """A ratio in four digits, rounded down: what is named must do.
-
-    >>> _four_digits(41.2999), _four_digits(30417.9)
-    ('41.29', '30,410')
-    """
-    step = 10.0 ** (math.floor(math.log10(ratio)) - 3)
-    digits = math.floor(ratio / step) * step
-    return f"{digits:,.0f}" if digits >= 1000 else f"{digits:.4g}"
-
-
-@cache  # a study may ask for many sizes of the same tables
-def _smallest_by_method(threshold: int, storage: str, tables: tuple[TableSpec, ...]) -> dict[str, int]:
-    """Of every method at its default options, the smallest bytes for these tables; the largest of them first."""
-    found = {}
-    for name, kind in all_methods().items():
-        try:
-            found[name] = Placement(kind(), threshold, storage).smallest_bytes(tables)
-        except ValueError:  # it needs options of its own, or does not take these tables
-            continue
-    return dict(sorted(found.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
 @dataclass(frozen=True)
@@ -57,11 +30,11 @@ class Config:
     Args:
         data: folder of a prepared dataset.
         method: spec string, such as "qr:collisions=4".
-        threshold: tables with at most so many rows stay full.
+        threshold: tables with at most so many rows stay full; None leaves that to the plan.
         compression: full bytes / embedding bytes to reach; sets the method's size. At most one of this and `budget`.
         budget: bytes that all embeddings together may take; sets the method's size.
         dim: floats of one embedding.
-        storage: the format of memory: "fp32", "bf16", "int8", "int4" or "int2".
+        storage: the format of memory: "fp32", "bf16", "int8", "int4" or "int2"; None leaves that to the plan.
         model: one of `tablefold.models.all_models()`.
         model_options: the model's sizes; what is left out keeps its default.
         optimizer: "adagrad", "amsgrad", "sgd" or "rowwise_adagrad".
@@ -82,11 +55,11 @@ class Config:
 
     data: str
     method: str = "full"
-    threshold: int = 0
+    threshold: int | None = None
     compression: float | None = None
     budget: int | None = None
     dim: int = 16
-    storage: str = "fp32"
+    storage: str | None = None
     model: str = "dlrm"
     model_options: dict[str, Any] = field(default_factory=dict)
     optimizer: str = "amsgrad"
@@ -103,15 +76,7 @@ class Config:
 
     def __post_init__(self) -> None:
         settle_fields(self, largest=None)
-        if self.compression is not None and self.budget is not None:
-            raise ValueError("a compression and a budget both set the size; give one of them")
-        if self.compression is not None and not 1 <= self.compression < math.inf:
-            raise ValueError(
-                f"compression={self.compression:g} must be at least 1 and finite (100 keeps one byte in a hundred)"
-            )
-        if self.budget is not None and not 0 <= self.budget <= LARGEST_BUDGET:
-            raise ValueError(f"budget={quoted(self.budget)} must lie in 0 .. {LARGEST_BUDGET:,} bytes")
-        find_format(self.storage)
+        _ = self.wishes  # which refuses those that cannot be
         parse(self.method)
         check_optimizer(self.optimizer, self.lr)
         check_precision(self.precision)
@@ -123,42 +88,14 @@ class Config:
                 raise ValueError(f"{name}={quoted(value)} must be at least {least} and at most {most:,}")
         self.schedule()  # refuses numbers and targets that cannot be
 
-    def placement(self, tables: Sequence[TableSpec]) -> Placement:
-        """The method and threshold for `tables`, sized to the compression or budget if there is one.
+    def plan(self, tables: Sequence[TableSpec]) -> Plan:
+        """What every table gets; errors as `tablefold.make_plan`."""
+        return make_plan(self.method, tables, **asdict(self.wishes))
 
-        Raises:
-            ValueError: for a spec string that does not parse, or a budget below the smallest possible.
-        """
-        placement = Placement(parse(self.method), self.threshold, self.storage)
-        budget = self.budget
-        if self.compression is not None:
-            budget = int(full_bytes(tables) / self.compression)
-        if budget is None:
-            return placement
-        smallest = placement.smallest_bytes(tables)
-        if smallest > budget:
-            raise ValueError(self._explain(placement, tables, budget, smallest))
-        return placement.for_budget(tables, budget)
-
-    def _explain(self, placement: Placement, tables: Sequence[TableSpec], budget: int, smallest: int) -> str:
-        """Why the size cannot be, the nearest that can, and what else to take."""
-        name = placement.method.name
-        if self.compression is None:
-            text = f"a budget of {budget} bytes is below the smallest possible for {name} here, {smallest} bytes"
-            advice, direction = ["raise the budget"], "less"
-        else:
-            most = _four_digits(full_bytes(tables) / smallest)
-            text = f"compression={self.compression:g} cannot be: {name} folds these tables at most {most}x"
-            advice, direction = ["ask for less"], "more"
-        sizes = _smallest_by_method(self.threshold, self.storage, tuple(tables))
-        others = [other for other, size in sizes.items() if size <= budget]
-        if others:
-            last = " or ".join(others[-2:])
-            advice.append(f"take {', '.join([*others[:-2], last])} for {direction}")
-        kept = full_bytes(placement.split(tables)[0])
-        if kept:
-            advice.append(f"lower the threshold, which keeps {kept} bytes full")
-        return f"{text}: {', or '.join(advice)}"
+    @property
+    def wishes(self) -> Wishes:
+        """What is asked of the plan beside the method."""
+        return Wishes(self.budget, self.compression, self.storage, self.threshold)
 
     def schedule(self) -> Schedule:
         """The part of this that the training loop reads."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
@@ -81,5 +81,18 @@ def remembered(optimizer: RowOptimizer) -> list[dict[str, Any]]:
 
 def state_bytes(optimizer: Optimizer) -> int:
     """Bytes of every array the optimiser remembers: moments, sums of squares."""
-    states = optimizer.state.values()
-    return sum(value.nbytes for state in states for value in state.values() if isinstance(value, Tensor))
+    return sum(map(_state_bytes, optimizer.state.values()))
+
+
+def training_bytes(module: nn.Module, optimizer: Optimizer) -> int:
+    """Bytes that a module takes while it is trained: its parameters (masters where memory is in fewer bits), its other
+    arrays, and what the optimiser remembers of its parameters. Gradients, which come and go with a batch, are not
+    counted."""
+    parameters = list(module.parameters())
+    held = [*parameters, *module.buffers()]
+    states = [optimizer.state.get(parameter, {}) for parameter in parameters]
+    return sum(tensor.nbytes for tensor in held) + sum(map(_state_bytes, states))
+
+
+def _state_bytes(state: Mapping[str, Any]) -> int:
+    return sum(value.nbytes for value in state.values() if isinstance(value, Tensor))

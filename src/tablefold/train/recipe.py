@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from tablefold.data import Schema
-from tablefold.formats import FORMATS
+from tablefold.formats import FORMATS, FP32, find_format
 from tablefold.hashing import derive_key
 from tablefold.json_files import JsonValue
-from tablefold.method import Method, all_methods
+from tablefold.methods.full import Full
 from tablefold.models import Network, build_model
-from tablefold.placement import Placement
+from tablefold.plans import Part, Plan, method_from_json, tables_from_json
 from tablefold.quoting import quoted
 from tablefold.tables import TableSpec
 from tablefold.train.config import Config
@@ -25,7 +25,7 @@ FORMAT_0_1 = 1
 """That of release 0.1, whose formats in few bits are no more: their runs are read into float32."""
 
 MOST_COLUMNS = 10_000
-"""Dense columns, and tables, of a run that is read back."""
+"""Dense columns of a run that is read back."""
 
 _NETWORK_SEED = 1 << 32  # far from the small numbers under which groups derive seeds
 
@@ -36,15 +36,13 @@ class Recipe:
 
     Args:
         config: what was asked.
-        placement: the method at its final size, its threshold and its storage.
+        plan: what every table gets; its tables are the categorical columns.
         dense: names of the dense columns.
-        tables: the categorical columns.
     """
 
     config: Config
-    placement: Placement
+    plan: Plan
     dense: tuple[str, ...]
-    tables: tuple[TableSpec, ...]
 
     @classmethod
     def of(cls, config: Config, schema: Schema) -> Recipe:
@@ -53,8 +51,12 @@ class Recipe:
         Raises:
             ValueError: where the method or its budget do not fit the tables.
         """
-        tables = tuple(schema.table_specs(config.dim))
-        return cls(config, config.placement(tables), schema.dense, tables)
+        return cls(config, config.plan(schema.table_specs(config.dim)), schema.dense)
+
+    @property
+    def tables(self) -> tuple[TableSpec, ...]:
+        """The categorical columns."""
+        return self.plan.tables
 
     def build(self) -> Network:
         """The model as training starts, on the CPU."""
@@ -73,7 +75,7 @@ class Recipe:
 
     def _build(self, device: str) -> Network:
         config = self.config
-        group = self.placement.build(self.tables, seed=config.seed, device=device)
+        group = self.plan.build(seed=config.seed, device=device)
         seed = derive_key(config.seed, _NETWORK_SEED)
         return build_model(config.model, group, len(self.dense), seed=seed, **config.model_options)
 
@@ -98,14 +100,8 @@ class Recipe:
         return {
             "format": FORMAT,
             "asked": self.config.to_json(),
-            "placement": {
-                "spec": str(self.placement.method),
-                "method": self.placement.method.to_json(),
-                "threshold": self.placement.threshold,
-                "storage": self.placement.storage,
-            },
+            "plan": self.plan.to_json(),
             "dense": list(self.dense),
-            "tables": [asdict(table) for table in self.tables],
         }
 
     @classmethod
@@ -119,30 +115,40 @@ class Recipe:
         if version not in (FORMAT_0_1, FORMAT):
             given = content["format"].optional(lambda value: quoted(value.plain), "missing")
             raise ValueError(f"{content.file}: format is {given}; this tablefold reads {FORMAT_0_1} and {FORMAT}")
-        if version == FORMAT_0_1:
-            content = _in_fp32(content)
+        planned = "placement" not in content.fields()
         return cls(
-            config=Config.from_json(content["asked"]),
-            placement=_placement(content["placement"]),
+            config=asked(content),
+            plan=Plan.from_json(content["plan"]) if planned else _plan_of_placement(content),
             dense=tuple(column.text() for column in content["dense"].items(MOST_COLUMNS)),
-            tables=tuple(table.into(TableSpec) for table in content["tables"].items(MOST_COLUMNS)),
         )
 
 
-def _in_fp32(content: JsonValue) -> JsonValue:
-    """The recipe of a run of release 0.1, whose memory is read into float32 whatever it was kept in."""
-    plain = dict(content.plain)
-    for name in ("asked", "placement"):
-        content[name].fields()  # refuses what is no object
-        plain[name] = {**plain[name], "storage": "fp32"}
-    return JsonValue(plain, content.file, content.place)
+def asked(content: JsonValue) -> Config:
+    """What a run was asked for, from its `config.json`.
+
+    Raises:
+        ValueError: names the file, the field, and what must stand there.
+    """
+    given = content["asked"]
+    given.fields()  # refuses what is no object
+    if "placement" not in content.plain:
+        return Config.from_json(given)
+    closed = {"threshold": 0, "storage": FP32.name, **given.plain}  # there were no plans to leave these to
+    if content["format"].plain == FORMAT_0_1:
+        closed["storage"] = FP32.name  # what its memory is read into, whatever it was kept in
+    return Config.from_json(replace(given, plain=closed))
 
 
-def _placement(content: JsonValue) -> Placement:
-    method = content["method"]
-    kind = all_methods()[method["method"].choice(all_methods())]
-    typed = method.values_of(kind)
-    with method.naming():
-        built = Method.from_json({**method.plain, **typed})
-    storage = content["storage"].optional(lambda value: value.choice(FORMATS), "fp32")
-    return Placement(built, content["threshold"].integer(least=0), storage)
+def _plan_of_placement(content: JsonValue) -> Plan:
+    """The plan of a run that was made before there were plans: a method, and small tables full behind it."""
+    placement, tables = content["placement"], tables_from_json(content["tables"])
+    method, threshold = method_from_json(placement["method"]), placement["threshold"].integer(least=0)
+    name = FP32.name
+    if content["format"].plain != FORMAT_0_1:
+        name = placement["storage"].optional(lambda value: value.choice(FORMATS), name)
+    kept = find_format(name)
+    small = tuple(table for table in tables if table.rows is not None and table.rows <= threshold)
+    folded = tuple(table for table in tables if table not in small)
+    parts = (Part(folded, method, kept), Part(small, Full(), kept))
+    with content["tables"].naming():
+        return Plan(tables, tuple(part for part in parts if part.tables))

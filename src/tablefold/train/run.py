@@ -1,6 +1,6 @@
 """A run: the folder that a training leaves behind, and the model read back from it.
 
-    config.json         what was asked, the placement it led to, and the data's columns
+    config.json         what was asked, the plan it led to, and the dense columns
     metrics.jsonl       training loss and validation figures on the way
     model.safetensors   the weights
     result.json         figures on the test part, bytes, speed, machine
@@ -27,15 +27,15 @@ from tablefold.formats.pages import in_large_pages
 from tablefold.json_files import load_json, write_json
 from tablefold.locks import locked
 from tablefold.models import Network
+from tablefold.plans import Bytes
 from tablefold.quoting import one_line
-from tablefold.tables import full_bytes
 from tablefold.train.checkpoint import Checkpoints
 from tablefold.train.config import Config
 from tablefold.train.journal import Journal
 from tablefold.train.loop import Trainer, choose_device
 from tablefold.train.machine import describe_machine, peak_rss_bytes
 from tablefold.train.metrics import Metrics
-from tablefold.train.optimizer import state_bytes
+from tablefold.train.optimizer import state_bytes, training_bytes
 from tablefold.train.precision import nearest_precision
 from tablefold.train.progress import Listener
 from tablefold.train.recipe import Recipe
@@ -125,7 +125,7 @@ def _train(
         "machine": describe_machine(trainer.device),
     }
     if world.leads:
-        _write(out, dataset, recipe, trainer, journal, result)
+        result = _write(out, dataset, recipe, trainer, journal, result)
         checkpoints.remove()
     world.leave()
     return result
@@ -148,22 +148,27 @@ def _trainer(recipe: Recipe, world: World, listeners: Sequence[Listener]) -> Tra
 
 def _write(
     out: Path, dataset: Dataset, recipe: Recipe, trainer: Trainer, journal: Journal, result: dict[str, Any]
-) -> None:
-    """Leave the folder of a finished run."""
+) -> dict[str, Any]:
+    """Leave the folder of a finished run; gives its result, now that the bytes of its files are known."""
     with new_folder(out) as folder:
         write_json(folder / CONFIG, recipe.to_json())
         journal.write(folder / JOURNAL)
-        note = {"tablefold": f"{recipe.config.model} {recipe.placement.method}"}
+        note = {"tablefold": f"{recipe.config.model} {recipe.plan.method}"}
         trainer.model.group.freeze()
         save_tensors(folder / WEIGHTS, trainer.model.state_dict(), note)
-        write_json(folder / RESULT, result)
         save_encoder(dataset, folder / ENCODER)
+        files = [folder / CONFIG, folder / WEIGHTS, *(folder / ENCODER).rglob("*")]
+        result = {**result, "artefact_bytes": sum(file.stat().st_size for file in files if file.is_file())}
+        write_json(folder / RESULT, result)
+    return result
 
 
 def _identity(recipe: Recipe, train_rows: int) -> dict[str, Any]:
     """What a training is, wherever it runs: a checkpoint goes on with this and nothing else."""
     content = recipe.to_json()
     del content["asked"]["device"]
+    for part in content["plan"]["parts"]:
+        del part["why"]  # words for people
     return {**content, "train_rows": train_rows}
 
 
@@ -223,16 +228,15 @@ def _figures(test: Metrics, schema: Schema) -> dict[str, Any]:
 
 
 def _sizes(recipe: Recipe, trainer: Trainer) -> dict[str, Any]:
-    model = trainer.model
+    model, full = trainer.model, recipe.plan.full_bytes
     embedding_bytes = model.group.num_bytes
-    open_vocabulary = any(table.rows is None for table in recipe.tables)
-    full = None if open_vocabulary else full_bytes(recipe.tables)
+    figures = Bytes(embedding_bytes, embedding_bytes, training_bytes(model.group, trainer.optimizer))
     return {
-        "method": str(recipe.placement.method),
-        "threshold": recipe.placement.threshold,
-        "storage": recipe.placement.storage,
+        "method": str(recipe.plan.method),
+        "threshold": recipe.config.threshold,
+        "storage": recipe.plan.format.name,
         "model": recipe.config.model,
-        "embedding_bytes": embedding_bytes,
+        **figures.to_json(),
         "full_bytes": full,
         "compression": None if full is None else full / embedding_bytes,
         "embedding_parameters": model.group.num_parameters,
