@@ -6,6 +6,9 @@ A package offers one by an entry point of its `pyproject.toml`, under the name t
     mine = "my_package.mine:Mine"
 
 Nothing of it is imported before it is asked for by its name, or all are listed.
+
+A kind of things is one line of its package: `HOSTS = Registry("tablefold.folding.hosts", "host", _is_host)` finds, by
+its `name`, whatever `_is_host` takes, in the modules of that package and among the entry points of that name.
 """
 
 from __future__ import annotations

@@ -84,11 +84,11 @@ def full_bytes(tables: Iterable[TableSpec]) -> int:
 def show_bytes(size: float) -> str:
     """Bytes for people, in units of 1000.
 
-    >>> show_bytes(2_160_804_928), show_bytes(640)
-    ('2.16 GB', '640 B')
+    >>> show_bytes(2_160_804_928), show_bytes(640), show_bytes(999_960)
+    ('2.16 GB', '640 B', '1 MB')
     """
     for unit, power in (("TB", 4), ("GB", 3), ("MB", 2), ("kB", 1)):
-        if size >= 1000**power:
+        if size >= 0.9995 * 1000**power:  # which three digits round to 1
             return f"{size / 1000**power:.3g} {unit}"
     return f"{size:.0f} B"
 

@@ -88,7 +88,7 @@ def inspect(address_map: AddressMap, size: int | None = None, seed: int = 0) -> 
     """Look an address map over.
 
     Args:
-        address_map: of a method or placement; no memory is allocated for it.
+        address_map: of a method or plan; no memory is allocated for it.
         size: ids sampled per table; by default what takes a few seconds.
         seed: of the sample.
     """
