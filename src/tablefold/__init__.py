@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from tablefold.methods.full import Full
     from tablefold.methods.hash import Hash
     from tablefold.methods.hash_embeddings import HashEmbeddings
+    from tablefold.methods.hot import Hot
+    from tablefold.methods.low_rank import LowRank
+    from tablefold.methods.mixed_dimensions import MixedDimensions
     from tablefold.methods.mixed_radix import MixedRadix
     from tablefold.methods.path import PathBased
     from tablefold.methods.qr import QuotientRemainder
@@ -39,7 +42,10 @@ __all__ = [
     "Full",
     "Hash",
     "HashEmbeddings",
+    "Hot",
+    "LowRank",
     "Method",
+    "MixedDimensions",
     "MixedRadix",
     "PathBased",
     "Plan",
@@ -65,6 +71,9 @@ _HOMES = {
     "Hash": "methods.hash",
     "Method": "method",
     "ChineseRemainder": "methods.chinese_remainder",
+    "Hot": "methods.hot",
+    "LowRank": "methods.low_rank",
+    "MixedDimensions": "methods.mixed_dimensions",
     "MixedRadix": "methods.mixed_radix",
     "Custom": "methods.custom",
     "PathBased": "methods.path",

@@ -114,7 +114,8 @@ class EmbeddingGroup(nn.Module):
         if len(self.dims) > 1:
             _ = self.dim  # which says why there is none
         try:
-            vectors = self.gather(arrays, self.lookup, ids, self.edges)
+            indices = self._buffers  # see `arrays`
+            vectors = self.gather(arrays, indices["lookup"], ids, indices["edges"])
         except WildIdError as error:
             raise self._explain(error) from None
         if self.transform is None:

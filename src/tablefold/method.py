@@ -81,8 +81,13 @@ class Method(ABC):
 
     def sized(self, size: int) -> Self:
         """This method at a value of its first size option."""
+        chosen: dict[str, Any] = {self.size_options[0]: size}
+        return replace(self.unsized(), **chosen)
+
+    def unsized(self) -> Self:
+        """This method without a size."""
         cleared: dict[str, Any] = dict.fromkeys(self.size_options)  # all of them optional, None when not given
-        return replace(self, **{**cleared, self.size_options[0]: size})
+        return replace(self, **cleared)
 
     def build(
         self,

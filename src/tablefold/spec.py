@@ -5,11 +5,15 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import types
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 SHOWN = {"shown": True}
 """Metadata of a dataclass field that is always written, at its default too: it is part of what a reader calls it."""
+
+
+REST = {"rest": True}
+"""Metadata of a dataclass field of text that takes all that follows it, commas too: it comes last."""
 
 
 def write(value: Any, name: str) -> str:
@@ -30,15 +34,27 @@ def read(kind: type[Any], name: str, options: str) -> dict[str, Any]:
     """
     hints = get_type_hints(kind)
     found: dict[str, Any] = {}
-    for part in filter(None, options.split(",")):
-        option, equals, text = (piece.strip() for piece in part.partition("="))
+    for option, text in pairs(kind, options):
         check_names(kind, name, [option])
-        if not equals or not text:
+        if not text:
             raise ValueError(f"{name}: option {option!r} needs a value, as in {option}=...")
         if option in found:
             raise ValueError(f"{name}: option {option!r} is given twice")
         found[option] = _convert(text, hints[option], f"{name}: {option}={text}")
     return found
+
+
+def pairs(kind: type[Any], options: str) -> Iterator[tuple[str, str]]:
+    """The options of `kind` and their texts, in the text `option=value,option=value`; "" where one has none."""
+    rest = {field.name for field in dataclasses.fields(kind) if field.metadata.get("rest")}
+    while options:
+        part, _, following = options.partition(",")
+        option, _, text = part.partition("=")
+        if option.strip() in rest:
+            text, following = options.partition("=")[2], ""
+        if part:
+            yield option.strip(), text.strip()
+        options = following
 
 
 def check_names(kind: type[Any], name: str, options: Iterable[str]) -> None:

@@ -180,11 +180,14 @@ def test_all_that_some_id_reads_gets_gradient_and_nothing_else(case):
         (group(ids) * weights).sum().backward()
     read = np.zeros(group.address_map.floats, dtype=bool)
     for table, terms in zip(TABLES, group.address_map.terms, strict=True):
-        codes = group.address_map.codes(table.name, np.arange(table.rows)).T
+        codes = [column[column >= 0] for column in group.address_map.codes(table.name, np.arange(table.rows)).T]
         for term, starts in zip(terms, codes, strict=False):
             place = starts[:, None] - term.base + np.arange(term.width)
             read[term.base + (place % term.wrap if term.wrap else place)] = True
-        read[codes[len(terms) :]] = True  # the addresses of weights come last
+            if term.projection is not None:
+                read[term.projection.base :][: term.width * term.out] = True
+        for weights in codes[len(terms) :]:  # the addresses of weights come last
+            read[weights] = True
     np.testing.assert_array_equal(flat_gradient(group).numpy() != 0, read)
     for name, parameter in group.named_parameters():
         assert name.startswith("memory.") or (parameter.grad != 0).flatten(1).any(1).all()  # one function a row
@@ -271,12 +274,15 @@ def test_composed_vectors_start_like_a_full_table(case):
 
 @each_case
 def test_uniqueness_is_what_the_partitions_say(case):
-    group = build(case)
-    for table, terms in zip(TABLES, group.address_map.terms, strict=True):
-        parts = [part for term in terms for part in term.partitions]
-        buckets = np.stack([part(np.arange(table.rows)) for part in parts], axis=-1)
-        distinct = len(np.unique(buckets, axis=0))
-        assert (distinct == table.rows) == bool(are_complementary(parts, table.rows))
-        codes = group.address_map.codes(table.name, np.arange(table.rows))
-        if all(term.neighbours == 1 for term in terms):  # else blocks may begin within one another
+    address_map = build(case).address_map
+    for table, ranges in zip(TABLES, address_map.ranges, strict=True):
+        distinct = 0
+        for each in ranges:
+            parts = [part for term in each.terms for part in term.partitions]
+            ids = np.arange(each.stop - each.first)  # which is what partitions see of them
+            found = len(np.unique(np.stack([part(ids) for part in parts], axis=-1), axis=0))
+            assert (found == len(ids)) == bool(are_complementary(parts, len(ids)))
+            distinct += found
+        codes = address_map.codes(table.name, np.arange(table.rows))
+        if all(term.neighbours == 1 for each in ranges for term in each.terms):  # else blocks may begin within others
             assert len(np.unique(codes, axis=0)) == distinct

@@ -27,9 +27,11 @@ def test_the_operators_are_registered_as_torch_wants_them(spec, storage):
     group, memory, lookup, ids, program = arguments(spec, storage=storage)
     vectors = torch.randn(len(ids), group.num_features, group.dim)
     for sparse in ([], by_row(True, len(memory)), by_row("mixed", len(memory))):
-        torch.library.opcheck(OPERATORS.scatter.default, (vectors, group_values(group), lookup, ids, program, sparse))
-    torch.library.opcheck(OPERATORS.gather.default, (memory, lookup, ids, program, []))
-    torch.library.opcheck(OPERATORS.gather.default, (list(group.freeze().arrays), lookup, ids, program, []))
+        torch.library.opcheck(
+            OPERATORS.scatter.default, (vectors, group_values(group), lookup, None, ids, program, sparse)
+        )
+    torch.library.opcheck(OPERATORS.gather.default, (memory, lookup, None, ids, program, []))
+    torch.library.opcheck(OPERATORS.gather.default, (list(group.freeze().arrays), lookup, None, ids, program, []))
 
 
 def group_values(group):
@@ -40,7 +42,7 @@ def group_values(group):
 def test_gradients_are_exact_in_float64(spec):
     _group, memory, lookup, ids, program = arguments(spec, batch=6)
     assert torch.autograd.gradcheck(
-        lambda *values: OPERATORS.gather(list(values), lookup, ids, program, []),
+        lambda *values: OPERATORS.gather(list(values), lookup, None, ids, program, []),
         tuple(array.detach().double().requires_grad_() for array in memory),
         fast_mode=True,
     )
@@ -97,7 +99,7 @@ def test_fake_and_meta_tensors_have_shapes():
     _group, memory, _, ids, program = arguments("qr:combine=mul", batch=5)
     *memory, ids = (mode.from_tensor(tensor.detach()) for tensor in (*memory, ids))
     with mode:
-        assert OPERATORS.gather(memory, None, ids, program, []).shape == (5, 3, 8)
+        assert OPERATORS.gather(memory, None, None, ids, program, []).shape == (5, 3, 8)
 
 
 def test_a_backend_lasts_as_long_as_its_context():

@@ -73,7 +73,7 @@ def _sizes(methods: list[Method], tables: list[TableSpec], eps: float, delta: fl
         close, close_bytes = _smallest(method, tables, little_overlap(eps, delta))
         _, distinct_bytes = _smallest(method, tables, all_distinct(delta))
         smaller = "-" if close_bytes is None else f"{full / close_bytes:,.4g}x"
-        rows.append([_unsized(method), close, _bytes(close_bytes), smaller, _bytes(distinct_bytes)])
+        rows.append([str(method.unsized()), close, _bytes(close_bytes), smaller, _bytes(distinct_bytes)])
     header = ["method", f"overlap <= {eps:g}: weights", "bytes", "smaller by", "distinct: bytes"]
     return text_table(header, rows)
 
@@ -87,7 +87,7 @@ def _growth(methods: list[Method], args: Namespace) -> str:
 
     promise = little_overlap(args.eps, args.delta)
     tables = [[TableSpec("table1", rows, args.dim)] for rows in GROWTH]
-    rows = [[_unsized(method), *(_smallest(method, table, promise)[0] for table in tables)] for method in methods]
+    rows = [[str(method.unsized()), *(_smallest(method, table, promise)[0] for table in tables)] for method in methods]
     rows.append(["any number of reads", *(f"{logarithmic_size(n, args.eps, args.delta)[1]:,}" for n in GROWTH)])
     return text_table(["method", *(f"{rows:.0e} ids".replace("e+", "e") for rows in GROWTH)], rows)
 
@@ -106,15 +106,6 @@ def _smallest(method: Method, tables: list[TableSpec], promise: Promise) -> tupl
 
 def _bytes(size: int | None) -> str:
     return "full" if size is None else show_bytes(size)
-
-
-def _unsized(method: Method) -> str:
-    """The spec string without sizes."""
-    from dataclasses import replace
-    from typing import Any
-
-    cleared: dict[str, Any] = dict.fromkeys(method.size_options)
-    return str(replace(method, **cleared))
 
 
 def _closed_forms(ids: int, eps: float, delta: float) -> str:

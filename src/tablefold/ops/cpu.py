@@ -464,7 +464,8 @@ def _arguments(
     vectors: Tensor,
 ) -> Arguments:
     """What every kernel is given."""
-    check_indices(lookup, edges, program)
+    if program.is_indexed or lookup is not None or edges is not None:
+        check_indices(lookup, edges, program)
     if vectors.shape[1:] != (program.features, program.dim):
         raise ValueError(f"vectors must be [batch, {program.features}, {program.dim}]; got {list(vectors.shape)}")
     batch = vectors.shape[0]

@@ -25,7 +25,7 @@ Memory = Sequence[Tensor]
 Sparse = Sequence[bool]
 """For each array whether its gradient is a sparse tensor of the rows that were read."""
 
-_READ = "Tensor[] memory, Tensor? lookup, Tensor ids, int program, bool[] sparse, Tensor? edges=None"
+_READ = "Tensor[] memory, Tensor? lookup, Tensor? edges, Tensor ids, int program, bool[] sparse"
 _GATHER, _SCATTER = f"({_READ}) -> Tensor", f"(Tensor vectors, {_READ}) -> Tensor[]"
 
 
@@ -57,7 +57,7 @@ def look_up(
     if not is_fused(memory, program.packed):
         return plain(program, memory, lookup, ids, edges, outside)
     if not is_plain(*memory, ids):
-        vectors: Tensor = gather(list(memory), lookup, ids, program.key, program.by_row(sparse), edges)
+        vectors: Tensor = gather(list(memory), lookup, edges, ids, program.key, program.by_row(sparse))
     elif torch.is_grad_enabled() and any(array.requires_grad for array in memory):
         by_row = program.by_row(sparse)
         vectors = _Gathered.apply(program, by_row, lookup, edges, ids, *memory)  # type: ignore[no-untyped-call]
@@ -110,23 +110,19 @@ def _is_batched(tensor: Tensor) -> bool:
 
 @torch.library.custom_op("tablefold::gather", mutates_args=(), device_types="cpu", schema=_GATHER)
 def gather(
-    memory: Memory, lookup: Tensor | None, ids: Tensor, program: int, sparse: Sparse, edges: Tensor | None = None
+    memory: Memory, lookup: Tensor | None, edges: Tensor | None, ids: Tensor, program: int, sparse: Sparse
 ) -> Tensor:
     """The vectors `[batch, features, dim]` that the program of a key composes for `ids` from `memory`."""
     return cpu.gather(memory, lookup, ids, find_program(program), edges)
 
 
 @gather.register_kernel("cuda")
-def _(
-    memory: Memory, lookup: Tensor | None, ids: Tensor, program: int, sparse: Sparse, edges: Tensor | None = None
-) -> Tensor:
+def _(memory: Memory, lookup: Tensor | None, edges: Tensor | None, ids: Tensor, program: int, sparse: Sparse) -> Tensor:
     return gpu.gather(memory, lookup, ids, find_program(program), edges)
 
 
 @gather.register_fake
-def _(
-    memory: Memory, lookup: Tensor | None, ids: Tensor, program: int, sparse: Sparse, edges: Tensor | None = None
-) -> Tensor:
+def _(memory: Memory, lookup: Tensor | None, edges: Tensor | None, ids: Tensor, program: int, sparse: Sparse) -> Tensor:
     found = find_program(program)
     return ids.new_empty(ids.shape[0], found.features, found.dim, dtype=read_type(memory))
 
@@ -136,10 +132,10 @@ def scatter(
     vectors: Tensor,
     memory: Memory,
     lookup: Tensor | None,
+    edges: Tensor | None,
     ids: Tensor,
     program: int,
     sparse: Sparse,
-    edges: Tensor | None = None,
 ) -> list[Tensor]:
     """The gradients of memory, given the gradient `vectors` of what was gathered: for each array a tensor of its shape
     or, if `sparse`, the rows that were read, `[1, n]` ascending, and their gradients `[n, width]`."""
@@ -151,10 +147,10 @@ def _(
     vectors: Tensor,
     memory: Memory,
     lookup: Tensor | None,
+    edges: Tensor | None,
     ids: Tensor,
     program: int,
     sparse: Sparse,
-    edges: Tensor | None = None,
 ) -> list[Tensor]:
     return _apart(gpu.gradients(vectors, memory, lookup, ids, find_program(program), sparse, edges))
 
@@ -170,10 +166,10 @@ def _(
     vectors: Tensor,
     memory: Memory,
     lookup: Tensor | None,
+    edges: Tensor | None,
     ids: Tensor,
     program: int,
     sparse: Sparse,
-    edges: Tensor | None = None,
 ) -> list[Tensor]:
     found: list[Tensor] = []
     for array, by_row in zip(memory, sparse or [False] * len(memory), strict=True):
@@ -186,7 +182,7 @@ def _(
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    memory, lookup, ids, ctx.program, ctx.sparse, edges = inputs
+    memory, lookup, edges, ids, ctx.program, ctx.sparse = inputs
     ctx.save_for_backward(lookup, edges, ids, *memory)
 
 
@@ -195,8 +191,8 @@ def _backward(ctx: Any, vectors: Tensor) -> tuple[Any, ...]:
     if torch.is_grad_enabled():
         found = differentiable(find_program(ctx.program), vectors, memory, lookup, ids, edges)
     else:
-        found = paired(scatter(vectors, memory, lookup, ids, ctx.program, ctx.sparse, edges), memory, ctx.sparse)
-    return found, None, None, None, None if ctx.sparse else [], None  # torch takes an empty list for one of tensors
+        found = paired(scatter(vectors, memory, lookup, edges, ids, ctx.program, ctx.sparse), memory, ctx.sparse)
+    return found, None, None, None, None, None if ctx.sparse else []  # torch takes an empty list for one of tensors
 
 
 gather.register_autograd(_backward, setup_context=_keep)

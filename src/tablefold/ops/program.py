@@ -208,6 +208,7 @@ class Program:
         self.features, self.dim = address_map.shape
         self.lookup_size = sum(len(lookup.buckets) for lookup in address_map.lookups)
         self.edge_size = sum(len(edges.firsts) for edges in address_map.edges)
+        self.is_indexed = self.lookup_size + self.edge_size > 0
         self.is_ranged = any(len(ranges) > 1 for ranges in address_map.ranges)
         self.arrays = address_map.arrays
         self.starts = array_starts(address_map)

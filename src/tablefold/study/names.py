@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from functools import cache
 
-from tablefold.method import all_methods
+from tablefold.method import Method, all_methods
+from tablefold.spec import pairs
 
 FULL = "full"
 """The series that the others are held against."""
@@ -20,13 +22,18 @@ def shown_name(spec: str) -> str:
     ('robe block 8', 'qr mul in int8')
     >>> shown_name("hash_embeddings:k=2"), shown_name("full"), shown_name("robe:block=1,sign=true")
     ('hash embeddings k 2', 'full tables', 'robe block 1 sign')
+    >>> shown_name("hot:rows=100,over=qr:max_rows=20,combine=mul")
+    'hot rows 100 over qr mul'
     """
     spec, within, storage = spec.partition(" in ")
     method, _, options = spec.partition(":")
-    kind = all_methods().get(method)
-    sizes = kind.size_options if kind else ()
-    pairs = [option.partition("=") for option in options.split(",") if option]
-    words = [_option(name.strip(), value.strip()) for name, _, value in pairs if name.strip() not in sizes]
+    kind = all_methods().get(method, Method)
+    rest = [field.name for field in fields(kind) if field.metadata.get("rest")]
+    words = [
+        f"{name} {shown_name(value)}" if name in rest else _option(name, value)
+        for name, value in pairs(kind, options)
+        if name in rest or name not in kind.size_options
+    ]
     name = FULL_NAME if method == FULL else method.replace("_", " ")
     return " ".join([name, *filter(None, words)]) + within + storage
 
