@@ -29,11 +29,13 @@ SEEDS = 200
 
 
 def reads(address_map, column, ids):
-    """The weights that each id of a table reads, and the sign of each read, `[ids, reads]`."""
+    """The weights that each id of a table reads (one beyond memory stands for none), and the sign of each read,
+    `[ids, reads]`."""
     places, signs = [], []
     for term in address_map.terms[column]:
         place = term.address(ids)[:, None] - term.base + np.arange(term.width)
-        places.append(term.base + (place % term.wrap if term.wrap else place))
+        place = term.base + (place % term.wrap if term.wrap else place)
+        places.append(np.where(term.reads(ids)[:, None], place, address_map.floats))
         sign = (
             1 - 2 * (hash_id_numpy(ids // term.partition.div, term.partition.key) & 1) if term.signed else 1 + 0 * ids
         )
@@ -44,11 +46,16 @@ def reads(address_map, column, ids):
 def worst_overlap(address_map):
     """The largest share of one id's reads that another id of the group reads, or that it reads twice itself."""
     slots = [reads(address_map, column, np.arange(table.rows))[0] for column, table in enumerate(address_map.tables)]
-    read = np.concatenate(slots)
-    touched = np.zeros((len(read), address_map.floats), dtype=np.float32)
+    most = max(each.shape[1] for each in slots)
+    read = np.concatenate(
+        [np.pad(each, ((0, 0), (0, most - each.shape[1])), constant_values=address_map.floats) for each in slots]
+    )
+    count = (read < address_map.floats).sum(axis=1)
+    touched = np.zeros((len(read), address_map.floats + 1), dtype=np.float32)
     touched[np.arange(len(read))[:, None], read] = 1
-    worst = 1 - touched.sum(axis=1).min() / read.shape[1]  # of an id with itself
-    shared = np.stack([row[read].mean(axis=1) for row in touched])
+    touched[:, -1] = 0
+    worst = (1 - touched.sum(axis=1) / count).max()  # of an id with itself
+    shared = np.stack([row[read].sum(axis=1) / count for row in touched])
     np.fill_diagonal(shared, 0)
     return max(worst, shared.max())
 

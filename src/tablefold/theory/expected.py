@@ -15,8 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from tablefold.partitions import Partition, known_modulus
+from tablefold.tables import TableSpec
 from tablefold.terms import AddressMap, Term
 from tablefold.theory.occupancy import expected_distinct, expected_repeats, largest_load
+
+OPEN_ROWS = 1 << 62
+"""Ids of an open vocabulary, of which samples are drawn."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,11 @@ def bucket_sizes(partition: Partition, rows: int) -> list[tuple[int, int]]:
     [(2, 3), (2, 2)]
     """
     div, num_buckets = partition.div, partition.num_buckets
+    if partition.edges is not None:
+        cuts = np.minimum(partition.edges.firsts, -(-rows // div)).astype(np.int64) * div
+        sizes_of = np.diff(np.minimum([0, *cuts.tolist(), rows], rows))
+        totals = np.bincount(np.arange(len(sizes_of)) % num_buckets, sizes_of, num_buckets)
+        return [(1, int(size)) for size in totals]
     if partition.lookup is not None:
         of_place = np.bincount(partition.lookup.buckets, minlength=num_buckets)
         return [(1, int(size)) for size in of_place]
@@ -192,9 +201,9 @@ def expected_load(address_map: AddressMap, ids: Sequence[float], kept: Sequence[
     kept = [1.0] * len(ids) if kept is None else kept
     streams = [
         stream
-        for terms, count, share in zip(address_map.terms, ids, kept, strict=True)
+        for table, terms, count, share in zip(address_map.tables, address_map.terms, ids, kept, strict=True)
         for term in terms
-        for stream in _streams(term, count, share)
+        for stream in _streams(term, count * share_of(term, table), share)
     ]
     borders = sorted({0, address_map.floats, *(s.begin for s in streams), *(s.end for s in streams)})
     reads, largest, unread = 0.0, 0.0, 0.0
@@ -227,7 +236,19 @@ def _streams(term: Term, ids: float, kept: float) -> list[_Stream]:
     if (weight := term.weight) is not None:
         end = weight.base + weight.stride * (weight.partition.num_buckets - 1) + 1
         streams.append(_Stream(weight.base, end, 1, 1, ids, None, kept))
+    if (projection := term.projection) is not None:  # which every id reads whole
+        floats = term.width * projection.width
+        everyone = round(ids / kept) if kept else 0
+        streams.append(_Stream(projection.base, projection.base + floats, floats, floats, ids, everyone, kept))
     return streams
+
+
+def share_of(term: Term, table: TableSpec) -> float:
+    """Of a table's ids, the share that reads a term."""
+    if term.first == 0 and term.stop is None:
+        return 1.0
+    rows = OPEN_ROWS if table.rows is None else table.rows
+    return ((rows if term.stop is None else term.stop) - term.first) / rows
 
 
 def table_bytes(address_map: AddressMap, column: int) -> tuple[int, bool]:
@@ -250,6 +271,9 @@ def _spans(terms: Sequence[Term]) -> list[tuple[int, int]]:
         if weight is not None:
             last = weight.base + weight.stride * (weight.partition.num_buckets - 1)
             spans.add((weight.base, last + 1))
+    for term in terms:
+        if (projection := term.projection) is not None:
+            spans.add((projection.base, projection.base + term.width * projection.width))
     merged: list[tuple[int, int]] = []
     for begin, end in sorted(spans):
         if merged and begin <= merged[-1][1]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from tablefold.partitions import Partition, known_modulus
 from tablefold.terms import AddressMap, Term
-from tablefold.theory.expected import Codes, Load, codes_of, expected_load, same_address, same_bucket, table_bytes
+from tablefold.theory.expected import Load, expected_load, same_address, same_bucket, share_of, table_bytes
+from tablefold.theory.ranges import TableCodes, merged_codes, table_codes
 from tablefold.theory.sample import Ids, Sharing, measure_load, measure_sharing, sample_ids
 
 _READS = 2_000_000
@@ -40,7 +41,7 @@ class TableReport:
     """One table of an address map.
 
     Args:
-        terms: reads per id.
+        terms: reads per id, of those that read most.
         bytes: of the memory that the table's ids can read.
         shared: whether other tables read there too.
         distinct: of all its ids; None for an open vocabulary.
@@ -108,37 +109,54 @@ def inspect(address_map: AddressMap, size: int | None = None, seed: int = 0) -> 
 
 def _table(address_map: AddressMap, column: int, ids: Ids) -> TableReport:
     table, terms = address_map.tables[column], address_map.terms[column]
-    measured = measure_sharing(address_map.codes(table.name, ids), len(terms))
+    measured = _measured(address_map, column, ids)
     rows = int(ids[-1]) + 1 if table.rows is None else table.rows
-    codes = codes_of(terms, rows)
+    codes = table_codes(table, terms, rows)
+    ranges = address_map.ranges[column]
     num_bytes, shared = table_bytes(address_map, column)
     return TableReport(
         name=table.name,
         rows=table.rows,
-        terms=len(terms),
+        terms=max(len(each.terms) for each in ranges),
         bytes=num_bytes,
         shared=shared,
         distinct=None if table.rows is None else _distinct(address_map, column, codes, measured),
-        sampled_distinct=None if codes is None else codes.distinct(rows, len(ids) / rows),
-        terms_per_pair=sum(same_address(term, rows) for term in terms),
-        second_given_first=_second_given_first(terms, rows),
+        sampled_distinct=None if codes is None else codes.distinct(len(ids) / rows),
+        terms_per_pair=sum(_shared(term, share_of(term, table), rows) for term in terms),
+        second_given_first=_second_given_first(terms, rows) if len(ranges) == 1 else None,
         measured=measured,
     )
 
 
-def _distinct(address_map: AddressMap, column: int, codes: Codes | None, measured: Sharing) -> Distinct:
+def _measured(address_map: AddressMap, column: int, ids: Ids) -> Sharing:
+    terms, codes = address_map.terms[column], address_map.codes(address_map.tables[column].name, ids)
+    sharing = measure_sharing(codes, len(terms))
+    if len(address_map.ranges[column]) == 1:
+        return sharing
+    return replace(sharing, distinct=measure_sharing(merged_codes(terms, codes), terms=1).distinct)
+
+
+def _shared(term: Term, share: float, rows: int) -> float:
+    """The probability that two different ids, of which a share reads a term, start to read it at the same place."""
+    if share == 1.0:
+        return same_address(term, rows)
+    readers = round(share * rows)
+    return same_address(term, readers) * readers * (readers - 1) / (rows * (rows - 1))
+
+
+def _distinct(address_map: AddressMap, column: int, codes: TableCodes | None, measured: Sharing) -> Distinct:
     table = address_map.tables[column]
     rows = table.vocabulary
-    if codes is not None and codes.classes >= rows:
+    if codes is not None and codes.is_proved:
         return Distinct("arithmetic", rows, 0.0)
     if measured.ids == rows:
         return Distinct("counting", measured.distinct, rows - measured.distinct)
     if codes is None:
         if rows > _COUNTED:
             return Distinct("none", None, None)
-        distinct = measure_sharing(address_map.codes(table.name, np.arange(rows)), terms=1).distinct
+        distinct = _measured(address_map, column, np.arange(rows)).distinct
         return Distinct("counting", distinct, rows - distinct)
-    return Distinct("formula", codes.distinct(rows), codes.repeats(rows))
+    return Distinct("formula", codes.distinct(), codes.repeats())
 
 
 def _second_given_first(terms: Sequence[Term], rows: int) -> float | None:

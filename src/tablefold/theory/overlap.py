@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 from tablefold.partitions import known_modulus
 from tablefold.tables import MAX_ROWS
-from tablefold.terms import AddressMap, Term
+from tablefold.terms import AddressMap, Range, Term
 from tablefold.theory.bounds import log_binomial_tail, log_meetings
+from tablefold.theory.ranges import ids_seen
 
 _MANY_SUBSETS = 12
 _SLACK = 1 + 1e-12  # against the rounding of eps
@@ -117,11 +118,12 @@ class _Shape:
 
 
 class _Reader:
-    """A table's ids, as readers of memory."""
+    """The ids of a table, or of a range of it, as readers of memory. Projections, which they all read, do not count."""
 
-    def __init__(self, rows: int | None, terms: Sequence[Term]) -> None:
-        self.rows = MAX_ROWS if rows is None else rows
-        self.terms = terms
+    def __init__(self, own: Range) -> None:
+        stop = MAX_ROWS if own.stop is None else own.stop
+        self.rows, self.terms = stop - own.first, own.terms
+        self.seen, terms = ids_seen(own, stop), own.terms
         self.reads = sum(term.width for term in terms)
         self.shapes = Counter(map(_Shape.of, terms))
         self.keys = {term.partition.key for term in terms}
@@ -142,21 +144,21 @@ class _Reader:
 
 
 def _meetings(address_map: AddressMap) -> list[_Meeting]:
-    """One for every ordered pair of tables, each with itself included."""
-    both = zip(address_map.tables, address_map.terms, strict=True)
-    readers = [_Reader(table.rows, terms) for table, terms in both]
+    """One for every ordered pair of tables, or ranges of them, each with itself included."""
+    readers = [_Reader(own) for ranges in address_map.ranges for own in ranges]
     found = []
     for one, other in itertools.permutations(readers, 2):
         found.append(one.meet(other, math.log(one.rows) + math.log(other.rows), _between(one, other)))
     for one in readers:
         log_pairs = log_meetings(one.rows, max(1, one.trials))
         if log_pairs > -math.inf:
-            found.append(one.meet(one, log_pairs, _within(one.terms, one.rows)))
+            found.append(one.meet(one, log_pairs, _within(one.terms, one.seen)))
     return found
 
 
-def _within(terms: Sequence[Term], rows: int) -> int:
-    """Floats that two ids of one table share in the worst case, chance aside."""
+def _within(terms: Sequence[Term], rows: int | None) -> int:
+    """Floats that two ids of one table share in the worst case, chance aside. Its terms count up to `rows` ids; None
+    where they do not agree on what an id's number is."""
     steered = [term for term in terms if term.partition.key is None]
     by_chance = [term for term in terms if term.partition.key is not None]
     certain = sum(term.width for term in by_chance if term.partition.div > term.neighbours)
@@ -167,9 +169,9 @@ def _within(terms: Sequence[Term], rows: int) -> int:
     return certain + _worst_agreement(steered, rows)
 
 
-def _worst_agreement(terms: Sequence[Term], rows: int) -> int:
+def _worst_agreement(terms: Sequence[Term], rows: int | None) -> int:
     """The most floats of `terms` in which two different ids can agree: a set of terms that does not name the id."""
-    if len(terms) > _MANY_SUBSETS:
+    if rows is None or len(terms) > _MANY_SUBSETS:
         return sum(term.width for term in terms)
     worst = 0
     for size in range(1, len(terms) + 1):

@@ -10,8 +10,8 @@ from tablefold.method import Method
 from tablefold.partitions import largest, mixed_radix_moduli
 from tablefold.tables import TableSpec
 from tablefold.terms import AddressMap
-from tablefold.theory.expected import codes_of
 from tablefold.theory.overlap import log_failure
+from tablefold.theory.ranges import table_codes
 
 SomeMethod = TypeVar("SomeMethod", bound=Method)
 Promise = Callable[[AddressMap], bool]
@@ -42,10 +42,10 @@ def all_distinct(delta: float) -> Promise:
     def holds(address_map: AddressMap) -> bool:
         pairs = 0.0
         for table, terms in zip(address_map.tables, address_map.terms, strict=True):
-            codes = codes_of(terms, table.vocabulary)
+            codes = table_codes(table, terms, table.vocabulary)
             if codes is None:
                 return False
-            pairs += codes.pairs(table.vocabulary)
+            pairs += codes.pairs()
         return pairs <= delta
 
     return holds

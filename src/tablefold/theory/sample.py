@@ -14,12 +14,10 @@ from numpy.typing import NDArray
 
 from tablefold.hashing import derive_key, hash_id_numpy
 from tablefold.terms import AddressMap, Term
-from tablefold.theory.expected import Load
+from tablefold.theory.expected import OPEN_ROWS, Load
 
 Codes = NDArray[np.int64]
 Ids = NDArray[np.int64]
-
-_OPEN = 1 << 62
 
 
 def sample_ids(rows: int | None, size: int, seed: int = 0) -> Ids:
@@ -27,7 +25,7 @@ def sample_ids(rows: int | None, size: int, seed: int = 0) -> Ids:
 
     Of an open vocabulary (rows=None), from 0 .. 2^62 - 1.
     """
-    rows = _OPEN if rows is None else rows
+    rows = OPEN_ROWS if rows is None else rows
     if rows <= size:
         return np.arange(rows, dtype=np.int64)
     rng = np.random.default_rng(seed)
@@ -68,7 +66,7 @@ def measure_sharing(codes: Codes, terms: int | None = None) -> Sharing:
     """Compare all pairs of rows of `codes`, `[ids, columns]`: what `AddressMap.codes` returns.
 
     The first `terms` columns (all by default) are those of terms; learned weights, which come last, count for what is
-    distinct and are no shared terms.
+    distinct and are no shared terms; nor are terms that neither id reads, -1.
 
     >>> measure_sharing(np.array([[0, 1], [0, 1], [0, 2], [5, 6]]))
     Sharing(ids=4, distinct=3, terms_per_pair=0.6666666666666666, first_pairs=3, second_pairs=1)
@@ -76,8 +74,9 @@ def measure_sharing(codes: Codes, terms: int | None = None) -> Sharing:
     ids, columns = codes.shape
     terms = columns if terms is None else terms
     pairs = ids * (ids - 1) // 2
-    shared = [equal_pairs(codes[:, term]) for term in range(terms)]
-    both = equal_pairs(_fingerprint(codes[:, :2])) if terms > 1 else None
+    read = codes >= 0
+    shared = [equal_pairs(codes[read[:, term], term]) for term in range(terms)]
+    both = equal_pairs(_fingerprint(codes[read[:, 0] & read[:, 1], :2])) if terms > 1 else None
     distinct = len(np.unique(_fingerprint(codes)))
     return Sharing(ids, distinct, sum(shared) / pairs if pairs else 0.0, shared[0], both)
 
@@ -123,7 +122,8 @@ def measure_load(address_map: AddressMap, ids: Sequence[Ids]) -> Load:
 
 
 def _stretches(term: Term, ids: Ids) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """(begins, ends) of what a term reads of memory; two pieces where it wraps."""
+    """(begins, ends) of what ids read of a term's memory; two pieces where it wraps."""
+    ids = ids[term.reads(ids)]
     begin = term.address(ids)
     end = begin + term.width
     found = []
@@ -133,7 +133,10 @@ def _stretches(term: Term, ids: Ids) -> list[tuple[NDArray[np.int64], NDArray[np
         found.append((np.full(int(over.sum()), term.base), term.base + end[over] - limit))
         end = np.minimum(end, limit)
     found.append((begin, end))
-    if (weight := term.weight) is not None:
-        place = weight.base + weight.stride * weight.partition(ids)
+    if term.weight is not None:
+        place = term.weight_address(ids)
         found.append((place, place + 1))
+    if (projection := term.projection) is not None:
+        place = np.full(len(ids), projection.base)
+        found.append((place, place + term.width * projection.width))
     return found
