@@ -52,7 +52,7 @@ ALLOWED = {
         *("data", "fields", "files", "formats", "group", "hashing", "json_files", "locks", "method", "methods"),
         *("models", "optim", "plans", "processes", "quoting", "tables", "train"),
     },
-    "serving": {"data", "files", "models", "quoting", "serving", "train"},
+    "serving": {"data", "files", "json_files", "models", "processes", "quoting", "serving", "train"},
     "click_model": {"data", "files", "panics", "quoting", "serving", "train"},
 }
 

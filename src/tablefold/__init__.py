@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tablefold.nn import Embedding, EmbeddingBag
     from tablefold.ops import backend
     from tablefold.plans import Plan, make_plan
-    from tablefold.serving import Scorer
+    from tablefold.serving.scorer import Scorer
     from tablefold.tables import TableSpec, full_bytes
 
 __all__ = [
@@ -82,7 +82,7 @@ _HOMES = {
     "Plan": "plans",
     "QuotientRemainder": "methods.qr",
     "Robe": "methods.robe",
-    "Scorer": "serving",
+    "Scorer": "serving.scorer",
     "TableSpec": "tables",
     "all_methods": "method",
     "backend": "ops",

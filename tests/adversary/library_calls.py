@@ -14,7 +14,7 @@ import tablefold
 from tablefold import *
 from tablefold.data import Dataset, Schema
 from tablefold.train import Config, Schedule, Trainer, load_run, train_run
-from tablefold.serving import Scorer, predict_file
+from tablefold.serving.prediction import predict_file
 from tablefold import optim
 T = [TableSpec("a", 1000, 16), TableSpec("b", 500, 16)]
 ids = torch.randint(0, 500, (8, 2), generator=torch.Generator().manual_seed(0))

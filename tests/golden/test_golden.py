@@ -15,7 +15,7 @@ from tablefold import all_methods
 from tablefold.cli import main
 from tablefold.data import Dataset
 from tablefold.models import all_models
-from tablefold.serving import predict_file
+from tablefold.serving.prediction import predict_file
 from tablefold.train import Config, Listener, load_run, train_run
 
 HERE = Path(__file__).parent

@@ -14,13 +14,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from raw_logs import criteo_lines
+from tablefold import Scorer
 from tablefold.cli import main
 from tablefold.data import Dataset, source
 from tablefold.data.avazu import FIELDS, Avazu
 from tablefold.data.criteo import Criteo
 from tablefold.data.preparation import Options, prepare
 from tablefold.data.table import Columns, Table
-from tablefold.serving import Scorer, predict_file
+from tablefold.serving.prediction import predict_file
 from tablefold.train.config import Config
 from tablefold.train.run import load_run, train_run
 

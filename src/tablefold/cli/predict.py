@@ -24,7 +24,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Score, and say how it went."""
-    from tablefold.serving import predict_file
+    from tablefold.serving.prediction import predict_file
 
     start = time.perf_counter()
     summary = predict_file(args.run, args.file, args.out, args.device)

@@ -1,12 +1,8 @@
 """Serving: scores of raw values in memory, of files of any length, and over HTTP.
 
-    scorer = Scorer("run")
-    scorer.score([{"user": "ann", "ad": 7, "age": 31}])     # float32 [1]
+    scorer.py       Scorer: raw values in, probabilities out          <- what the rest stands on
+    prediction.py   predict_file, which is `tablefold predict`
+    supervisor.py   serve, which is `tablefold serve`
 
-`predict_file` is `tablefold predict`; `tablefold.serving.service` is `tablefold serve`.
+Nothing is imported here: the process that watches over a service does without torch.
 """
-
-from tablefold.serving.prediction import predict_file
-from tablefold.serving.scorer import Scorer, Scores
-
-__all__ = ["Scorer", "Scores", "predict_file"]

@@ -67,7 +67,8 @@ class Scorer:
 
     Attributes:
         run: the run.
-        encoder: what turns values into ids; its `dense` and `tables` name the columns.
+        encoder: what turns values into ids.
+        names: of the columns that it reads: the dense ones, then those with a table.
 
     Raises:
         ValueError: for a folder that holds no run, a run that cannot read raw values, or a device that is not there.
@@ -90,7 +91,7 @@ class Scorer:
         recipe = self.run.recipe
         tables = [TableSchema(table.name, table.rows) for table in recipe.tables]
         self.encoder = Encoder(self.run.folder / ENCODER, recipe.dense, tables, work, built=built)
-        self._names = (*self.encoder.dense, *self.encoder.tables)
+        self.names = (*self.encoder.dense, *self.encoder.tables)
         precision = nearest_precision(recipe.config.precision, self._device)
         self._in_bf16 = precision == "bf16"
         self._in_tf32 = precision == "tf32"
@@ -140,7 +141,7 @@ class Scorer:
 
     def score_encoded(self, piece: Encoded, where: str, first: int) -> Scores:
         """Scores of encoded rows; `where` and the number of the first say to whom it was given which row is meant."""
-        found = self._probabilities(piece.dense, piece.ids)
+        found = self.probabilities(piece.dense, piece.ids)
         wild = np.flatnonzero(~np.isfinite(found))
         if len(wild):
             row = first + np.flatnonzero(piece.fits)[wild[0]]
@@ -152,7 +153,7 @@ class Scorer:
         probability[piece.fits] = found
         return Scores(probability, piece.fits, piece.rejects)
 
-    def _probabilities(self, dense: NDArray[np.float32], ids: NDArray[Any]) -> NDArray[np.float32]:
+    def probabilities(self, dense: NDArray[np.float32], ids: NDArray[Any]) -> NDArray[np.float32]:
         """Of rows that fit, float32 `[rows]`."""
         found = np.empty(len(ids), dtype=np.float32)
         for start in range(0, len(ids), BATCH):
@@ -175,7 +176,7 @@ class Scorer:
         if not all(isinstance(record, Mapping) for record in records):
             number, record = next(pair for pair in enumerate(records, 1) if not isinstance(pair[1], Mapping))
             raise ValueError(f"record {number:,} is {quoted(record)}; it must be a dict of values by column")
-        names = self._names
+        names = self.names
         try:
             if len(names) == 1:
                 return [[record[names[0]] for record in records]]
@@ -190,7 +191,7 @@ class Scorer:
         """The columns of a dict of lists that hold values of one type each; None where Arrow must find the type."""
         if not isinstance(data, dict) or not data:
             return None
-        columns = [data.get(name) for name in self._names]
+        columns = [data.get(name) for name in self.names]
         lengths = {len(values) if isinstance(values, (list, tuple)) else -1 for values in data.values()}
         if len(lengths) > 1 or lengths <= {-1, 0} or not all(_is_of_one_type(values) for values in columns):
             return None

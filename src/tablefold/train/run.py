@@ -181,8 +181,13 @@ def _check_writable(out: Path) -> None:
         pass
 
 
-def load_run(folder: str | Path) -> Run:
+def load_run(folder: str | Path, *, mapped: bool = False) -> Run:
     """Read a finished run; its model is on the CPU.
+
+    Args:
+        folder: what training left.
+        mapped: leave the weights in their file, mapped into memory: processes that do so share one copy. The file must
+            then stay as it is; it may be renamed and removed.
 
     Raises:
         ValueError: when the folder holds no finished run, is damaged, or its weights were saved under other
@@ -203,7 +208,7 @@ def load_run(folder: str | Path) -> Run:
         blank.group.adopt(state, GROUP)
         check_tensors(state, expected)
         model = recipe.frame()
-        model.load_state_dict({name: _at_hand(tensor) for name, tensor in state.items()}, assign=True)
+        model.load_state_dict(state if mapped else {name: _at_hand(each) for name, each in state.items()}, assign=True)
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"{folder / WEIGHTS} does not fit {CONFIG}: {_in_one_line(error)}") from error
     return Run(folder, recipe, model)
