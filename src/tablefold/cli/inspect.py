@@ -3,13 +3,17 @@
 Every figure twice: expected, by formula, for all ids; and measured on a sample of ids, beside the formula's figure for
 that sample. Nothing is trained and no memory is allocated, so any rows from 1 to 10^12 and any size will do.
 
+Of a run it shows what serving it takes: bytes in its files and in a process, milliseconds for 1 and 512 rows.
+
   tablefold inspect criteo --method robe:block=16 --compression 1000
   tablefold inspect --rows 882774559 --dim 128 --method robe:block=32,floats=2700000
+  tablefold inspect RUN
 """
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tablefold.cli.options import add_method_options, add_tables_options, figures, planned
@@ -32,7 +36,7 @@ P(1|0)       of the pairs that share their first term, how many share their seco
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
-    add_tables_options(parser)
+    add_tables_options(parser, also="; or a run")
     add_method_options(parser)
     parser.add_argument(
         "--sample", type=positive, metavar="IDS", help="ids measured per table (default: what is quick)"
@@ -46,6 +50,9 @@ def run(args: Namespace) -> None:
     from tablefold.theory.overlap import guaranteed_overlap
     from tablefold.theory.promises import computes_after_gather
 
+    if args.data is not None and _is_run(args.data):
+        print("\n".join(_serving_lines(args.data)))
+        return
     plan = planned(args)
     address_map = plan.address_map(args.seed)
     found = inspect(address_map, args.sample, args.seed)
@@ -56,6 +63,31 @@ def run(args: Namespace) -> None:
         hashes = any(term.partition.key is not None for terms in address_map.terms for term in terms)
         parts.append(_promise(guaranteed_overlap(address_map, DELTA), hashes))
     print("\n\n".join(parts))
+
+
+def _is_run(folder: str) -> bool:
+    return (Path(folder) / "result.json").is_file()
+
+
+def _serving_lines(folder: str) -> list[str]:
+    """What serving a run takes on this machine, a line for each figure."""
+    from tablefold.json_files import read_json
+    from tablefold.serving.run_latency import measure_serving
+
+    found, result = measure_serving(folder), read_json(Path(folder) / "result.json")
+    figures = {"embeddings": "embedding_bytes", "with pointers": "embedding_bytes_with_pointers"}
+    figures["in training"] = "training_bytes"
+    process = found.weight_bytes + found.lookup_bytes
+    weights, lookups = show_bytes(found.weight_bytes), show_bytes(found.lookup_bytes)
+    return [
+        *(f"{name:<15}  {show_bytes(result[key])}" for name, key in figures.items() if result.get(key) is not None),
+        f"in its files     {show_bytes(found.file_bytes)}",
+        f"in the process   {show_bytes(process)}: weights {weights}, look-up tables {lookups}",
+        *(
+            f"{f'{rows:,} row' + 's' * (rows > 1):<15}  {taken:.3g} ms from raw values to scores, one thread, here"
+            for rows, taken in found.milliseconds.items()
+        ),
+    ]
 
 
 def _heading(plan: Plan, data: str | None) -> str:

@@ -52,9 +52,9 @@ def add_method_options(parser: ArgumentParser) -> None:
     group.add_argument("--dim", type=integer(1, 65_536), default=16, help="floats of one embedding (default: 16)")
 
 
-def add_tables_options(parser: ArgumentParser) -> None:
-    """Which tables: a dataset's, or any."""
-    parser.add_argument("data", nargs="?", metavar="DIR", help="a prepared dataset, for its tables")
+def add_tables_options(parser: ArgumentParser, also: str = "") -> None:
+    """Which tables: a dataset's, or any; `also` says what else a folder may be."""
+    parser.add_argument("data", nargs="?", metavar="DIR", help=f"a prepared dataset, for its tables{also}")
     parser.add_argument(
         "--rows", type=positive, action="append", metavar="N", help="or the ids of a table; may be repeated"
     )
