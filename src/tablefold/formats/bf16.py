@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from torch.nn import functional as F
 
-from tablefold.formats.format import Format
+from tablefold.formats.format import Answer, Format
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,13 @@ class Brain(Format):
     def decode(self, packed: Tensor, places: Int64[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """The floats at some places."""
         return packed.reshape(-1)[places].float()
+
+    def lowered_rows(
+        self, kept: tuple[Tensor, ...], numbers: Int64[Tensor, "*shape"], width: int, answer: Answer | None
+    ) -> Float[Tensor, "*shape width"]:
+        """Gathered whole."""
+        rows = F.embedding(numbers, kept[0]).float()
+        return rows if answer is None else rows.masked_fill(answer[0][..., None], answer[1])
 
     def read(self, memory: Float[Tensor, "rows width"]) -> Float[Tensor, "rows width"]:
         """Rounded; torch's own casts hand the gradient straight through, but in bfloat16."""

@@ -26,7 +26,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from tablefold.formats.format import BLOCK, Format
+from tablefold.formats.format import BLOCK, Answer, Format
 from tablefold.formats.pages import in_large_pages
 
 SCALE_SHIFT = 20
@@ -40,6 +40,9 @@ INFINITE = 0x7F800000
 
 SCALE_NAN = 255
 """The scale's byte where the block is not finite."""
+
+SCALE_ZERO = 256
+"""No byte: what an exported program looks up for a row of zeros."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,71 @@ class Codes(Format):
         powers = torch.tensor([1 << shift for shift in range(8)], device=packed.device)  # ONNX shifts no signed words
         code = packed[block, 1 + bit // 8] // powers[bit % 8] % (1 << self.bits)
         return self._level(code, scale)
+
+    @property
+    def answers_in_scales(self) -> bool:
+        """A scale of NaN makes a row of NaN, one of 0 zeros."""
+        return True
+
+    def lower(self, packed: Tensor, rows: int, width: int) -> tuple[Tensor, ...]:
+        """Bytes of rows `[rows, bytes]`, in which the k-th lanes of all bytes lie one after the other: they are taken
+        apart by arithmetic on whole rows. A row carries its scales in front where that adds little to the array, since
+        a second gather takes as long as the first; elsewhere the scales follow, `[blocks, 1]`.
+
+        Rows that share bytes stay packed as they are.
+        """
+        if not self._has_own_bytes(width):
+            return (packed,)
+        scales, codes = packed[:, 0], packed[:, 1:].reshape(-1)[: rows * width * self.bits // 8].reshape(rows, -1)
+        per_byte = 8 // self.bits
+        shifts = torch.arange(0, 8, self.bits, dtype=torch.uint8, device=packed.device)
+        lanes = ((codes[..., None] >> shifts) & ((1 << self.bits) - 1)).reshape(rows, per_byte, -1)
+        codes = (lanes << shifts[:, None]).sum(1, dtype=torch.uint8)
+        if not self._has_own_scales(width):
+            return codes, scales[:, None].contiguous()
+        first = torch.arange(rows, device=packed.device)[:, None] * width
+        pieces = torch.arange(0, width, math.gcd(width, BLOCK), device=packed.device)
+        return (torch.cat([scales[(first + pieces) // BLOCK], codes], dim=1),)
+
+    def lowered_rows(
+        self, kept: tuple[Tensor, ...], numbers: Int64[Tensor, "*shape"], width: int, answer: Answer | None
+    ) -> Float[Tensor, "*shape width"]:
+        """Codes as floats, which are exact and fast to take apart, times scales looked up by their bytes."""
+        if not self._has_own_bytes(width):
+            rows = self.decode(kept[0], numbers[..., None] * width + torch.arange(width, device=numbers.device))
+            return rows if answer is None else rows.masked_fill(answer[0][..., None], answer[1])
+        lanes = math.gcd(width, BLOCK)
+        pieces = width // lanes
+        codes = F.embedding(numbers, kept[0])
+        if len(kept) == 1:
+            scale, codes = codes[..., :pieces], codes[..., pieces:]
+        else:
+            places = numbers[..., None] * width + torch.arange(0, width, lanes, device=numbers.device)
+            scale = F.embedding(torch.div(places, BLOCK, rounding_mode="trunc"), kept[1])[..., 0]
+        index = scale.to(torch.int32)
+        if answer is not None:
+            index = torch.where(answer[0][..., None], SCALE_NAN if math.isnan(answer[1]) else SCALE_ZERO, index)
+        table = torch.tensor([*_SCALES, 0.0], dtype=torch.float32, device=numbers.device)
+        scales = F.embedding(index, table[:, None].expand(-1, lanes))  # of every lane: to multiply alike is faster
+        return self._levels(codes.to(torch.float32)) * scales.reshape(*numbers.shape, width)
+
+    def _levels(self, codes: Tensor) -> Tensor:
+        """Lanes of bytes `[*shape, bytes]` as levels of scale 1."""
+        lanes, most = [], 1 << self.bits
+        for _ in range(8 // self.bits - 1):
+            above = torch.floor(codes / most)
+            lanes.append(codes - above * most)
+            codes = above
+        return torch.cat([*lanes, codes], dim=-1) - (most - 1) / 2
+
+    def _has_own_bytes(self, width: int) -> bool:
+        """Whether no two rows, and no two scales, share a byte of codes."""
+        return math.gcd(width, BLOCK) * self.bits % 8 == 0
+
+    def _has_own_scales(self, width: int) -> bool:
+        """Whether each row can carry its scales: an array gets larger by one tenth at most."""
+        alone = width // math.gcd(width, BLOCK) + width * self.bits / 8
+        return alone <= 1.1 * width * self.record / BLOCK
 
     def read(self, memory: Float[Tensor, "rows width"]) -> Float[Tensor, "rows width"]:
         """What the packed blocks would give."""

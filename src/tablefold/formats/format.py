@@ -6,11 +6,15 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 BLOCK = 32
 """So many consecutive floats of an array share a scale, in formats that have one."""
+
+
+Answer = tuple[Bool[Tensor, "*shape"], float]
+"""Which ids are outside their table, and the number that their vectors are made of."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,11 @@ class Format(ABC):
 
     name: str
     bits: int
+
+    @property
+    def answers_in_scales(self) -> bool:
+        """Whether `lowered_rows` replaces a row by replacing its scale, which costs less than all its floats."""
+        return False
 
     @abstractmethod
     def num_bytes(self, floats: int) -> int:
@@ -45,6 +54,26 @@ class Format(ABC):
     @abstractmethod
     def decode(self, packed: Tensor, places: Int64[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """The float32 that are read at some places, numbers of floats in an array that `encode` gave."""
+
+    def lower(self, packed: Tensor, rows: int, width: int) -> tuple[Tensor, ...]:
+        """What an exported program keeps of an array of `[rows, width]` floats that `encode` gave, for `lowered_rows`.
+
+        It is computed once, when a model is exported, of tensor operations whose results are no larger than the array.
+        """
+        return (packed,)
+
+    @abstractmethod
+    def lowered_rows(
+        self, kept: tuple[Tensor, ...], numbers: Int64[Tensor, "*shape"], width: int, answer: Answer | None
+    ) -> Float[Tensor, "*shape width"]:
+        """The rows of some numbers in an exported program, in as few operations as ONNX needs.
+
+        Args:
+            kept: what `lower` gave.
+            numbers: of the rows.
+            width: floats of a row.
+            answer: which rows to replace, and by what.
+        """
 
     @abstractmethod
     def read(self, memory: Float[Tensor, "rows width"]) -> Float[Tensor, "rows width"]:

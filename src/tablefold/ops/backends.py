@@ -70,11 +70,14 @@ def missing(name: Backend) -> str | None:
     return None
 
 
+def is_exported() -> bool:
+    """Whether `torch.export` (or `torch.jit.trace`) writes down what is computed, for somebody without tablefold."""
+    return bool(torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None)
+
+
 def is_recorded() -> bool:
     """Whether somebody writes down what is computed, to compute it again on other data: no look at the data then."""
-    return bool(
-        torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
-    )
+    return torch.compiler.is_compiling() or is_exported()
 
 
 def is_transformed() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -10,13 +11,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tablefold.ops import cpu, gpu
-from tablefold.ops.backends import is_fused, is_plain, is_recorded
+from tablefold.ops.backends import is_exported, is_fused, is_plain, is_recorded
 from tablefold.ops.cpu import WildIdError
 from tablefold.ops.program import Program, find_program
 
 Outside = Literal["nan", "zero", "unchecked"]
 """What a recorded program (exported, traced) answers for an id outside its table, which nobody can refuse there: a
 vector of NaN, so that no score looks right; a vector of zeros; or, `unchecked`, whatever the id's address holds."""
+
+FILLS: dict[Outside, float | None] = {"nan": math.nan, "zero": 0.0, "unchecked": None}
+"""What the vectors of ids outside their table are made of."""
 
 Memory = Sequence[Tensor]
 """The arrays of a group in their order: each the float32 master (or float64, where memory is read as it is), or what
@@ -75,11 +79,14 @@ def plain(
     outside: Outside = "nan",
 ) -> Tensor:
     """The reference, with ids outside their table refused, or answered where nobody can look at them."""
+    fill = FILLS[outside]
+    if is_exported() and program.lowered is not None:
+        return program.lowered(memory, lookup, ids.to(torch.int64), fill)
     wild = are_wild(program, ids)
     unseen = is_recorded() or ids.is_meta or _is_batched(wild)
     if not unseen and bool(wild.any()):
         raise WildIdError.at(ids, int(wild.flatten().nonzero()[0]))
-    if not unseen or outside == "unchecked":
+    if not unseen or fill is None:
         return program.reference(memory, lookup, ids.to(torch.int64), edges)
     vectors = program.reference(memory, lookup, torch.where(wild, 0, ids).to(torch.int64), edges)
     return answer_outside(program, vectors, wild, outside)
@@ -87,10 +94,9 @@ def plain(
 
 def answer_outside(program: Program, vectors: Tensor, wild: Tensor, outside: Outside) -> Tensor:
     """The vectors `[batch, features, dim]`, those of `wild` ids `[batch, tables]` replaced as `outside` says."""
-    if outside == "unchecked":
+    if (fill := FILLS[outside]) is None:
         return vectors
-    answered = wild[:, program.reference.table_of(wild.device), None]
-    return vectors.masked_fill(answered, torch.nan if outside == "nan" else 0.0)
+    return vectors.masked_fill(wild[:, program.reference.table_of(wild.device), None], fill)
 
 
 def are_wild(program: Program, ids: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ import ctypes
 import itertools
 import zlib
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -35,6 +35,7 @@ from torch import Tensor
 
 from tablefold.formats import FP32
 from tablefold.formats.codes import Codes
+from tablefold.ops.lowering import LoweredGather, lowers
 from tablefold.ops.reference import ReferenceGather, starts_of
 from tablefold.partitions import Partition
 from tablefold.tables import TableSpec
@@ -231,6 +232,11 @@ class Program:
         counts = np.bincount(segments[:, 0], segments[:, 6], len(self.arrays)).astype(int)
         self.read_starts = _starts([*counts.tolist(), 0])
         self._on_device: dict[torch.device, Tensor] = {}
+
+    @cached_property
+    def lowered(self) -> LoweredGather | None:
+        """The reference as exported programs have it; None for maps that are exported as the reference itself."""
+        return LoweredGather(self.address_map) if lowers(self.address_map) else None
 
     def reading(self, name: str) -> str:
         """The kernel of a name that reads this program's memory: where some is in few bits, one that knows of codes."""

@@ -77,7 +77,7 @@ class ReferenceGather:
         self._features, self._dim = address_map.shape
         self._starts = {**starts_of(address_map.lookups), **starts_of(address_map.edges)}
         self._reads = [
-            _Read(column, term, *_place(address_map, term.base))
+            _Read(column, term, *place_of(address_map, term.base))
             for column, terms in enumerate(address_map.terms)
             for term in terms
         ]
@@ -156,11 +156,11 @@ class ReferenceGather:
         """What a term has read, projected, times its sign and its learned weight."""
         term = read.term
         if term.projection is not None:
-            array, first = _place(self._map, term.projection.base)
+            array, first = place_of(self._map, term.projection.base)
             row = first // term.projection.width
             rows = _projected(rows, given.memory[array][row : row + term.width])
         if term.weight is not None:
-            array, first = _place(self._map, term.weight.base)
+            array, first = place_of(self._map, term.weight.base)
             bucket, _ = bucket_of(term.weight.partition, x, given.lookup, given.edges, self._starts)
             rows = rows * F.embedding(first + term.weight.stride * bucket, given.memory[array])
         if term.signed:
@@ -207,7 +207,8 @@ def _projected(rows: Float[Tensor, "batch width"], by: Float[Tensor, "width out"
     return product
 
 
-def _place(address_map: AddressMap, base: int) -> tuple[int, int]:
+def place_of(address_map: AddressMap, base: int) -> tuple[int, int]:
+    """The number of the array that has a float of memory, and how many of the array's come before it."""
     region = address_map.region_at(base)
     array, before = address_map.places[region]
     return array, before + base - address_map.bases[region]
