@@ -1,4 +1,4 @@
-"""What is found by its name: methods, models, formats. Tablefold's own, and what other installed packages offer.
+"""What is found by its name: methods, models, formats, exporters. Tablefold's own, and what other installed packages offer.
 
 A package offers one by an entry point of its `pyproject.toml`, under the name that the class (or the format) has:
 
@@ -33,10 +33,11 @@ class Registry(Mapping[str, T]):
             of that name.
         what: the word for one of them, in errors.
         fits: whether an object of a module is one of them. It then has a `name`.
+        group: the entry points' name, where it is not the package's.
     """
 
-    def __init__(self, package: str, what: str, fits: Callable[[Any], bool]) -> None:
-        self._package, self._what, self._fits = package, what, fits
+    def __init__(self, package: str, what: str, fits: Callable[[Any], bool], group: str | None = None) -> None:
+        self._package, self._what, self._fits, self._group = package, what, fits, group or package
         self._loaded: dict[str, T] = {}
 
     @cached_property
@@ -51,7 +52,7 @@ class Registry(Mapping[str, T]):
 
     @cached_property
     def _offered(self) -> dict[str, EntryPoint]:
-        return {each.name: each for each in entry_points(group=self._package) if each.name not in self._own}
+        return {each.name: each for each in entry_points(group=self._group) if each.name not in self._own}
 
     def __getitem__(self, name: str) -> T:
         """What has that name.

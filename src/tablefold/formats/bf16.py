@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from tablefold.formats.format import Answer, Format
+from tablefold.formats.format import Answer, Format, replaced
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,7 @@ class Brain(Format):
         self, kept: tuple[Tensor, ...], numbers: Int64[Tensor, "*shape"], width: int, answer: Answer | None
     ) -> Float[Tensor, "*shape width"]:
         """Gathered whole."""
-        rows = F.embedding(numbers, kept[0]).float()
-        return rows if answer is None else rows.masked_fill(answer[0][..., None], answer[1])
+        return replaced(F.embedding(numbers, kept[0]).float(), answer)
 
     def read(self, memory: Float[Tensor, "rows width"]) -> Float[Tensor, "rows width"]:
         """Rounded; torch's own casts hand the gradient straight through, but in bfloat16."""

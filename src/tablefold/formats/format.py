@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -15,6 +16,16 @@ BLOCK = 32
 
 Answer = tuple[Bool[Tensor, "*shape"], float]
 """Which ids are outside their table, and the number that their vectors are made of."""
+
+
+def replaced(vectors: Tensor, answer: Answer | None) -> Tensor:
+    """Vectors `[*shape, width]`, those of some made of a number; no number by a sum, which is faster than a choice."""
+    if answer is None:
+        return vectors
+    wild, fill = answer
+    if math.isnan(fill):
+        return vectors + (0.0 / (~wild).to(vectors.dtype))[..., None]
+    return vectors.masked_fill(wild[..., None], fill)
 
 
 @dataclass(frozen=True)

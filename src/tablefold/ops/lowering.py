@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tablefold.formats import FP32
-from tablefold.formats.format import Answer
+from tablefold.formats.format import Answer, replaced
 from tablefold.hashing import bucket_bits, hash_id, sign_bit
 from tablefold.ops.reference import starts_of, place_of, read_rows
 from tablefold.partitions import Partition, ceil_div
@@ -174,8 +174,7 @@ class _Alike:
         else:
             chains = [self._composed(chain, values) for chain in self._chains]
             composed = torch.cat(chains, dim=2) if len(chains) > 1 else chains[0]
-        answer = None if in_rows else call.answer(self.columns)
-        return composed if answer is None else composed.masked_fill(answer[0][..., None], answer[1])
+        return replaced(composed, None if in_rows else call.answer(self.columns))
 
     def _composed(self, chain: Sequence[Chunk], values: Sequence[Tensor]) -> Tensor:
         """The slots of a chain, `[batch, tables, width]`."""
