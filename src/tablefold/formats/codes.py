@@ -126,8 +126,7 @@ class Codes(Format):
         if not self._has_own_bytes(width):
             rows = self.decode(kept[0], numbers[..., None] * width + torch.arange(width, device=numbers.device))
             return replaced(rows, answer)
-        lanes = math.gcd(width, BLOCK)
-        pieces = width // lanes
+        lanes, pieces = math.gcd(width, BLOCK), width // math.gcd(width, BLOCK)
         codes = F.embedding(numbers, kept[0])
         if len(kept) == 1:
             scale, codes = codes[..., :pieces], codes[..., pieces:]
@@ -135,12 +134,14 @@ class Codes(Format):
             places = numbers[..., None] * width + torch.arange(0, width, lanes, device=numbers.device)
             scale = F.embedding(torch.div(places, BLOCK, rounding_mode="trunc"), kept[1])[..., 0]
         index = scale.to(torch.int32)
-        if answer is not None:  # the largest: onnxruntime takes ten times as long to choose
+        if pieces == 1:  # onnxruntime computes dimensions of size 1 ten times as slowly
+            index = index.squeeze(-1)
+        if answer is not None:  # the largest: it takes ten times as long to choose
             told = SCALE_NAN if math.isnan(answer[1]) else SCALE_ZERO
-            index = torch.maximum(index, answer[0][..., None].to(torch.int32) * told)
+            index = torch.maximum(index, (answer[0] if pieces == 1 else answer[0][..., None]).to(torch.int32) * told)
         table = torch.tensor([*_SCALES, 0.0], dtype=torch.float32, device=numbers.device)
         scales = F.embedding(index, table[:, None].expand(-1, lanes))  # of every lane: to multiply alike is faster
-        return self._levels(codes.to(torch.float32)) * scales.reshape(*numbers.shape, width)
+        return self._levels(codes.to(torch.float32)) * (scales if pieces == 1 else scales.flatten(-2))
 
     def _levels(self, codes: Tensor) -> Tensor:
         """Lanes of bytes `[*shape, bytes]` as levels of scale 1."""

@@ -248,7 +248,7 @@ class _Reads:
 
     def _begin(self, ids: Tensor, bucket: Tensor, floats: int) -> Tensor:
         """Where each term begins to read, `[batch, terms]`, counted from its base in rows of so many floats."""
-        steps = [term.stride // floats if term.partition.num_buckets > 1 else 0 for term in self._terms]
+        steps = [term.stride // floats if term.partition.num_buckets > 1 else 1 for term in self._terms]
         place = bucket if set(steps) == {1} else bucket * _each(steps, ids)
         if self._term.neighbours > 1:
             place = place + ids % _each([term.neighbours for term in self._terms], ids) * (self._term.width // floats)
@@ -257,19 +257,20 @@ class _Reads:
     def _rows(self, ids: Tensor, bucket: Tensor, call: _Call, answers: bool) -> Tensor:
         """What is read of whole rows."""
         width, memory = self._array.width, call.memory[self._number]
-        rows = self._begin(ids, bucket, width)[..., None]
-        if self._term.width > width:
-            rows = rows + torch.arange(self._term.width // width, device=ids.device)
+        rows, inner = self._begin(ids, bucket, width), self._term.width > width
+        if inner:
+            rows = rows[..., None] + torch.arange(self._term.width // width, device=ids.device)
         if any(0 < term.wrap < _end(term) for term in self._terms):
-            rows = rows % _each([term.wrap // width for term in self._terms], ids, inner=True)
+            rows = rows % _each([term.wrap // width for term in self._terms], ids, inner=inner)
         if any(self._first):
-            rows = rows + _each([first // width for first in self._first], ids, inner=True)
+            rows = rows + _each([first // width for first in self._first], ids, inner=inner)
         if not self._is_lowered(call):
             return read_rows(self._array, memory, rows * width)
         answer = call.answer(self._columns) if answers else None
+        if answer is not None and inner:
+            answer = (answer[0][..., None], answer[1])
         kept = self._array.format.lower(memory, self._array.rows, width)
-        told = None if answer is None else (answer[0][..., None], answer[1])
-        return self._array.format.lowered_rows(kept, rows, width, told)
+        return self._array.format.lowered_rows(kept, rows, width, answer)
 
     def _is_lowered(self, call: _Call) -> bool:
         """Whether memory is as its format lowers it: floats as they are, codes where somebody folds constants."""
