@@ -43,6 +43,10 @@ ALLOWED = {
     "optim": {"ops"},
     "ahead": {"compilation", "data", "ops"},
     "theory": CORE | {"group", "method", "theory"},
+    "exporting": {
+        *("data", "exporting", "fields", "files", "formats", "group", "json_files", "models", "ops", "quoting"),
+        *("registry", "spec", "tables", "train"),
+    },
     "models": {"group", "method", "models", "quoting", "registry", "spec"},
     "data": {
         *("compilation", "data", "fields", "files", "hashing", "json_files", "locks", "panics", "processes"),

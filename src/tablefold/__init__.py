@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tablefold.ahead import warmup
     from tablefold.click_model import ClickModel
+    from tablefold.exporting.publish import export
     from tablefold.group import EmbeddingGroup
     from tablefold.method import Method, all_methods, parse
     from tablefold.methods.chinese_remainder import ChineseRemainder
@@ -56,6 +57,7 @@ __all__ = [
     "Unified",
     "all_methods",
     "backend",
+    "export",
     "full_bytes",
     "make_plan",
     "parse",
@@ -86,6 +88,7 @@ _HOMES = {
     "TableSpec": "tables",
     "all_methods": "method",
     "backend": "ops",
+    "export": "exporting.publish",
     "full_bytes": "tables",
     "make_plan": "plans",
     "parse": "method",

@@ -1,4 +1,4 @@
-"""What is found by its name: methods, models, formats, exporters. Tablefold's own, and what other installed packages offer.
+"""What is found by its name: methods, models, formats, exporters. Tablefold's own, and what other packages offer.
 
 A package offers one by an entry point of its `pyproject.toml`, under the name that the class (or the format) has:
 

@@ -232,6 +232,31 @@ def _check_columns(path: Path, source: RawSource, dense: tuple[str, ...], tables
         raise ValueError(f"{path} does not belong to this model: it reads the dense columns {columns}")
 
 
+def ways_of_numbers(folder: Path, dense: Sequence[str]) -> list[str]:
+    """How raw numbers become each of a model's dense columns, by what `save_encoder` wrote: `log1p`, of what is no less
+    than 0; or `identity`. Missing ones are 0."""
+    content = load_json(folder / RECIPE_FILE)
+    columns = content["columns"].optional(Columns.of_json, None)
+    counts = dense if columns is None else columns.counts
+    return ["log1p" if name in counts else "identity" for name in dense]
+
+
+def find_dictionary(folder: Path, tables: Sequence[str], name: str) -> Path:
+    """The dictionary of table `name`, one of a model's, in what `save_encoder` wrote.
+
+    Raises:
+        ValueError: where there is none.
+    """
+    content = load_json(folder / RECIPE_FILE)
+    if content["ids"].choice(IDS) != "dictionary":
+        raise ValueError(
+            f"{folder.parent}: the raw values of {quoted(name)} are not known: its ids are hashes of them; "
+            "prepare the data with --ids dictionary to have them"
+        )
+    is_named = content["format"].integer() == FORMAT_OF_NAMES
+    return folder / (named_dictionary_file(name) if is_named else dictionary_file(list(tables).index(name)))
+
+
 def _fits(rows: Rows) -> NDArray[np.bool_]:
     fits = np.ones(rows.lines, dtype=np.bool_)
     if rows.rejects:

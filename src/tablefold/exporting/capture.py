@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
@@ -98,7 +99,10 @@ def capture(model: nn.Module, inputs: Inputs, outputs: Sequence[str] | None = No
 
 def _exported(model: nn.Module, inputs: Inputs, free: tuple[Any, ...]) -> ExportedProgram:
     try:
-        return torch.export.export(model, tuple(inputs.values()), dynamic_shapes=free)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch's, of torch
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return torch.export.export(model, tuple(inputs.values()), dynamic_shapes=free)
     except Exception as error:  # torch raises what it likes: its own, the model's, and those of its symbols
         reason = one_line(" ".join(str(error).split()), 300)
         raise ValueError(f"torch.export cannot record {type(model).__name__} for any batch: {reason}") from error

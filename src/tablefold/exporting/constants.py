@@ -43,7 +43,9 @@ def _constants(module: GraphModule) -> dict[Node, Node]:
     for node in module.graph.nodes:
         if node.op == "get_attr":
             what: Hashable = id(_attribute(module, node.target))
-        elif node.op == "call_function" and _has_fixed_value(node) and all(each in same for each in node.all_input_nodes):
+        elif (
+            node.op == "call_function" and _has_fixed_value(node) and all(each in same for each in node.all_input_nodes)
+        ):
             what = (node.target, repr(map_arg((node.args, node.kwargs), lambda each: same[each])))
         else:
             continue

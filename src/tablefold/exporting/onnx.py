@@ -1,7 +1,7 @@
 """ONNX: for onnxruntime, and for whatever else reads it. Standard operators only.
 
-Measured on int4 rows of 16 floats, a batch of 512 x 26 (2 cores of an AMD EPYC): rows with their scales gathered as
-bytes and taken apart as floats 0.87 ms; by a table of values per byte 1.0 ms; by shifts in int32 1.3 ms; onnxruntime's own
+Measured on int4 rows of 16 floats, a batch of 512 x 26 (one thread of an AMD EPYC): bytes of rows with their scales,
+taken apart as floats, 0.87 ms; by a table of values per byte 1.0 ms; by shifts in uint32 1.9 ms; onnxruntime's own
 GatherBlockQuantized 3.3 ms, and its scales would take two to four bytes where ours take one.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from tablefold.exporting.exporter import Captured, Exporter, Runner
+from tablefold.exporting.signature import axis_names
 from tablefold.fields import whole_number
 from tablefold.quoting import one_line
 
@@ -35,7 +37,7 @@ _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 @torch.library.custom_op("tablefold::shifted", mutates_args=())
 def shifted(words: Tensor, bits: int) -> Tensor:
-    """int64 words shifted right, zeros coming in: one operation of ONNX, where torch needs two and ONNX six for them."""
+    """int64 words shifted right, zeros coming in: torch needs two operations for it, and ONNX six for those."""
     return words >> bits & ((1 << 64 - bits) - 1)
 
 
@@ -52,7 +54,7 @@ def quotient(numbers: Tensor, divisor: Tensor) -> Tensor:
 
 @quotient.register_fake
 def _(numbers: Tensor, divisor: Tensor) -> Tensor:
-    return torch.empty(torch.broadcast_shapes(numbers.shape, divisor.shape), dtype=numbers.dtype)
+    return torch.empty_like(numbers + divisor)
 
 
 @torch.library.custom_op("tablefold::quotient_by", mutates_args=())
@@ -100,13 +102,10 @@ class Onnx(Exporter):
             except Exception as error:  # torch's, onnxscript's, and what its passes raise
                 raise ValueError(f"ONNX cannot say what the model does: {_reason(error)}") from error
         assert written is not None
-        DeduplicateInitializersPass()(written.model)
+        DeduplicateInitializersPass(size_limit=1 << 16)(written.model)
         ClearMetadataAndDocStringPass()(written.model)
-        written.model.graph.doc_string = None
-        for value in [each for node in written.model.graph for each in node.outputs]:
-            if not value.is_graph_output():
-                value.shape = value.type = None
-        _name_axes(written.model, captured)
+        _forget_inner_types(written.model.graph)
+        _name_axes(written.model)
         written.save(path)
         onnx.checker.check_model(path)
 
@@ -144,24 +143,32 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without torch's remarks on packages that nobody needs here."""
+    """Without torch's remarks on packages that nobody needs here, and on itself."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logger.setLevel(level)
 
 
-def _name_axes(model: Any, captured: Captured) -> None:
-    """Call what is free in size `batch`, or `size_0` and on where there are several."""
+def _forget_inner_types(graph: Any) -> None:
+    """Types and shapes between the ends follow from the operators: every reader infers them again."""
+    inner = [value for node in graph for value in node.outputs if not value.is_graph_output()]
+    for value in [*inner, *graph.initializers.values()]:
+        value.shape = value.type = None
+        value.metadata_props.clear()
+
+
+def _name_axes(model: Any) -> None:
+    """Call sizes that are free as the signature does."""
     import onnx_ir
 
     ends = [*model.graph.inputs, *model.graph.outputs]
-    found = dict.fromkeys(str(axis) for end in ends for axis in end.shape or () if not isinstance(axis, int))
-    names = ["batch"] if len(found) == 1 else [f"size_{number}" for number in range(len(found))]
-    renamed = dict(zip(found, names, strict=True))
+    renamed = axis_names([str(axis) for end in ends for axis in end.shape or () if not isinstance(axis, int)])
     for end in ends:
         end.shape = onnx_ir.Shape([axis if isinstance(axis, int) else renamed[str(axis)] for axis in end.shape or ()])
 
@@ -201,8 +208,9 @@ def _is_int64(node: Node) -> bool:
 
 def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """Our operations in operators of ONNX."""
-    from onnxscript import opset18 as op
+    import onnxscript
 
+    op: Any = onnxscript.opset18
     int64, uint64 = 7, 13  # as ONNX numbers types
 
     def shift_right(words: Any, bits: int) -> Any:

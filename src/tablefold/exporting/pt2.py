@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,9 @@ class Pt2(Exporter):
     def write(self, captured: Captured, path: Path, **options: Any) -> None:
         """By `torch.export.save`, or AOTInductor."""
         if not options.get("compile"):
-            torch.export.save(captured.program, path)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's, of torch
+                torch.export.save(captured.program, path)
             return
         from torch._inductor import aoti_compile_and_package
 

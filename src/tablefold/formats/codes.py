@@ -26,7 +26,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from tablefold.formats.format import BLOCK, Answer, Format
+from tablefold.formats.format import BLOCK, Answer, Format, replaced
 from tablefold.formats.pages import in_large_pages
 
 SCALE_SHIFT = 20

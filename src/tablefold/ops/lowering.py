@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from tablefold.formats import FP32
 from tablefold.formats.format import Answer, replaced
 from tablefold.hashing import bucket_bits, hash_id, sign_bit
-from tablefold.ops.reference import starts_of, place_of, read_rows
+from tablefold.ops.reference import place_of, read_rows, starts_of
 from tablefold.partitions import Partition, ceil_div
 from tablefold.tables import TableSpec
 from tablefold.terms import AddressMap, Chunk, Term, chains_of

@@ -1,0 +1,107 @@
+"""A run as files that run without tablefold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tablefold.data.encoder import ways_of_numbers
+from tablefold.data.schema import MISSING_ID, UNSEEN_ID
+from tablefold.exporting.capture import capture, shipped
+from tablefold.exporting.carried import tables_of
+from tablefold.exporting.publish import Exported, Target, publish, target_of
+from tablefold.exporting.signature import describe
+from tablefold.files import check_unused
+from tablefold.models import Network
+from tablefold.ops.gather import Outside
+from tablefold.train.run import ENCODER, load_run
+
+_EXAMPLE_ROWS = 5
+
+
+class ClickRate(nn.Module):
+    """A model's click rate, which is what `tablefold predict` writes: the sigmoid of its logit."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, dense: Tensor, ids: Tensor) -> Tensor:
+        """The probability of a click, `[batch]`."""
+        logits: Tensor = self.network(dense, ids)
+        return logits.sigmoid()
+
+
+class ClickRateOfIds(ClickRate):
+    """That of a model without dense columns."""
+
+    def forward(self, ids: Tensor) -> Tensor:  # type: ignore[override]
+        """The probability of a click, `[batch]`."""
+        return super().forward(ids.new_zeros(ids.shape[0], 0, dtype=torch.float32), ids)
+
+
+def export_run(
+    run: str | Path,
+    paths: Mapping[str, str | Path],
+    *,
+    outside: Outside | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[Exported]:
+    """Write a run's model; beside each file `signature.json`, and `encoder/` where the run reads raw lines.
+
+    Args:
+        run: a folder written by `tablefold train`.
+        paths: a new file by the name of its exporter.
+        outside: what the file answers for ids outside their table: `nan` unless given, `zero` or `unchecked`.
+        options: of each exporter, by its name.
+
+    Raises:
+        ValueError: as `tablefold.export`, and for a folder that holds no run.
+        OSError: where a file cannot be written.
+    """
+    if not paths:
+        raise ValueError("nothing to write: name a file, such as --onnx model.onnx")
+    targets = [target_of(path, name, (options or {}).get(name, {})) for name, path in paths.items()]
+    for target in targets:
+        check_unused(target.path.parent / ENCODER)
+    loaded = load_run(run)
+    recipe = loaded.recipe
+    rows = [table.rows or 1 for table in recipe.tables]
+    ids = torch.stack([torch.arange(_EXAMPLE_ROWS) % each for each in rows], dim=1)
+    inputs = {"dense": torch.zeros(_EXAMPLE_ROWS, len(recipe.dense)), "ids": ids}
+    if not recipe.dense:
+        del inputs["dense"]
+    model = shipped((ClickRate if recipe.dense else ClickRateOfIds)(loaded.model), outside)
+    tables = tables_of(model, inputs)
+    captured = capture(model, inputs, ["probability"])
+    encoder = loaded.folder / ENCODER
+    signature = describe(
+        captured,
+        tables,
+        model=recipe.config.model,
+        outside=[outside or loaded.model.group.outside],
+        columns={"dense": _dense_columns(recipe.dense, encoder)},
+        known_ids={"missing_id": MISSING_ID, "unknown_id": UNSEEN_ID} if encoder.is_dir() else {},
+    )
+    parts = (targets, model, inputs, tables, captured, signature)
+    return _by_folder(*parts, encoder if encoder.is_dir() else None)
+
+
+def _dense_columns(names: Sequence[str], encoder: Path) -> list[dict[str, str]]:
+    if not encoder.is_dir():
+        return [{"name": name} for name in names]
+    ways = ways_of_numbers(encoder, names)
+    return [{"name": name, "from_raw": way} for name, way in zip(names, ways, strict=True)]
+
+
+def _by_folder(targets: Sequence[Target], *parts: Any) -> list[Exported]:
+    """Publish the files of each folder together."""
+    folders = dict.fromkeys(target.path.absolute().parent for target in targets)
+    found = []
+    for folder in folders:
+        found += publish([target for target in targets if target.path.absolute().parent == folder], *parts)
+    return found
