@@ -19,6 +19,7 @@ and started again.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -54,6 +55,8 @@ CLICKS_TRAINING = (
     *("--model", "dlrm", "--bottom-mlp", "64,16", "--top-mlp", "128,64", "--dim", "16", "--optimizer", "amsgrad"),
     *("--lr", "1e-3", "--batch-size", "1024", "--eval-every", "212"),
 )
+EXACT = (("--storage", "fp32"), ("--threshold", "0"))
+"""Where a run does not say otherwise: left out, a plan would choose both."""
 TRAINING = (
     *("--model", "neumf", "--top-mlp", "64,32", "--dim", "16", "--optimizer", "amsgrad", "--lr", "2e-3"),
     *("--batch-size", "8192", "--epochs", "6", "--eval-every", "267"),
@@ -140,6 +143,8 @@ CLICKS_TRAINING = (
     *("--model", "dlrm", "--bottom-mlp", "64,16", "--top-mlp", "128,64", "--dim", "16", "--optimizer", "amsgrad"),
     *("--lr", "1e-3", "--batch-size", "1024", "--eval-every", "212"),
 )
+EXACT = (("--storage", "fp32"), ("--threshold", "0"))
+"""Where a run does not say otherwise: left out, a plan would choose both."""
 TRAINING = (
     *("--model", "neumf", "--top-mlp", "64,32", "--dim", "16", "--optimizer", "amsgrad", "--lr", "2e-3"),
     *("--batch-size", "8192", "--epochs", "6", "--eval-every", "267"),
@@ -260,7 +265,20 @@ def train(study: str, data: Path, work: Path, run: Run) -> dict[str, object]:
     asked = {"asked": [spec, size, seed]}
     method = spec.format(data=data)
     training = CLICKS_TRAINING if DATA[study] == "clicks" else TRAINING
-    done = tablefold("train", str(data), "--method", method, *training, *size, "--seed", str(seed), "--out", str(out))
+    exact = (pair for pair in EXACT if pair[0] not in size)
+    done = tablefold(
+        "train",
+        str(data),
+        "--method",
+        method,
+        *training,
+        *itertools.chain(*exact),
+        *size,
+        "--seed",
+        str(seed),
+        "--out",
+        str(out),
+    )
     if done.returncode:
         return {**asked, "error": done.stderr.strip().splitlines()[-1]}
     result = json.loads((out / "result.json").read_text())
