@@ -32,7 +32,7 @@ from tablefold.data.synthetic import PRESETS
 
 PRESET = "criteo-kaggle"
 CONTESTANTS = {
-    "robe 1,000x": ("--method", "robe:block=16", "--compression", "1000"),
+    "robe 1,000x": ("--method", "robe:block=16", "--compression", "1000", "--storage", "fp32", "--threshold", "0"),
     "full": ("--method", "full"),
 }
 TRAINING = ("--model", "dlrm", "--dim", "16", "--optimizer", "adagrad", "--batch-size", "2048", "--epochs", "1")
