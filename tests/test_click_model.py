@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pandas
 import polars as pl
 import pytest
 import torch
@@ -61,7 +62,6 @@ def test_a_frame_a_path_and_arrow_are_one_log(fitted, tmp_path):
 
 
 def test_a_pandas_frame_will_do(fitted):
-    pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(log().to_dict(as_series=False))
     kept = frame[frame.index % 3 > 0]  # an index with gaps
     expected = fitted.predict_proba(frame)[kept.index]

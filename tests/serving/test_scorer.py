@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime
 
 import numpy as np
+import pandas
 import polars as pl
 import pytest
 import torch
@@ -103,7 +104,6 @@ def test_scores_are_those_of_the_file(trained, scorer, form):
 
 
 def test_a_pandas_frame_will_do(scorer):
-    pandas = pytest.importorskip("pandas")
     frame = log()
     given = pandas.DataFrame(frame.to_dict(as_series=False))
     np.testing.assert_allclose(scorer.score(given), scorer.score(frame), rtol=1e-5)
