@@ -47,3 +47,4 @@ for line in file.read_text().splitlines():
 session = onnxruntime.InferenceSession(ship / "model.onnx")
 inputs = {"dense": np.array(numbers, dtype=np.float32), "ids": np.array(rows, dtype=np.int64)}
 (probability,) = session.run(["probability"], inputs)
+sys.stdout.writelines(f"{each}\n" for each in probability)
