@@ -85,7 +85,9 @@ def capture(model: nn.Module, inputs: Inputs, outputs: Sequence[str] | None = No
         ValueError: where torch cannot record the model, or the model fixes the size of a batch.
     """
     free = tuple({0: Dim.DYNAMIC} for _ in inputs)
-    with torch.no_grad(), folding_constants():
+    with torch.no_grad(), folding_constants(), warnings.catch_warnings():
+        for kind in (FutureWarning, DeprecationWarning):
+            warnings.simplefilter("ignore", kind)  # torch's, of torch
         program = _exported(model, inputs, free)
         folded = fold_constants(program.module(check_guards=False))
         program = _exported(folded, inputs, free)
@@ -99,10 +101,7 @@ def capture(model: nn.Module, inputs: Inputs, outputs: Sequence[str] | None = No
 
 def _exported(model: nn.Module, inputs: Inputs, free: tuple[Any, ...]) -> ExportedProgram:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch's, of torch
-            warnings.simplefilter("ignore", DeprecationWarning)
-            return torch.export.export(model, tuple(inputs.values()), dynamic_shapes=free)
+        return torch.export.export(model, tuple(inputs.values()), dynamic_shapes=free)
     except Exception as error:  # torch raises what it likes: its own, the model's, and those of its symbols
         reason = one_line(" ".join(str(error).split()), 300)
         raise ValueError(f"torch.export cannot record {type(model).__name__} for any batch: {reason}") from error
