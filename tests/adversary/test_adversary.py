@@ -2,12 +2,13 @@
 
 import pytest
 
-from adversary import bad_calls, flipped_bits, kills, mutated_lines, tampered_files
+from adversary import bad_calls, flipped_bits, kills, malformed_requests, mutated_lines, tampered_files
 from adversary.harness import Report
 
 SCRIPTS = {
     "bad_calls": (bad_calls.torment, 40, 2_000),
     "mutated_lines": (mutated_lines.torment, 2_000, 1_000_000),
+    "malformed_requests": (malformed_requests.torment, 1_000, 20_000),
     "kills": (kills.torment, 2, 60),
     "flipped_bits": (flipped_bits.torment, 32, 800),
     "tampered_files": (tampered_files.torment, 40, 700),

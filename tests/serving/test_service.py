@@ -1,5 +1,6 @@
 """`tablefold serve`: the protocol, the limits, and what must never happen to a request."""
 
+import asyncio
 import json
 import os
 import re
@@ -19,7 +20,11 @@ import pytest
 
 from serving.services import RECORD, SOURCES, log, make_run, serving
 from tablefold import Scorer
+from tablefold.serving.batching import Batcher, Job
 from tablefold.serving.prediction import predict_file
+from tablefold.serving.refusals import RefusedError
+from tablefold.serving.service import Service
+from tablefold.serving.supervisor import _listen
 
 TOKEN = "a-token.of/ASCII"
 LIMITS = ["--max-body", "20000", "--max-rows", "100", "--timeout", "2"]
@@ -232,8 +237,9 @@ def test_a_service_begins_with_a_run_or_not_at_all(run, tmp_path):
 class Load:
     """Clients that ask without a pause, until they are told to stop or an answer closes their connection."""
 
-    def __init__(self, service, clients=4):
+    def __init__(self, service, clients=4, headers=None):
         self.service, self.statuses, self.lost, self.versions = service, [], [], []
+        self._headers = headers
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
         for thread in self._threads:
@@ -244,7 +250,7 @@ class Load:
         body = json.dumps({"records": [RECORD]})
         while not self._stop.is_set():
             try:
-                status, headers, answer = self.service.ask("POST", "/score", body, connection=connection)
+                status, headers, answer = self.service.ask("POST", "/score", body, self._headers, connection)
                 self.versions.append(json.loads(answer).get("version"))
             except Exception as error:
                 self.lost.append(repr(error))
@@ -293,11 +299,26 @@ def replace_link(link, target):
     other.replace(link)
 
 
+def mapping(process, file):
+    """Kilobytes of a file that a process has mapped, by kind."""
+    text = Path(f"/proc/{process}/smaps").read_text()
+    sizes = {}
+    for part in re.findall(rf"^[0-9a-f]+-[^\n]*/{file}\n((?:[A-Z]\w+:.*\n)+)", text, re.MULTILINE):
+        for kind, size in re.findall(r"^(\w+): +(\d+) kB", part, re.MULTILINE):
+            sizes[kind] = sizes.get(kind, 0) + int(size)
+    return sizes
+
+
 @pytest.mark.slow
 def test_a_killed_process_is_replaced_and_the_others_serve_on(run):
     with serving(run, "--workers", "2") as service:
         before = service.workers()
         assert len(before) == 2
+        for worker in before:
+            for file in ("model.safetensors", "lookup-000000"):
+                mapped = mapping(worker, file)
+                assert mapped["Shared_Clean"] + mapped["Shared_Dirty"] > 0
+                assert mapped["Private_Clean"] + mapped["Private_Dirty"] == 0
         os.kill(before[0], signal.SIGKILL)
         failures = 0
         for _ in range(200):  # connections of the killed one are gone; new ones are answered
@@ -320,10 +341,17 @@ def test_a_killed_process_is_replaced_and_the_others_serve_on(run):
         assert not Path(f"/proc/{before[1]}").exists()
 
 
-def test_no_request_is_lost_at_the_end(run):
-    with serving(run) as service:
-        load = Load(service)
-        while len(load.statuses) < 20:
+def test_the_token_is_asked_for_and_no_request_is_lost_at_the_end(run):
+    with serving(run, TABLEFOLD_TOKEN=TOKEN) as service:
+        assert service.ask("GET", "/v2/health/live")[0] == 200
+        wrong = ({}, {"Authorization": TOKEN}, {"Authorization": f"Bearer {TOKEN}x"}, {"Authorization": "Bearer "})
+        for headers in wrong:
+            for path in ("/score", "/v2/models/run/infer", "/metrics"):
+                status, answer, _ = service.ask("GET" if path == "/metrics" else "POST", path, None, headers)
+                assert (status, answer["www-authenticate"]) == (401, "Bearer")
+        load = Load(service, headers={"Authorization": f"Bearer {TOKEN}"})
+        until = time.monotonic() + 60
+        while len(load.statuses) < 20 and time.monotonic() < until:
             time.sleep(0.05)
         service.process.send_signal(signal.SIGTERM)
         service.wait_for("ending")
@@ -331,40 +359,47 @@ def test_no_request_is_lost_at_the_end(run):
         assert service.end() == 0
         assert load.lost == []
         assert set(load.statuses) == {200}
+        assert TOKEN not in "".join(service.lines)
 
 
-def test_the_token_is_asked_for(run):
-    with serving(run, TABLEFOLD_TOKEN=TOKEN) as service:
-        assert service.ask("GET", "/v2/health/live")[0] == 200
-        for headers in (
-            {},
-            {"Authorization": TOKEN},
-            {"Authorization": f"Bearer {TOKEN}x"},
-            {"Authorization": "Bearer "},
-        ):
-            for path in ("/score", "/v2/models/run/infer", "/metrics"):
-                status, answer, _ = service.ask("GET" if path == "/metrics" else "POST", path, None, headers)
-                assert (status, answer["www-authenticate"]) == (401, "Bearer")
-        assert service.score([RECORD], headers={"Authorization": f"Bearer {TOKEN}"})["scores"]
-        command = Path(f"/proc/{service.process.pid}/cmdline").read_text()
-        assert TOKEN not in command + "".join(service.lines)
+def test_a_full_queue_and_a_long_wait_are_told(scorer):
+    """The scorer does not end its first batch: one request waits, another is too many, and the first gives up."""
+    released = threading.Event()
+
+    class Slow:
+        names, encoder = scorer.names, scorer.encoder
+
+        def probabilities(self, dense, ids):
+            released.wait(20)
+            return scorer.probabilities(dense, ids)
+
+    async def ask_three():
+        batcher = Batcher(most_waiting=1, seconds=0.3)
+        columns = [[RECORD[name]] for name in scorer.names]
+
+        def job():
+            return Job(Slow(), lambda: columns, lambda scores: (scores.probability.tobytes(), {}))
+
+        first = asyncio.create_task(batcher.answer(job()))
+        await asyncio.sleep(0.05)
+        second = asyncio.create_task(batcher.answer(job()))
+        await asyncio.sleep(0.01)
+        with pytest.raises(RefusedError, match="1 requests are waiting already") as full:
+            await batcher.answer(job())
+        for waiting in (first, second):
+            with pytest.raises(RefusedError, match=r"no scores within 0\.3 s") as late:
+                await waiting
+            assert (late.value.status, late.value.headers) == (503, {"retry-after": "1"})
+        assert full.value.status == 503
+        released.set()
+        good, _ = await Batcher(1, 20).answer(job())
+        assert np.frombuffer(good, np.float32) == scorer.score([RECORD])
+        batcher.close()
+
+    asyncio.run(ask_three())
 
 
-def test_a_full_queue_says_so(run):
-    """One request waits at most, and four keep the model busy."""
-    with serving(run, "--queue", "1", "--max-rows", "100000", "--max-body", "50MB") as service:
-        body = json.dumps({"records": [RECORD] * 50_000})
-        found = []
-
-        def ask():
-            found.append(service.ask("POST", "/score", body))
-
-        threads = [threading.Thread(target=ask) for _ in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert {status for status, _, _ in found} == {200, 503}
-        refused = next(each for each in found if each[0] == 503)
-        assert refused[1]["retry-after"] == "1"
-        assert "waiting already" in json.loads(refused[2])["error"]
+def test_an_answer_is_not_held_back():
+    """asyncio turns Nagle's algorithm off for sockets that say they are TCP's; else an answer takes 40 ms."""
+    with _listen(Service("run", port=0)) as listening:
+        assert listening.proto == socket.IPPROTO_TCP

@@ -67,6 +67,7 @@ class Answers:
             self._route("/metrics", "GET", self._metrics),
         ]
         self.app = Starlette(routes=routes, exception_handlers={404: self._unknown, 405: self._wrong_method})
+        self.app.router.redirect_slashes = False  # to an address that the client's Host header names
 
     def close(self) -> None:
         """End the thread that scores."""
