@@ -85,6 +85,7 @@ class Answers:
             response = await self._guarded(handler, request, open_)
             if self.draining:
                 response.headers["connection"] = "close"
+            self.counters.waiting.set(self._batcher.waiting)
             self.counters.requests.labels(asked, response.status_code).inc()
             self.counters.seconds.labels(asked).observe(time.perf_counter() - began)
             return response
@@ -196,7 +197,6 @@ class Answers:
         ), {}
 
     async def _metrics(self, request: Request) -> Answer:
-        self.counters.waiting.set(self._batcher.waiting)
         return self.counters.show(), {"content-type": self.counters.content_type}
 
     async def _unknown(self, request: Request, error: Exception) -> Response:

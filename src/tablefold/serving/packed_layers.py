@@ -39,6 +39,11 @@ def with_packed_layers(model: Network) -> Network:
     return packed
 
 
+def packed_bytes(model: Network) -> int:
+    """Bytes of the packed copies in a model."""
+    return sum(layer.weight.nbytes for layer in model.modules() if isinstance(layer, _PackedLinear))
+
+
 class _PackedLinear(nn.Module):
     """`x @ weight.T + bias`, `[rows, inputs] -> [rows, outputs]`."""
 

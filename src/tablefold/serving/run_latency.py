@@ -22,7 +22,7 @@ class ServingFigures:
 
     Args:
         file_bytes: of the run's files that scoring raw values reads.
-        weight_bytes: of the model in a process; several processes of a service share them.
+        weight_bytes: of the model in a process; processes of a service share all but the packed layers.
         lookup_bytes: of the dictionaries in a process; shared likewise.
         milliseconds: for so many records, from raw values to scores, by one thread: the median.
     """
@@ -42,8 +42,6 @@ def measure_serving(folder: str | Path, seconds: float = 1.0) -> ServingFigures:
     folder = Path(folder)
     scorer = Scorer(folder, "cpu")
     read = [folder / "config.json", folder / "model.safetensors", *(folder / "encoder").rglob("*")]
-    model = scorer.run.model
-    weights = {tensor.data_ptr(): tensor.nbytes for tensor in (*model.parameters(), *model.buffers())}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -52,7 +50,7 @@ def measure_serving(folder: str | Path, seconds: float = 1.0) -> ServingFigures:
         torch.set_num_threads(threads)
     return ServingFigures(
         sum(path.stat().st_size for path in read if path.is_file()),
-        sum(weights.values()),
+        scorer.weight_bytes,
         scorer.encoder.lookup_bytes,
         milliseconds,
     )

@@ -24,7 +24,7 @@ from tablefold.data.encoder import Encoded, Encoder
 from tablefold.data.rejects import RejectRow
 from tablefold.data.schema import TableSchema
 from tablefold.quoting import quoted
-from tablefold.serving.packed_layers import with_packed_layers
+from tablefold.serving.packed_layers import packed_bytes, with_packed_layers
 from tablefold.train.loop import choose_device
 from tablefold.train.precision import matrix_products, nearest_precision
 from tablefold.train.run import ENCODER, Run, load_run
@@ -98,6 +98,13 @@ class Scorer:
         model = self.run.model.to(self._device).eval()
         packs = self._device.type == "cpu" and precision == "fp32"
         self._model = with_packed_layers(model) if packs else model
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the model in this process: embeddings, network, and the network's layers as they are packed."""
+        model = self.run.model
+        held = {tensor.data_ptr(): tensor.nbytes for tensor in (*model.parameters(), *model.buffers())}
+        return sum(held.values()) + packed_bytes(self._model)
 
     def score(self, data: Any) -> Float32[np.ndarray, " rows"]:
         """Probabilities of label 1, float32 `[rows]` in the order of the rows; NaN for a malformed row.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -61,6 +62,8 @@ def answer_on(listening: socket.socket, service: Service, pipe: Pipe, parent: in
         timeout_graceful_shutdown=int(2 * service.timeout) + 1,
     )
     server = _Server(config, answers)
+    gc.collect()
+    gc.freeze()  # what is here now stays: the collector need not look at it while somebody waits
     pipe.send(("serves", os.getpid(), snapshot.name))
     asyncio.run(server.serve([listening]))
     answers.close()
