@@ -50,7 +50,7 @@ def main() -> None:
         ended = service.wait(120)
     with options.out.open("a") as stream:
         for line in lines:
-            stream.write(json.dumps({"benchmark": "serving", **line, "exit": ended, **surroundings()}) + "\n")
+            stream.write(json.dumps({"benchmark": "serving", **surroundings(), **line, "exit": ended}) + "\n")
 
 
 def parse() -> argparse.Namespace:
