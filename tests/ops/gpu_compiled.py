@@ -19,11 +19,13 @@ POINTERS = {
     "scatter_kernel": {"vectors": "*fp32", "rows": "*i64"},
 }
 for name, own in POINTERS.items():
-    for reads in (gpu.AS_THEY_ARE, gpu.DECODED, gpu.ENCODED):
+    kinds = [(each, False) for each in (gpu.AS_THEY_ARE, gpu.DECODED, gpu.ENCODED)]
+    for reads, projects in [*kinds, (gpu.ENCODED, True)]:
         kernel = getattr(cuda, name)
-        types = dict.fromkeys(("ids", "program", "sources", "lookup"), "*i64") | own
+        types = dict.fromkeys(("ids", "program", "sources", "lookup", "edges"), "*i64") | own
         signature = {each: types.get(each, "i32") for each in kernel.arg_names}
         constants = {"BLOCK": 64 if reads == gpu.ENCODED else 128, "LANES": 16, "LAYOUT": 0, "READS": reads}
+        constants["PROJECTS"] = projects
         source = ASTSource(kernel, {**signature, **dict.fromkeys(constants, "constexpr")}, constants)
         target = GPUTarget("cuda", int(sys.argv[1]), 32)
         machine = triton.compile(source, target=target, options=gpu.EXACT)

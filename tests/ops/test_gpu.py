@@ -10,18 +10,19 @@ import pytest
 import torch
 
 from methods.cases import CASES, TABLES
-from ops.gpu_interpreted import built, some_ids
+from ops.gpu_interpreted import RANGES, built, some_ids
 from tablefold import backend, parse
 from tablefold.formats import FORMATS
 
 needs_triton = pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="triton is not installed")
-SPECS = sorted({case.spec for case in CASES})
+SPECS = [*sorted({case.spec for case in CASES}), RANGES]
 FEW = [
     *("full", "qr:collisions=4,combine=mul", "qr:collisions=4,combine=concat", "hash_embeddings:k=2,floats=1001"),
     *("robe:block=32,wrap=true,floats=1001", "robe:block=3,sign=true,floats=1000"),
 ]
 """Rows of one width and of two, whole blocks and parts of them, wrapped, signed and with learned weights."""
 CODED = [f"{spec}@{storage}" for spec in FEW for storage in FORMATS if storage != "fp32"]
+CODED += [f"{RANGES}@int4", "low_rank:rank=2@int2"]
 BACKENDS = ("reference", "triton")
 
 
@@ -52,13 +53,13 @@ def test_the_kernels_equal_the_reference_in_tritons_interpreter(names):
 def test_the_kernels_compile_to_machine_code(capability):
     result = run_script("gpu_compiled.py", str(capability))
     assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stdout.count("cubin") == 6
+    assert result.stdout.count("cubin") == 8
 
 
 def computed(group, ids, name):
     """(vectors, dense gradients of the arrays) by a backend, for the same gradient of the vectors."""
     with backend(name):
-        vectors = group.gather(group.arrays, group.lookup, ids)
+        vectors = group.gather(group.arrays, group.lookup, ids, group.edges)
     weights = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(1)).cuda()
     gradients = torch.autograd.grad((vectors * weights).sum(), group.arrays)
     return vectors, [gradient.to_dense() for gradient in gradients]
@@ -75,7 +76,7 @@ def test_a_device_gives_the_same_vectors_and_gradients(name, form):
     torch.testing.assert_close(fast_gradients, gradients, rtol=1e-4, atol=1e-4)
     with torch.no_grad():
         frozen = group.freeze()
-        assert torch.equal(frozen.gather(frozen.arrays, frozen.lookup, ids), vectors)
+        assert torch.equal(frozen.gather(frozen.arrays, frozen.lookup, ids, frozen.edges), vectors)
 
 
 @pytest.mark.gpu

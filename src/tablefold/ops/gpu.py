@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tablefold.formats.codes import Codes
-from tablefold.ops.cpu import NO_WILD, Source, WildIdError, check_gradient, sources_of, vector_type
+from tablefold.ops.cpu import NO_WILD, Source, WildIdError, check_gradient, check_indices, sources_of, vector_type
 from tablefold.ops.program import PLAIN, Program, layout, words
 
 EXACT = {"enable_fp_fusion": False}
@@ -41,13 +41,14 @@ def gather(
     Raises:
         WildIdError: for an id outside its table; nothing was read there. (Finding out waits for the kernel to end.)
     """
+    check_indices(lookup, edges, program)
     vectors = memory[0].new_empty(ids.shape[0], program.features, program.dim, dtype=vector_type(memory))
     wild = torch.full((1,), NO_WILD, dtype=torch.int64, device=ids.device)
     sources = _on_device(tuple(sources_of(memory, program)), ids.device)
     grid, sizes = _launch(memory, program, ids.shape[0])
     own = program.on(ids.device)
-    lookups = own if lookup is None else lookup
-    kernels().gather_kernel[grid](sources, lookups, ids, own, vectors, wild, *_shape(ids, program), **sizes)
+    indices = [own if each is None else each for each in (lookup, edges)]
+    kernels().gather_kernel[grid](sources, *indices, ids, own, vectors, wild, *_shape(ids, program), **sizes)
     place = int(wild)
     if place != NO_WILD:
         raise WildIdError.at(ids, place)
@@ -76,9 +77,10 @@ def gradients(
         ValueError: for gradients of another type than memory's, or of packed memory.
     """
     check_gradient(vectors, memory, program)
+    check_indices(lookup, edges, program)
     asked = list(sparse) or [False] * len(memory)
     in_order = torch.are_deterministic_algorithms_enabled()
-    found = _scatter(vectors.contiguous(), memory, lookup, ids, program, [in_order or by_row for by_row in asked])
+    found = _scatter(vectors.contiguous(), memory, [lookup, edges], ids, program, asked, in_order)
     result: list[Tensor] = []
     for gradient, array, by_row in zip(found, memory, asked, strict=True):
         if by_row or len(gradient) == 1:
@@ -92,33 +94,52 @@ def gradients(
 def _scatter(
     vectors: Tensor,
     memory: Sequence[Tensor],
-    lookup: Tensor | None,
+    indices: Sequence[Tensor | None],
     ids: Tensor,
     program: Program,
-    by_row: Sequence[bool],
+    sparse: Sequence[bool],
+    in_order: bool,
 ) -> list[list[Tensor]]:
-    """For each array its dense gradient alone or, `by_row`, the rows that were read and their gradients."""
-    batch, starts = ids.shape[0], program.read_starts
+    """For each array its dense gradient alone or, if `sparse` or all is to be summed in order, the rows that were read
+    and their gradients. Those of projections are dense; in order, each block of examples has a part of its own."""
+    grid, sizes = _launch(memory, program, batch := ids.shape[0])
+    by_row, starts = program.by_row([in_order or each for each in sparse]), program.read_starts
     counts = [batch * (end - first) for first, end in pairwise(starts)]
     given = [
         vectors.new_zeros(count, array.width) if listed else torch.zeros_like(master)
         for master, array, count, listed in zip(memory, program.arrays, counts, by_row, strict=True)
     ]
+    projections = [number for number, array in enumerate(program.arrays) if array.role == "projections"]
+    floats = [program.arrays[number].floats for number in projections] if in_order else []
+    parts = vectors.new_zeros(grid[0] * program.header.matrix_parts, sum(floats))
+    for number, part in zip(projections, torch.split(parts, floats, dim=1), strict=False):
+        given[number] = part
     addresses = sources_of(memory, program, given, by_row)
     for number, (values, listed) in enumerate(zip(given, by_row, strict=True)):
         if listed:  # reads count from the program's first
             before = batch * starts[number] * values.shape[1] * values.element_size()
             addresses[words(Source) * number + _GRADIENT] = values.data_ptr() - before
     sources, own = _on_device(tuple(addresses), ids.device), program.on(ids.device)
-    rows = torch.zeros(batch * starts[-1] if any(by_row) else 0, dtype=torch.int64, device=ids.device)
-    lookups = own if lookup is None else lookup
-    grid, sizes = _launch(memory, program, batch)
-    kernels().scatter_kernel[grid](vectors, sources, lookups, ids, own, rows, *_shape(ids, program), **sizes)
-    parts = torch.split(rows, counts) if any(by_row) else [rows] * len(given)
+    count = batch * starts[-1] if any(by_row) else 0
+    rows = torch.full((count,), -1 if program.is_ranged else 0, dtype=torch.int64, device=ids.device)
+    own_indices = [own if each is None else each for each in indices]
+    shape = (sum(floats), *_shape(ids, program))
+    kernels().scatter_kernel[grid](vectors, sources, *own_indices, ids, own, rows, *shape, **sizes)
+    for number in projections:
+        given[number] = given[number].sum(0).view(program.arrays[number].shape) if in_order else given[number]
+    listed_rows = torch.split(rows, counts) if any(by_row) else [rows] * len(given)
     return [
-        _sum_rows(own_rows, values) if listed else [values]
-        for own_rows, values, listed in zip(parts, given, by_row, strict=True)
+        _sum_rows(*_there(program, own_rows, values)) if listed else [values]
+        for own_rows, values, listed in zip(listed_rows, given, by_row, strict=True)
     ]
+
+
+def _there(program: Program, rows: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Reads without those of examples that are in other ranges, which read nothing."""
+    if not program.is_ranged:
+        return rows, values
+    there = rows >= 0
+    return rows[there], values[there]
 
 
 _GRADIENT = Source.gradient.offset // 8
@@ -154,7 +175,8 @@ def _launch(memory: Sequence[Tensor], program: Program, batch: int) -> tuple[tup
     chains = header.pieces_at - header.chains_at - 1
     lanes = 1 << (header.widest - 1).bit_length()
     block = max(1, min(128, (_ENCODED_FLOATS if reads == ENCODED else _BLOCK_FLOATS) // lanes))
-    sizes = {"BLOCK": block, "LANES": lanes, "LAYOUT": layout(), "READS": reads, **EXACT}
+    sizes = {"BLOCK": block, "LANES": lanes, "LAYOUT": layout(), "READS": reads, "PROJECTS": header.innermost > 0}
+    sizes |= EXACT
     return (max(1, -(-batch // block)), chains), sizes
 
 

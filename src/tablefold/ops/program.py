@@ -23,6 +23,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 from typing import Any, NamedTuple
@@ -70,11 +71,13 @@ class Header(ctypes.Structure):
 
     tables, arrays, segments, reads: how many. computed: floats of one example's reads whose gradient must be computed
     before it is summed. most_reads: of one segment. longest: pieces of the longest chain. widest: floats of the widest
-    piece. innermost: of the widest row that is projected. *_at: the word at which a section begins.
+    piece. innermost: of the widest row that is projected. matrix_parts: pieces of the projection that most pieces read.
+    *_at: the word at which a section begins.
     """
 
     _fields_ = _words(
         *("tables", "arrays", "segments", "reads", "computed", "most_reads", "longest", "widest", "innermost"),
+        *("matrix_parts",),
         *("rows_at", "columns_at", "ranges_at", "chains_at", "pieces_at", "arrays_at", "quantiles_at"),
         *("segments_at", "reads_at"),
     )
@@ -123,13 +126,17 @@ class Piece(ctypes.Structure):
     many; width: how many it writes. low, high: the places that it may read, from the first, up to the second. The
     weight's likewise. range: of the ids that read it. first: where its term counts ids from. projected: the rows of its
     projection, 0 without one; `width` columns of it begin at the place `matrix`, `matrix_step` floats apart.
+    matrix_base: where the projection begins. matrix_part: how many earlier pieces read it.
     """
 
     _fields_ = [
         *_words("array", "base", "stride", "neighbours", "step", "wrap", "offset", "width", "slot", "op", "signed"),
         *_words("low", "high", "weighted", "weight_array", "weight_base", "weight_stride", "weight_low", "weight_high"),
         *[("part", Part), ("weight_part", Part), ("row_reads", Listing), ("weight_reads", Listing)],
-        *_words("table", "range", "first", "inner", "projected", "matrix_array", "matrix", "matrix_step", "matrix_end"),
+        *_words(
+            "table", "range", "first", "inner", "projected", "matrix_array", "matrix_base", "matrix", "matrix_step"
+        ),
+        *_words("matrix_end", "matrix_part"),
     ]
 
 
@@ -325,6 +332,10 @@ def array_program(address_map: AddressMap) -> NDArray[np.int64]:
         columns.append(len(ranges))
         first_slot += address_map.features[number] * table.dim
     ranges.append(Range(0, 0, len(chains) - 1))
+    readers: Counter[int] = Counter()
+    for piece in pieces:
+        piece.matrix_part = readers[piece.matrix_base]
+        readers[piece.matrix_base] += int(piece.projected > 0)
     arrays = _arrays(address_map)
     segments, reads, computed = _segments(pieces, chain_of, arrays)
     sections = [[table.rows or 0 for table in address_map.tables], columns, _flat(ranges), chains, _flat(pieces)]
@@ -339,6 +350,7 @@ def array_program(address_map: AddressMap) -> NDArray[np.int64]:
         longest,
         max(piece.width for piece in pieces),
         max(piece.projected for piece in pieces),
+        max([1, *readers.values()]),
         *_starts([len(section) for section in sections], words(Header)),
     )
     return np.array(_flat([header]) + [each for section in sections for each in section], dtype=np.int64)
@@ -425,6 +437,7 @@ def _piece(
         inner=inner,
         projected=projected,
         matrix_array=matrix_array,
+        matrix_base=matrix,
         matrix=matrix + chunk.offset,
         matrix_step=projection.width,
         matrix_end=matrix + chunk.offset + max(0, projected - 1) * projection.width + chunk.width,

@@ -22,6 +22,7 @@ MASK_34, MASK_37, MASK_33, MASK_53 = (tl.constexpr((1 << bits) - 1) for bits in 
 
 MULTIPLY = tl.constexpr(p.MULTIPLY)
 PIECE_WORDS, SEGMENT_WORDS = tl.constexpr(p.words(p.Piece)), tl.constexpr(p.words(p.Segment))
+RANGE_WORDS = tl.constexpr(p.words(p.Range))
 
 
 @triton.jit
@@ -46,7 +47,18 @@ def _mix(x, key):
 
 
 @triton.jit
-def _bucket(program, part, lookup, x, mask):
+def _reached(edges, first, total, x, mask):
+    """How many of `total` edges each number has reached, by halving."""
+    place = tl.zeros(x.shape, tl.int64) + first
+    while total > 1:
+        half = total // 2
+        place += half * (tl.load(edges + place + half - 1, mask=mask, other=0).to(tl.int64) <= x).to(tl.int64)
+        total -= half
+    return place + (tl.load(edges + place, mask=mask, other=0).to(tl.int64) <= x).to(tl.int64) - first
+
+
+@triton.jit
+def _bucket(program, part, lookup, edges, x, mask):
     """(buckets, hashed words) of a partition."""
     number = x
     divisor = get(program, part, "part.div")
@@ -61,6 +73,8 @@ def _bucket(program, part, lookup, x, mask):
         number = tl.load(lookup + first + number, mask=mask, other=0).to(tl.int64)
         highest = get(program, part, "part.highest")  # whatever the array holds, no read leaves memory
         number = tl.where((number < 0) | (number > highest), highest, number)
+    elif get(program, part, "part.edges") != 0:
+        number = _reached(edges, get(program, part, "part.first_edge"), get(program, part, "part.edges"), number, mask)
     buckets = get(program, part, "part.buckets")
     if buckets != 0:
         number -= _quotient(number, buckets, get(program, part, "part.buckets_exact")) * buckets
@@ -68,9 +82,10 @@ def _bucket(program, part, lookup, x, mask):
 
 
 @triton.jit
-def _locate(program, piece, lookup, x, lane, mask):
-    """(places `[block, lanes]`, hashed words `[block]`) of what a piece reads."""
-    number, word = _bucket(program, piece + field("piece.part"), lookup, x, mask)
+def _locate(program, piece, lookup, edges, x, lane, mask):
+    """(places `[block, lanes]`, hashed words `[block]`) of what a piece reads, `lane` after its first float."""
+    x -= get(program, piece, "piece.first")
+    number, word = _bucket(program, piece + field("piece.part"), lookup, edges, x, mask)
     place = get(program, piece, "piece.stride") * number + get(program, piece, "piece.offset")
     neighbours = get(program, piece, "piece.neighbours")
     if neighbours > 1:
@@ -84,15 +99,16 @@ def _locate(program, piece, lookup, x, lane, mask):
 
 
 @triton.jit
-def _factor(program, piece, sources, lookup, x, word, mask, like):
+def _factor(program, piece, sources, lookup, edges, x, word, mask, like):
     """(signs, places of weights, weights) `[block]`; 1 without. Weights are kept as they are."""
+    x -= get(program, piece, "piece.first")
     sign = tl.full(x.shape, 1, like.dtype.element_ty)
     weight = tl.full(x.shape, 1, like.dtype.element_ty)
     place = tl.zeros(x.shape, tl.int64)
     if get(program, piece, "piece.signed") != 0:
         sign = (1 - 2 * (word & 1)).to(like.dtype.element_ty)
     if get(program, piece, "piece.weighted") != 0:
-        bucket, _ = _bucket(program, piece + field("piece.weight_part"), lookup, x, mask)
+        bucket, _ = _bucket(program, piece + field("piece.weight_part"), lookup, edges, x, mask)
         place = get(program, piece, "piece.weight_base") + get(program, piece, "piece.weight_stride") * bucket
         number = get(program, piece, "piece.weight_array")
         weight = read(program, sources, number, place, mask, like, AS_THEY_ARE)
@@ -100,22 +116,75 @@ def _factor(program, piece, sources, lookup, x, word, mask, like):
 
 
 @triton.jit
-def _read(program, piece, sources, lookup, x, lane, mask, like, READS: tl.constexpr):
-    """The rows that a piece contributes, signs and weights included."""
-    places, word = _locate(program, piece, lookup, x, lane, mask)
-    sign, _, weight = _factor(program, piece, sources, lookup, x, word, mask, like)
-    inside = mask[:, None] & (lane[None, :] < get(program, piece, "piece.width"))
+def _read_width(program, piece):
+    """Floats that a piece reads as they are: none where it projects them."""
+    return get(program, piece, "piece.width") * (get(program, piece, "piece.projected") == 0).to(tl.int64)
+
+
+@triton.jit
+def _one_float(program, piece, sources, lookup, edges, x, k, mask, like, READS: tl.constexpr):
+    """Float number `k` of the row that each id reads before it is projected, and its place, `[block]`."""
+    places, _ = _locate(program, piece, lookup, edges, x, tl.zeros((1,), tl.int64) + k, mask)
+    number = get(program, piece, "piece.array")
+    floats = read(program, sources, number, places, mask[:, None], like, READS)
+    return tl.sum(tl.where(mask[:, None], floats, 0.0), axis=1), tl.sum(places, axis=1)
+
+
+@triton.jit
+def _matrix(program, piece, sources, k, lane, like):
+    """Row `k` of a piece's projection, `[1, lanes]`, and its places."""
+    places = get(program, piece, "piece.matrix") + k * get(program, piece, "piece.matrix_step") + lane[None, :]
+    inside = lane[None, :] < get(program, piece, "piece.width")
+    return read(program, sources, get(program, piece, "piece.matrix_array"), places, inside, like, AS_THEY_ARE), places
+
+
+@triton.jit
+def _read_plain(
+    program, piece, sources, lookup, edges, x, lane, mask, like, READS: tl.constexpr, PROJECTS: tl.constexpr
+):
+    """The rows that a piece contributes but for signs and weights: read as they are, or projected."""
+    inside = mask[:, None] & (lane[None, :] < _read_width(program, piece))
+    places, _ = _locate(program, piece, lookup, edges, x, lane, mask)
     rows = read(program, sources, get(program, piece, "piece.array"), places, inside, like, READS)
+    if PROJECTS:
+        rows = tl.where(inside, rows, 0.0)  # codes that are not there are no zeros
+        for k in range(get(program, piece, "piece.projected")):
+            own, _place = _one_float(program, piece, sources, lookup, edges, x, k, mask, like, READS)
+            row, _row_place = _matrix(program, piece, sources, k, lane, like)
+            rows += own[:, None] * row
+    return rows
+
+
+@triton.jit
+def _read(program, piece, sources, lookup, edges, x, lane, mask, like, READS: tl.constexpr, PROJECTS: tl.constexpr):
+    """The rows that a piece contributes, signs and weights included."""
+    rows = _read_plain(program, piece, sources, lookup, edges, x, lane, mask, like, READS, PROJECTS)
+    _, word = _locate(program, piece, lookup, edges, x, lane, mask)
+    sign, _, weight = _factor(program, piece, sources, lookup, edges, x, word, mask, like)
     return rows * (sign * weight)[:, None]
 
 
 @triton.jit
-def _compose(program, pieces, first, last, sources, lookup, x, lane, mask, like, READS: tl.constexpr):
+def _compose(
+    program,
+    pieces,
+    first,
+    last,
+    sources,
+    lookup,
+    edges,
+    x,
+    lane,
+    mask,
+    like,
+    READS: tl.constexpr,
+    PROJECTS: tl.constexpr,
+):
     """What the pieces of a chain from `first` up to `last` come to."""
-    rows = _read(program, pieces + first * PIECE_WORDS, sources, lookup, x, lane, mask, like, READS)
+    rows = _read(program, pieces + first * PIECE_WORDS, sources, lookup, edges, x, lane, mask, like, READS, PROJECTS)
     for number in range(first + 1, last):
         piece = pieces + number * PIECE_WORDS
-        more = _read(program, piece, sources, lookup, x, lane, mask, like, READS)
+        more = _read(program, piece, sources, lookup, edges, x, lane, mask, like, READS, PROJECTS)
         if get(program, piece, "piece.op") == MULTIPLY:
             rows = rows * more
         else:
@@ -133,19 +202,24 @@ def _task(program, BLOCK: tl.constexpr, LANES: tl.constexpr):
 
 @triton.jit
 def _ids(program, piece, ids, example, id_row, id_column, batch):
-    """(ids of the block's examples, which of them may be read, which are outside their table)."""
+    """(ids of the block's examples, which of them are in the piece's range, which are outside their table)."""
     table = get(program, piece, "piece.table")
     mask = example < batch
     x = tl.load(ids + example * id_row + table * id_column, mask=mask, other=0).to(tl.int64)
     rows = tl.load(program + get(program, 0, "header.rows_at") + table)
     tame = ((x >= 0) & (x < rows)).to(tl.int32) + (rows == 0).to(tl.int32) > 0
-    return x, mask & tame, mask & (tame == 0)
+    own = get(program, 0, "header.ranges_at") + get(program, piece, "piece.range") * RANGE_WORDS
+    size = get(program, own, "range.size")
+    counted = (x - get(program, own, "range.first")).to(tl.uint64)
+    reads = (counted < size.to(tl.uint64)).to(tl.int32) + (size == 0).to(tl.int32) > 0
+    return x, mask & tame & reads, mask & (tame == 0)
 
 
 @triton.jit
 def gather_kernel(
     sources,
     lookup,
+    edges,
     ids,
     program,
     vectors,
@@ -158,6 +232,7 @@ def gather_kernel(
     LANES: tl.constexpr,
     LAYOUT: tl.constexpr,
     READS: tl.constexpr,
+    PROJECTS: tl.constexpr,
 ):
     """Compose one slot interval of a block of examples; `wild` gets the place of the first id outside its table."""
     example, lane, pieces, first, last = _task(program, BLOCK, LANES)
@@ -165,29 +240,46 @@ def gather_kernel(
     x, mask, refused = _ids(program, head, ids, example, id_row, id_column, batch)
     position = example * get(program, 0, "header.tables") + get(program, head, "piece.table")
     tl.atomic_min(wild + tl.zeros(example.shape, tl.int32), position, mask=refused)
-    rows = _compose(program, pieces, first, last, sources, lookup, x, lane, mask, vectors, READS)
+    rows = _compose(program, pieces, first, last, sources, lookup, edges, x, lane, mask, vectors, READS, PROJECTS)
     inside = mask[:, None] & (lane[None, :] < get(program, head, "piece.width"))
     slot = get(program, head, "piece.slot")
     tl.store(vectors + example[:, None] * floats + slot + lane[None, :], rows, mask=inside)
 
 
 @triton.jit
-def _gained(program, pieces, first, wanted, last, sources, lookup, x, lane, mask, above, like, READS: tl.constexpr):
+def _gained(
+    program,
+    pieces,
+    first,
+    wanted,
+    last,
+    sources,
+    lookup,
+    edges,
+    x,
+    lane,
+    mask,
+    above,
+    like,
+    READS: tl.constexpr,
+    PROJECTS: tl.constexpr,
+):
     """The gradient of what the `wanted` piece of a chain contributes: `above` times all that multiplies it."""
     gained = above
     if get(program, pieces + wanted * PIECE_WORDS, "piece.op") == MULTIPLY:
-        gained = gained * _compose(program, pieces, first, wanted, sources, lookup, x, lane, mask, like, READS)
+        before = _compose(program, pieces, first, wanted, sources, lookup, edges, x, lane, mask, like, READS, PROJECTS)
+        gained = gained * before
     for number in range(wanted + 1, last):
         piece = pieces + number * PIECE_WORDS
         if get(program, piece, "piece.op") == MULTIPLY:
-            gained = gained * _read(program, piece, sources, lookup, x, lane, mask, like, READS)
+            gained = gained * _read(program, piece, sources, lookup, edges, x, lane, mask, like, READS, PROJECTS)
     return gained
 
 
 @triton.jit
-def _give(program, sources, number, listing, places, values, example, lane, mask, batch, rows, like):
+def _give(program, sources, number, listing, places, values, lane, example, mask, batch, rows, like):
     """Add `values [block, lanes]` at `places` of an array's gradient or, where that is by row, list them under the
-    reads that a `Listing` names.
+    reads that a `Listing` names; `lane` counts the floats of the piece.
     """
     gradient = source_of(sources, number, "gradient").to(like.dtype)
     if source_of(sources, number, "by_row") != 0:
@@ -203,13 +295,53 @@ def _give(program, sources, number, listing, places, values, example, lane, mask
 
 
 @triton.jit
+def _give_projected(
+    program,
+    own,
+    sources,
+    lookup,
+    edges,
+    x,
+    k,
+    lane,
+    mask,
+    gained,
+    factor,
+    example,
+    batch,
+    rows,
+    part,
+    like,
+    READS: tl.constexpr,
+):
+    """What float number `k` of a piece's rows gains, and row `k` of its projection: the sum over this block, added to
+    all others' or, where gradients lie in parts of `part` floats, to its own.
+    """
+    one = tl.zeros((1,), tl.int64) + k
+    row, matrix_places = _matrix(program, own, sources, k, lane, like)
+    floats, places = _one_float(program, own, sources, lookup, edges, x, k, mask, like, READS)
+    values = (tl.sum(gained * row, axis=1) * factor)[:, None]
+    number, listing = get(program, own, "piece.array"), own + field("piece.row_reads")
+    _give(program, sources, number, listing, places[:, None], values, one, example, mask[:, None], batch, rows, like)
+    total = tl.sum(gained * (floats * factor)[:, None], axis=0)[None, :]
+    gradient = source_of(sources, get(program, own, "piece.matrix_array"), "gradient").to(like.dtype)
+    inside = lane[None, :] < get(program, own, "piece.width")
+    number = tl.program_id(0).to(tl.int64) * get(program, 0, "header.matrix_parts") + get(
+        program, own, "piece.matrix_part"
+    )
+    tl.atomic_add(gradient + number * part + matrix_places, total, mask=inside)
+
+
+@triton.jit
 def scatter_kernel(
     vectors,
     sources,
     lookup,
+    edges,
     ids,
     program,
     rows,
+    part,
     batch,
     floats,
     id_row,
@@ -218,6 +350,7 @@ def scatter_kernel(
     LANES: tl.constexpr,
     LAYOUT: tl.constexpr,
     READS: tl.constexpr,
+    PROJECTS: tl.constexpr,
 ):
     """Add what a block's slot interval gives to the gradients of arrays, atomically; of those that are by row, list for
     each read of an example its row (`rows [reads, batch]`) and, as the array's gradient, what that gains
@@ -231,16 +364,54 @@ def scatter_kernel(
     above = tl.load(vectors + example[:, None] * floats + slot + lane[None, :], mask=inside, other=0)
     for wanted in range(first, last):
         own = pieces + wanted * PIECE_WORDS
-        gained = _gained(program, pieces, first, wanted, last, sources, lookup, x, lane, mask, above, vectors, READS)
-        places, word = _locate(program, own, lookup, x, lane, mask)
-        sign, weight_place, weight = _factor(program, own, sources, lookup, x, word, mask, vectors)
+        gained = _gained(
+            program,
+            pieces,
+            first,
+            wanted,
+            last,
+            sources,
+            lookup,
+            edges,
+            x,
+            lane,
+            mask,
+            above,
+            vectors,
+            READS,
+            PROJECTS,
+        )
+        places, word = _locate(program, own, lookup, edges, x, lane, mask)
+        sign, weight_place, weight = _factor(program, own, sources, lookup, edges, x, word, mask, vectors)
         number, listing = get(program, own, "piece.array"), own + field("piece.row_reads")
-        values = gained * (sign * weight)[:, None]
-        _give(program, sources, number, listing, places, values, example, lane, inside, batch, rows, vectors)
+        direct, factor = mask[:, None] & (lane[None, :] < _read_width(program, own)), sign * weight
+        if PROJECTS:
+            for k in range(get(program, own, "piece.projected")):
+                _give_projected(
+                    program,
+                    own,
+                    sources,
+                    lookup,
+                    edges,
+                    x,
+                    k,
+                    lane,
+                    mask,
+                    gained,
+                    factor,
+                    example,
+                    batch,
+                    rows,
+                    part,
+                    vectors,
+                    READS,
+                )
+        values = gained * factor[:, None]
+        _give(program, sources, number, listing, places, values, lane, example, direct, batch, rows, vectors)
         if get(program, own, "piece.weighted") != 0:
-            row = read(program, sources, number, places, inside, vectors, READS)
+            row = _read_plain(program, own, sources, lookup, edges, x, lane, mask, vectors, READS, PROJECTS)
             one = mask[:, None] & (lane[None, :] == 0)
             values = tl.where(one, (tl.sum(gained * row, axis=1) * sign)[:, None], 0)
             number, listing = get(program, own, "piece.weight_array"), own + field("piece.weight_reads")
             places = tl.where(one, weight_place[:, None], 0)
-            _give(program, sources, number, listing, places, values, example, lane, one, batch, rows, vectors)
+            _give(program, sources, number, listing, places, values, lane, example, one, batch, rows, vectors)
