@@ -32,8 +32,8 @@ ALLOWED = {
     "terms": {"formats", "hashing", "partitions", "starts", "tables"},
     "ops": {"compilation", "formats", "hashing", "partitions", "tables", "terms", "ops"},
     "group": CORE | {"formats", "ops"},
-    "method": CORE | {"registry", "group"},
-    "methods": CORE | {"json_files", "method", "methods", "ops", "panics", "quoting"},
+    "method": CORE | {"formats", "registry", "group"},
+    "methods": CORE | {"clustering", "formats", "json_files", "method", "methods", "ops", "panics", "quoting"},
     "text_tables": {"quoting"},
     "plans": {
         *("fields", "formats", "group", "json_files", "method", "methods", "partitions", "quoting", "tables", "terms"),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tablefold.methods.mixed_radix import MixedRadix
     from tablefold.methods.path import PathBased
     from tablefold.methods.qr import QuotientRemainder
+    from tablefold.methods.residual import Residual
     from tablefold.methods.robe import Robe
     from tablefold.methods.unified import Unified
     from tablefold.nn import Embedding, EmbeddingBag
@@ -51,6 +52,7 @@ __all__ = [
     "PathBased",
     "Plan",
     "QuotientRemainder",
+    "Residual",
     "Robe",
     "Scorer",
     "TableSpec",
@@ -85,6 +87,7 @@ _HOMES = {
     "QuotientRemainder": "methods.qr",
     "Robe": "methods.robe",
     "Scorer": "serving.scorer",
+    "Residual": "methods.residual",
     "TableSpec": "tables",
     "all_methods": "method",
     "backend": "ops",

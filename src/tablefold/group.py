@@ -20,7 +20,7 @@ from tablefold.ops.bags import PoolMode, can_pool, check_bags, pool_bags, pool_c
 from tablefold.ops.gather import Memory, Outside, answer_outside, are_wild, read_type, refuse_gradients
 from tablefold.ops.program import program_of
 from tablefold.ops.reference import check_master, starts_of
-from tablefold.partitions import Edges, Lookup, narrowest_integer
+from tablefold.partitions import Edges, Lookup, Pointers, narrowest_integer
 from tablefold.starts import Start
 from tablefold.tables import common_dim, full_bytes, show_bytes
 from tablefold.terms import AddressMap, Array
@@ -494,7 +494,7 @@ def lookup_array(lookups: Sequence[Lookup]) -> np.ndarray[Any, Any]:
     """All lookup arrays end to end, in the narrowest integer type that holds them; empty where there are none."""
     if not lookups:
         return np.empty(0, dtype=np.uint8)
-    highest = max(int(lookup.buckets.max()) for lookup in lookups)
+    highest = max(lookup.highest for lookup in lookups)
     return np.concatenate([lookup.buckets for lookup in lookups]).astype(narrowest_integer(highest))
 
 
@@ -552,11 +552,25 @@ def _check_state(group: nn.Module, state: Mapping[str, Any], prefix: str, *_: An
         if saved is None or saved.is_meta:
             continue
         expected = torch.from_numpy(own)
+        if name == "lookup":
+            expected = _with_pointers(own, group.address_map.lookups, saved)
         if saved.dtype != expected.dtype or not torch.equal(saved.cpu(), expected):
             raise ValueError(
                 f"{prefix}{name} of these weights is not the array that the group's terms read: build it with the same "
                 "metadata, or take an undamaged file"
             )
+
+
+def _with_pointers(own: np.ndarray[Any, Any], lookups: Sequence[Lookup], saved: Tensor) -> Tensor:
+    """Lookup arrays, end to end, with what was saved as pointers where it can be some."""
+    expected, first = torch.from_numpy(own), 0
+    for each in lookups:
+        end = first + len(each.buckets)
+        found = saved[first:end].to("cpu", expected.dtype)
+        if isinstance(each, Pointers) and len(found) == end - first and int(found.max()) <= each.highest:
+            expected[first:end] = found
+        first = end
+    return expected
 
 
 def _check_addresses(group: EmbeddingGroup, saved: Sequence[int]) -> None:

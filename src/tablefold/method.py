@@ -11,20 +11,81 @@ The module it builds is an `EmbeddingGroup` (`tablefold.group`): one memory, one
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
-from torch import nn
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from tablefold import spec
 from tablefold.fields import settle_fields
+from tablefold.formats import Format
 from tablefold.group import EmbeddingGroup as EmbeddingGroup
 from tablefold.group import index_bytes
 from tablefold.registry import Registry
 from tablefold.tables import FLOAT_BYTES, TableSpec, check_tables
 from tablefold.terms import AddressMap
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A trained table that is to be kept in fewer bytes, and what an error in it costs.
+
+    Args:
+        table: its spec.
+        values: its rows, float32 `[rows, dim]`.
+        weights: how much each row counts, float64 `[rows]`.
+        metric: an error e of a row costs `e @ metric @ e`, `[dim, dim]`; the plain square without one.
+    """
+
+    table: TableSpec
+    values: Float[Tensor, "rows dim"]
+    weights: NDArray[np.float64]
+    metric: Float[Tensor, "dim dim"] | None = None
+
+    def error(self, errors: Float[Tensor, "rows dim"]) -> float:
+        """The weighted mean of what errors of the rows cost."""
+        turned = errors if self.metric is None else errors @ self.metric
+        costs = (errors * turned).sum(dim=1, dtype=torch.float64)
+        weights = torch.from_numpy(self.weights)
+        return float((weights @ costs) / weights.sum())
+
+    def sample(self, count: int, seed: int = 0) -> Trained:
+        """So many of its rows, drawn evenly; all where there are no more."""
+        rows = len(self.values)
+        if rows <= count:
+            return self
+        chosen = np.sort(np.random.default_rng(seed).choice(rows, count, replace=False))
+        return replace(self, values=self.values[torch.from_numpy(chosen)], weights=self.weights[chosen])
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A size at which a method keeps a trained table.
+
+    Args:
+        method: at that size.
+        format: of its rows.
+        num_bytes: that it takes.
+        error: as `Trained.error`, about.
+    """
+
+    method: Method
+    format: Format
+    num_bytes: int
+    error: float
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """A trained table as a method keeps it: the master of each region, the content of each lookup array, in order."""
+
+    regions: tuple[Float[Tensor, "rows width"], ...]
+    lookups: tuple[NDArray[np.integer], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,6 +131,26 @@ class Method(ABC):
     def size_range(self, tables: Sequence[TableSpec]) -> tuple[int, int]:
         """The smallest and largest useful value of the first size option for `tables`; bytes grow with it."""
         raise NotImplementedError  # only reached by a method with size options
+
+    def ladder(self, trained: Trained, most: int, seed: int = 0) -> Iterator[Rung]:
+        """Sizes of this method that keep a trained table in at most so many bytes; none where it keeps none.
+
+        Args:
+            trained: the table, or a sample of its rows under the spec of the whole.
+            most: bytes.
+            seed: of what is drawn.
+        """
+        return iter(())
+
+    def keep(self, trained: Trained, kept: Format, seed: int = 0) -> Kept:
+        """The state of a group of this method, at this size, that stands for a trained table; no data is needed.
+
+        Args:
+            trained: the table.
+            kept: the format of its rows.
+            seed: as for `ladder`.
+        """
+        raise NotImplementedError  # only reached by a method with a ladder
 
     def num_parameters(self, tables: Sequence[TableSpec]) -> int:
         """Learnable floats that `build(tables)` will allocate. Nothing is allocated to find out."""

@@ -72,6 +72,11 @@ class Lookup(_Content):
         if (lowest := int(array.min())) < 0:
             raise ValueError(f"id {int(array.argmin())} has bucket {lowest}; buckets must be 0 or more")
 
+    @cached_property
+    def highest(self) -> int:
+        """The largest bucket that can stand there."""
+        return int(self.buckets.max())
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Edges(_Content):
@@ -91,6 +96,29 @@ class Edges(_Content):
             place = int(falls[0]) + 1 if len(falls) else 0
             before = f"after {int(array[place - 1])}" if place else "first"
             raise ValueError(f"edges must rise from 1 or more: {int(array[place])} comes {before}")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Pointers(Lookup):
+    """A lookup array that a fold finds: state, as memory is. `buckets` is how it begins; it is compared by its name.
+
+    Args:
+        name: unique in a group.
+        num_buckets: a bucket that is loaded has to be smaller.
+    """
+
+    name: str
+    num_buckets: int
+
+    @cached_property
+    def highest(self) -> int:
+        """The largest bucket that can stand there."""
+        return self.num_buckets - 1
+
+    @cached_property
+    def digest(self) -> str:
+        """Names the array, whatever it holds."""
+        return f"{self.name}: {self.num_buckets} buckets"
 
 
 @dataclass(frozen=True)
@@ -206,6 +234,16 @@ def intervals(firsts: ArrayLike) -> Partition:
     own = array.astype(narrow)
     own.setflags(write=False)
     return Partition(len(own) + 1, edges=Edges(own))
+
+
+def pointers(name: str, rows: int, num_buckets: int, div: int = 1) -> Partition:
+    """A stored bucket per id that a fold finds; it begins as `(x // div) mod num_buckets`.
+
+    >>> pointers("user 0", rows=5, num_buckets=2)([0, 1, 2])
+    array([0, 1, 0])
+    """
+    begin = (np.arange(rows, dtype=np.int64) // div % num_buckets).astype(narrowest_integer(num_buckets - 1))
+    return Partition(num_buckets, lookup=Pointers(begin, name, num_buckets))
 
 
 def narrowest_integer(highest: int) -> np.dtype[np.integer]:

@@ -85,4 +85,5 @@ CASES = [
         features=6,
     ),
     Case("robe:block=1,floats=999", 999, (923, 688, 920, 103, 880, 85, 96, 987)),
+    Case("residual:stages=2,rows=32", (2 * 32 + 2 * 32 + 20) * 8, (552, 768)),
 ]

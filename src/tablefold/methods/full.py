@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tablefold.method import Method
+import torch
+from torch import Tensor
+
+from tablefold.formats import INT2, INT4, INT8, Format
+from tablefold.formats.fitting import fitted
+from tablefold.method import Kept, Method, Rung, Trained
 from tablefold.partitions import identity
 from tablefold.starts import FULL_START
 from tablefold.tables import TableSpec
@@ -37,3 +42,19 @@ class Full(Method):
             base = builder.add_region(table.vocabulary, table.dim, FULL_START)
             builder.add_term(column, Term(identity(table.vocabulary), base, stride=table.dim, width=table.dim))
         return builder.finish()
+
+    def ladder(self, trained: Trained, most: int, seed: int = 0) -> Iterator[Rung]:
+        """In 8, 4 and 2 bits."""
+        for kept in (INT8, INT4, INT2):
+            num_bytes = kept.num_bytes(trained.table.vocabulary * trained.table.dim)
+            if num_bytes <= most:
+                yield Rung(
+                    self, kept, num_bytes, trained.error(trained.values - kept.read(self._master(trained, kept)))
+                )
+
+    def keep(self, trained: Trained, kept: Format, seed: int = 0) -> Kept:
+        """The rows, moved such that their scales are those of the least error."""
+        return Kept((self._master(trained, kept),))
+
+    def _master(self, trained: Trained, kept: Format) -> Tensor:
+        return fitted(trained.values, kept, torch.from_numpy(trained.weights).float())

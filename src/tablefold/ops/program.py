@@ -457,7 +457,7 @@ def _part(part: Partition, ids: int | None, starts: Mapping[Any, int]) -> Part:
     number = -(-most // part.div)  # numbers before the last step are less than this
     highest = 0
     if part.lookup is not None:
-        highest = int(part.lookup.buckets.max())
+        highest = part.lookup.highest
         number = highest + 1
     if part.key is not None:
         number = _EXACT_IN_FLOAT64

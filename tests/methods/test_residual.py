@@ -1,0 +1,86 @@
+"""Residual quantisation: trained tables in a byte per stage."""
+
+import numpy as np
+import pytest
+import torch
+
+from tablefold import Residual, TableSpec, all_methods
+from tablefold.formats import INT4, INT8
+from tablefold.formats.fitting import fitted
+from tablefold.method import Trained
+from tablefold.plans import Part, Plan
+
+TABLE = TableSpec("user", 2000, 8)
+
+
+def trained(metric=None, dim=8):
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(2000, 3, generator=generator) @ torch.randn(3, dim, generator=generator)
+    values += 0.1 * torch.randn(2000, dim, generator=generator)
+    return Trained(TableSpec("user", 2000, dim), values, 1.0 + np.arange(2000) % 7, metric)
+
+
+def group_of(kept, method, within=INT8):
+    group = Plan((TABLE,), (Part((TABLE,), method, within),)).build()
+    with torch.no_grad():
+        group.arrays[0].copy_(torch.cat(kept.regions))
+    group.lookup = torch.from_numpy(np.concatenate(kept.lookups))
+    return group
+
+
+@pytest.mark.parametrize("dim", [1, 5, 8])
+@pytest.mark.parametrize("kind", all_methods().values(), ids=lambda kind: kind.name)
+def test_a_ladder_tells_the_bytes_and_about_the_error(kind, dim):
+    table = trained(dim=dim)
+    for rung in kind().ladder(table, most=table.table.num_bytes):
+        plan = Plan((table.table,), (Part((table.table,), rung.method, rung.format),))
+        assert plan.num_bytes == rung.num_bytes < table.table.num_bytes
+        kept = rung.method.keep(table, rung.format)
+        vectors = sum(
+            rung.format.read(rows)[torch.from_numpy(of).long()]
+            for rows, of in zip(kept.regions, kept.lookups or [np.arange(2000)], strict=True)
+        )
+        assert 0.3 * rung.error - 1e-9 <= table.error(table.values - vectors) <= 1.05 * rung.error + 1e-9
+
+
+def test_more_stages_lose_less_and_all_stages_count():
+    table, errors = trained(), []
+    for stages in (1, 2, 4):
+        group = group_of(Residual(stages, 32).keep(table, INT8), Residual(stages, 32))
+        errors.append(table.error(table.values - group.unfold("user")))
+    assert errors[0] > 2 * errors[1] > 4 * errors[2] > 0
+
+
+def test_a_metric_moves_errors_to_where_they_cost_nothing():
+    metric = torch.diag(torch.tensor([1.0] * 4 + [0.0] * 4))
+    plain, guided = (Residual(2, 32).keep(each, INT8) for each in (trained(), trained(metric)))
+    errors = [
+        trained(metric).error(trained().values - group_of(kept, Residual(2, 32)).unfold("user"))
+        for kept in (plain, guided)
+    ]
+    assert errors[1] < 0.75 * errors[0]
+
+
+def test_pointers_are_state_and_load_where_they_are_in_range():
+    method = Residual(2, 32)
+    group = group_of(method.keep(trained(), INT8), method)
+    fresh = Plan((TABLE,), (Part((TABLE,), method, INT8),)).build()
+    fresh.load_state_dict(group.state_dict())
+    assert torch.equal(fresh.unfold("user"), group.unfold("user"))
+    assert fresh.address_map.fingerprint == group.address_map.fingerprint
+    wild = {**group.state_dict(), "lookup": group.lookup.clone().fill_(32)}
+    with pytest.raises(ValueError, match="lookup of these weights is not the array"):
+        fresh.load_state_dict(wild)
+
+
+@pytest.mark.parametrize("options", [{"stages": 0}, {"stages": 65}, {"rows": 0}])
+def test_sizes_that_cannot_be_are_refused(options):
+    with pytest.raises(ValueError, match=r"residual: .* must be at least 1"):
+        Residual(**options)
+
+
+def test_fitted_masters_never_lose_more_than_plain_ones():
+    values = torch.randn(37, 5, generator=torch.Generator().manual_seed(1)) ** 3
+    for kept in (INT8, INT4):
+        plain, best = ((kept.read(each) - values).square().sum() for each in (values, fitted(values, kept)))
+        assert best <= plain
