@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from tablefold.ahead import warmup
     from tablefold.click_model import ClickModel
     from tablefold.exporting.publish import export
+    from tablefold.folding.planning import plan
+    from tablefold.folding.replacing import fold, unfold
     from tablefold.group import EmbeddingGroup
     from tablefold.method import Method, all_methods, parse
     from tablefold.methods.chinese_remainder import ChineseRemainder
@@ -60,9 +62,12 @@ __all__ = [
     "all_methods",
     "backend",
     "export",
+    "fold",
     "full_bytes",
     "make_plan",
     "parse",
+    "plan",
+    "unfold",
     "warmup",
 ]
 
@@ -92,9 +97,12 @@ _HOMES = {
     "all_methods": "method",
     "backend": "ops",
     "export": "exporting.publish",
+    "fold": "folding.replacing",
     "full_bytes": "tables",
     "make_plan": "plans",
     "parse": "method",
+    "plan": "folding.planning",
+    "unfold": "folding.replacing",
     "warmup": "ahead",
 }
 

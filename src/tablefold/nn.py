@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NoReturn, cast, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from tablefold.fields import whole_number
 from tablefold.formats import FP32
-from tablefold.group import scale_start
+from tablefold.group import TableView, scale_start
 from tablefold.method import EmbeddingGroup, Method
 from tablefold.ops.backends import is_recorded
-from tablefold.ops.bags import PoolMode, check
-from tablefold.ops.gather import Outside
+from tablefold.ops.bags import PoolMode, check, check_bags, pool_composed
+from tablefold.ops.gather import Outside, read_type
 from tablefold.plans import make_plan
 from tablefold.spec import check_choice
 from tablefold.starts import FULL_START
@@ -62,45 +62,85 @@ class Folding:
         return deviation
 
 
-class _Folded(nn.Module):
-    """What both drop-ins share: a group of one table, and a padding id whose vector is zero and never learns."""
+class Folded(nn.Module):
+    """What both drop-ins share: a table of a group, and a padding id whose vector is zero and never learns.
 
-    def __init__(
-        self,
-        num_embeddings: int,
-        embedding_dim: int,
-        padding_idx: int | None,
-        unsupported: dict[str, tuple[object, object]],
-        folding: Folding,
-        sparse: bool,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
+    A drop-in is an instance of torch's module too, for those who look for tables by their class. Its memory is that of
+    its group; `weight` is computed.
+
+    Attributes:
+        group: of one table, or a group of several that share memory, of which this stands for the table `table`.
+        keeps_padding: the padding id's vector is not zero but what memory holds, as in tables that were trained so.
+    """
+
+    group: EmbeddingGroup
+    table: str
+    padding_idx: int | None
+    keeps_padding: bool
+    max_norm: float | None
+    norm_type: float
+    scale_grad_by_freq: bool
+    _like: Tensor | None
+
+    def _hold(
+        self, group: EmbeddingGroup, table: str, padding_idx: int | None, dtype: torch.dtype | None = None
     ) -> None:
-        super().__init__()
-        for name, (value, default) in unsupported.items():
-            if value != default:
-                raise ValueError(
-                    f"{name}={value} changes single rows, which a folded table's ids share: leave {name} at {default}"
-                )
-        self.group = folding.build(TableSpec(_TABLE, num_embeddings, embedding_dim), device, dtype)
-        if self.group.num_features > 1:
+        """Become a module that stands for a table of a group, with vectors of some type; of memory's unless given."""
+        nn.Module.__init__(self)
+        column = group.address_map.index(table)
+        if group.address_map.features[column] > 1:
             raise ValueError(
-                f"{self.group.spec} gives {self.group.num_features} vectors for one id, a drop-in returns one: take "
-                "another combine, or build a group, which hands them to the model as features"
+                f"{group.spec} gives {group.address_map.features[column]} vectors for one id, a drop-in returns one: "
+                "take another combine, or build a group, which hands them to the model as features"
             )
-        self.group.sparse = sparse
-        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
-        self.padding_idx = _padding(padding_idx, num_embeddings)
+        self.group, self.table = group, table
+        # Not a module of its own, for it owns nothing.
+        self._views: tuple[TableView, ...] = () if len(group.tables) == 1 else (group[table],)
+        self.num_embeddings, self.embedding_dim = group.tables[column].vocabulary, group.tables[column].dim
+        self.padding_idx, self.keeps_padding = _padding(padding_idx, self.num_embeddings), False
+        self.max_norm, self.norm_type, self.scale_grad_by_freq = None, 2.0, False
+        other = dtype is not None and dtype != read_type(group.arrays)
+        like = torch.empty(0, dtype=dtype, device=group.device) if other else None
+        self.register_buffer("_like", like, persistent=False)  # which `to`, `half` and `float` move with the model
 
     @property
     def num_bytes(self) -> int:
-        """Every byte the folded table holds."""
+        """Every byte that the group holds."""
         return self.group.num_bytes
+
+    @property
+    def sparse(self) -> bool:
+        """Whether gradients are sparse tensors of the rows of memory that were read."""
+        return bool(self.group.sparse)
+
+    @sparse.setter
+    def sparse(self, value: bool) -> None:
+        self.group.sparse = value
+
+    @property
+    def weight(self) -> Tensor:
+        """The vectors of all ids, `[rows, dim]`, computed anew each time, with a gradient: what torch's module has as a
+        parameter. It can be read and computed with; what is written into it in place is lost."""
+        return self._vectors(torch.arange(self.num_embeddings, device=self.group.device))
+
+    @weight.setter
+    def weight(self, value: Tensor) -> None:
+        raise ValueError("a folded table computes its weight: assign to the memory of its group instead")
+
+    @classmethod
+    def from_pretrained(cls, *_: object, **__: object) -> NoReturn:
+        """Refused: `tablefold.fold` takes trained weights over, of a whole model."""
+        raise ValueError(
+            "a folded table has no single weight to take: put the weights into a model and tablefold.fold it"
+        )
+
+    def reset_parameters(self) -> None:
+        """Nothing: memory begins as it was asked for when the module was made."""
 
     def unfold(self) -> Float[Tensor, "rows dim"]:
         """The table it stands for, `[num_embeddings, embedding_dim]`; the padding id's row is zero."""
-        table = self.group.unfold(_TABLE)
-        if self.padding_idx is not None:
+        table = self.group.unfold(self.table)
+        if self.padding_idx is not None and not self.keeps_padding:
             table[self.padding_idx] = 0
         return table
 
@@ -111,13 +151,53 @@ class _Folded(nn.Module):
 
     def _vectors(self, ids: Tensor) -> Tensor:
         """Vectors of a flat tensor of ids, the padding id's zero."""
-        vectors: Tensor = self.group(ids.reshape(-1, 1))[:, 0]
+        column = ids.reshape(-1, 1)
+        vectors: Tensor = self._views[0](ids.reshape(-1)) if self._views else self.group(column)[:, 0]
         if self.padding_idx is not None:
-            vectors = vectors.masked_fill((ids.reshape(-1, 1) == self.padding_idx), 0.0)
-        return vectors
+            padding = column == self.padding_idx
+            kept = vectors.detach() if self.keeps_padding else torch.zeros_like(vectors)
+            vectors = torch.where(padding, kept, vectors)
+        return self._typed(vectors)
+
+    def _typed(self, vectors: Tensor) -> Tensor:
+        return vectors if self._like is None else vectors.to(self._like.dtype)
+
+    def _pooled(
+        self, ids: Tensor, offsets: Tensor, mode: str, weights: Tensor | None, counted: Tensor | None
+    ) -> Tensor:
+        """Bags of this table."""
+        by, factors = cast(PoolMode, mode), None if weights is None else [weights]
+        inner = None if counted is None else [counted]
+        if not self._views:
+            return self._typed(self.group.pool([ids], [offsets], mode=by, weights=factors, counted=inner)[:, 0])
+        view = self._views[0]  # a group pools all its tables at once; this is one
+        check_bags([ids], [offsets], by, factors)
+        pooled = pool_composed(lambda each: view(each[:, 0]).unsqueeze(1), [1], [ids], [offsets], by, factors, inner)
+        return self._typed(pooled[:, 0])
 
 
-class Embedding(_Folded):
+def _built(
+    num_embeddings: int,
+    embedding_dim: int,
+    changing_rows: tuple[float | None, float, bool],
+    folding: Folding,
+    sparse: bool,
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+) -> EmbeddingGroup:
+    """The group of a new drop-in."""
+    names, defaults = ("max_norm", "norm_type", "scale_grad_by_freq"), (None, 2.0, False)
+    for name, value, default in zip(names, changing_rows, defaults, strict=True):
+        if value != default:
+            raise ValueError(
+                f"{name}={value} changes single rows, which a folded table's ids share: leave {name} at {default}"
+            )
+    group = folding.build(TableSpec(_TABLE, num_embeddings, embedding_dim), device, dtype)
+    group.sparse = sparse
+    return group
+
+
+class Embedding(Folded, nn.Embedding):
     """`torch.nn.Embedding` over a folded table: the same arguments, ids of any shape, plus a method.
 
     Args:
@@ -170,20 +250,26 @@ class Embedding(_Folded):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        unsupported: dict[str, tuple[object, object]] = {
-            "max_norm": (max_norm, None),
-            "norm_type": (norm_type, 2.0),
-            "scale_grad_by_freq": (scale_grad_by_freq, False),
-        }
         folding = Folding(method, compression, budget, storage, init, outside, seed)
-        super().__init__(num_embeddings, embedding_dim, padding_idx, unsupported, folding, sparse, device, dtype)
+        changing_rows = (max_norm, norm_type, scale_grad_by_freq)
+        group = _built(num_embeddings, embedding_dim, changing_rows, folding, sparse, device, dtype)
+        self._hold(group, _TABLE, padding_idx)
 
     def forward(self, input: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape dim"]:  # noqa: A002  (torch's name)
         """The vectors of ids of any shape, `[*shape, embedding_dim]`."""
         return self._vectors(input).reshape(*input.shape, self.embedding_dim)
 
+    @classmethod
+    def over(
+        cls, group: EmbeddingGroup, table: str, padding_idx: int | None = None, *, dtype: torch.dtype | None = None
+    ) -> Embedding:
+        """The drop-in of a table of a group that is there already; `dtype` is that of its vectors."""
+        self = cls.__new__(cls)
+        self._hold(group, table, padding_idx, dtype)
+        return self
 
-class EmbeddingBag(_Folded):
+
+class EmbeddingBag(Folded, nn.EmbeddingBag):
     """`torch.nn.EmbeddingBag` over a folded table: vectors are composed, then pooled.
 
     Args:
@@ -239,16 +325,32 @@ class EmbeddingBag(_Folded):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        unsupported: dict[str, tuple[object, object]] = {
-            "max_norm": (max_norm, None),
-            "norm_type": (norm_type, 2.0),
-            "scale_grad_by_freq": (scale_grad_by_freq, False),
-        }
         folding = Folding(method, compression, budget, storage, init, outside, seed)
-        super().__init__(num_embeddings, embedding_dim, padding_idx, unsupported, folding, sparse, device, dtype)
+        changing_rows = (max_norm, norm_type, scale_grad_by_freq)
+        group = _built(num_embeddings, embedding_dim, changing_rows, folding, sparse, device, dtype)
+        self._hold(group, _TABLE, padding_idx)
+        self._pool_by(mode, include_last_offset)
+
+    @classmethod
+    def over(
+        cls,
+        group: EmbeddingGroup,
+        table: str,
+        padding_idx: int | None = None,
+        mode: PoolMode = "mean",
+        include_last_offset: bool = False,
+        *,
+        dtype: torch.dtype | None = None,
+    ) -> EmbeddingBag:
+        """The drop-in of a table of a group that is there already; `dtype` is that of its vectors."""
+        self = cls.__new__(cls)
+        self._hold(group, table, padding_idx, dtype)
+        self._pool_by(mode, include_last_offset)
+        return self
+
+    def _pool_by(self, mode: PoolMode, include_last_offset: bool) -> None:
         check_choice("EmbeddingBag", "mode", mode, get_args(PoolMode))
-        self.mode = mode
-        self.include_last_offset = include_last_offset
+        self.mode, self.include_last_offset = mode, include_last_offset
 
     def forward(
         self,
@@ -276,12 +378,10 @@ class EmbeddingBag(_Folded):
         if self.padding_idx is not None:
             check(ids.shape[0], offsets, self.mode, weights)  # as they were given, before any id is left out
             if is_recorded():
-                counted = [ids.ne(self.padding_idx)]
+                counted = ids.ne(self.padding_idx)
             else:
                 ids, offsets, weights = self._without_padding(ids, offsets, weights)
-        return self.group.pool(
-            [ids], [offsets], mode=self.mode, weights=None if weights is None else [weights], counted=counted
-        )[:, 0]
+        return self._pooled(ids, offsets, self.mode, weights, counted)
 
     def _bags(self, ids: Tensor, offsets: Tensor | None) -> tuple[Tensor, Tensor]:
         """Flat ids and where each bag begins."""

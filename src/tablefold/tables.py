@@ -12,10 +12,13 @@ Shapes in annotations and docstrings use these axes:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from tablefold.fields import settle_fields
+from tablefold.quoting import quoted
 
 FLOAT_BYTES = 4
 """Bytes of one float32."""
@@ -91,6 +94,27 @@ def show_bytes(size: float) -> str:
         if size >= 0.9995 * 1000**power:  # which three digits round to 1
             return f"{size / 1000**power:.3g} {unit}"
     return f"{size:.0f} B"
+
+
+_UNITS = {"": 1, "B": 1}
+for _power, _letter in enumerate("KMGT", start=1):
+    _UNITS[f"{_letter}B"] = 1000**_power
+    _UNITS[f"{_letter}IB"] = 1024**_power
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes that people write: a number, with a unit if they like; KB is 1000, KiB is 1024.
+
+    Raises:
+        ValueError: for text that is none.
+
+    >>> parse_bytes("10MB"), parse_bytes("64_000"), parse_bytes("1.5GiB")
+    (10000000, 64000, 1610612736)
+    """
+    match = re.fullmatch(r"([0-9][0-9_]{0,99}(?:\.[0-9]{1,99})?)\s*([A-Za-z]*)", text.strip(), flags=re.ASCII)
+    if match is None or match[2].upper() not in _UNITS:
+        raise ValueError(f"{quoted(text)} is not a size in bytes, such as 64_000, 10MB or 1.5GiB")
+    return int(Fraction(match[1].replace("_", "")) * _UNITS[match[2].upper()])
 
 
 def check_tables(tables: Sequence[TableSpec]) -> tuple[TableSpec, ...]:

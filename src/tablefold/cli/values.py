@@ -8,23 +8,17 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from argparse import ArgumentTypeError
 from collections.abc import Callable
-from fractions import Fraction
 
 from tablefold.quoting import quoted
+from tablefold.tables import parse_bytes
 from tablefold.tables import show_bytes as show_bytes
 
 LARGEST = 1 << 62
 """No count and no number of bytes is larger: it is a mistake, and computing with it would overflow."""
 
 LARGEST_SEED = (1 << 63) - 1
-
-_UNITS = {"": 1, "B": 1}
-for _power, _letter in enumerate("KMGT", start=1):
-    _UNITS[f"{_letter}B"] = 1000**_power
-    _UNITS[f"{_letter}IB"] = 1024**_power
 
 
 def byte_size(text: str) -> int:
@@ -33,10 +27,10 @@ def byte_size(text: str) -> int:
     >>> byte_size("10MB"), byte_size("64_000"), byte_size("1.5GiB")
     (10000000, 64000, 1610612736)
     """
-    match = re.fullmatch(r"([0-9][0-9_]{0,99}(?:\.[0-9]{1,99})?)\s*([A-Za-z]*)", text.strip(), flags=re.ASCII)
-    if match is None or match[2].upper() not in _UNITS:
-        raise ArgumentTypeError(f"{quoted(text)} is not a size in bytes, such as 64_000, 10MB or 1.5GiB")
-    size = int(Fraction(match[1].replace("_", "")) * _UNITS[match[2].upper()])
+    try:
+        size = parse_bytes(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
     if size > LARGEST:
         raise ArgumentTypeError(f"{quoted(text)} is more than {LARGEST:,} bytes")
     return size

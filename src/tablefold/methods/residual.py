@@ -28,7 +28,7 @@ ROUNDS = 3
 SAMPLE = 1 << 18
 """Rows that codebooks are learned from; all rows are then assigned to them."""
 
-SKETCH = 1 << 15
+SKETCH = 1 << 14
 """Rows by which the sizes of a ladder are compared."""
 
 FEW_ROWS = 32
@@ -113,25 +113,15 @@ class Residual(Method):
         """From one stage up, by stages that are learned from a sample and never improved; to where int4 takes less."""
         table, sketch = trained.table, trained.sample(SKETCH, seed)
         most = min(most, INT4.num_bytes(table.vocabulary * table.dim))
-        for rows, kept in self._codebooks(table):
-            method = replace(self, rows=rows, stages=1)
-            search = _Search(sketch, kept, rows, seed)
-            while method._bytes(table, kept) <= most and method._pays(table) and rows < len(sketch.values):
-                search.add_stage()
-                yield Rung(method, kept, method._bytes(table, kept), search.error())
-                if method.stages == MOST_PARTS:
-                    break
-                method = replace(method, stages=method.stages + 1)
-
-    def _codebooks(self, table: TableSpec) -> Iterator[tuple[int, Format]]:
-        """Sizes and formats of codebooks that may be the best for a table."""
-        own = self.rows * table.dim
-        yield self.rows, INT8
-        if table.vocabulary < 64 * own:  # else a few bytes beside the pointers
-            yield self.rows, INT4
-        if table.vocabulary < 4 * own and self.rows > FEW_ROWS:
-            yield FEW_ROWS, INT8
-            yield FEW_ROWS, INT4
+        rows = min(FEW_ROWS, self.rows) if table.vocabulary < self.rows * table.dim else self.rows
+        kept = INT4 if table.vocabulary < 4 * rows * table.dim else INT8  # where it is next to nothing
+        method, search = replace(self, rows=rows, stages=1), _Search(sketch, kept, rows, seed)
+        while method._bytes(table, kept) <= most and method._pays(table) and rows < len(sketch.values):
+            search.add_stage(iterations=4)
+            yield Rung(method, kept, method._bytes(table, kept), search.error())
+            if method.stages == MOST_PARTS:
+                break
+            method = replace(method, stages=method.stages + 1)
 
     def keep(self, trained: Trained, kept: Format, seed: int = 0) -> Kept:
         """Codebooks from a sample, then the pointers of all rows."""
@@ -173,11 +163,10 @@ class _Search:
         """The stages as they are now: codebooks, as they are kept and as they are searched, and pointers."""
         return list(self.masters), list(self.turned), list(self.of)
 
-    def add_stage(self) -> None:
+    def add_stage(self, iterations: int = 12) -> None:
         """Clusters of what the stages so far leave."""
-        found = cluster(
-            self.left, self.rows, weights=self.trained.weights, seed=self.seed + len(self.turned), iterations=12
-        )
+        seed = self.seed + len(self.turned)
+        found = cluster(self.left, self.rows, weights=self.trained.weights, seed=seed, iterations=iterations)
         self.masters.append(found.centroids)
         self.turned.append(found.centroids)
         self._set(len(self.turned) - 1, found.centroids)

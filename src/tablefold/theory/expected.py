@@ -252,7 +252,7 @@ def share_of(term: Term, table: TableSpec) -> float:
 
 
 def table_bytes(address_map: AddressMap, column: int) -> tuple[int, bool]:
-    """(bytes of memory that the table's ids can read, whether other tables read there too)."""
+    """(bytes of memory and lookup arrays that the table's ids can read, whether other tables read that memory too)."""
     own = _spans(address_map.terms[column])
     others = [terms for index, terms in enumerate(address_map.terms) if index != column]
     foreign = [span for terms in others for span in _spans(terms)]
@@ -261,7 +261,8 @@ def table_bytes(address_map: AddressMap, column: int) -> tuple[int, bool]:
     for region, base in zip(address_map.regions, address_map.bases, strict=True):
         spans = ((max(begin, base), min(end, base + region.floats)) for begin, end in own)
         num_bytes += region.format.num_bytes(sum(end - begin for begin, end in spans if begin < end))
-    return num_bytes, shared
+    parts = {part.lookup for term in address_map.terms[column] for part in term.partitions if part.lookup is not None}
+    return num_bytes + sum(lookup.buckets.nbytes for lookup in parts), shared
 
 
 def _spans(terms: Sequence[Term]) -> list[tuple[int, int]]:

@@ -1,0 +1,279 @@
+"""Fold: replace the tables of a model by drop-ins, all under one budget. Unfold: write full tables back."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast, get_args
+
+import numpy as np
+import torch
+from torch import nn
+
+from tablefold.folding.finding import Choice, Table, TableModule, Weights, find_tables
+from tablefold.folding.outcome import FoldedTable, Report
+from tablefold.folding.planning import (
+    AUTO,
+    Counts,
+    check_counts,
+    look_untrained,
+    plan_tables,
+    split,
+    stays,
+    trained,
+)
+from tablefold.folding.stale import watch
+from tablefold.formats import FP32
+from tablefold.group import EmbeddingGroup, scale_start
+from tablefold.hashing import derive_key
+from tablefold.method import Kept, Method, Trained
+from tablefold.nn import Embedding, EmbeddingBag, Folded
+from tablefold.ops.bags import PoolMode
+from tablefold.plans import Plan
+from tablefold.spec import check_choice
+from tablefold.starts import FULL_START
+from tablefold.tables import parse_bytes
+
+_HOOKS = (
+    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks"),
+    *("_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook"),
+)
+
+MUCH = 0.1
+"""Where a table loses more of its squared norm than this, figures get worse: it should be tuned."""
+
+
+def fold(
+    model: nn.Module,
+    *,
+    compression: float | None = None,
+    budget: int | str | None = None,
+    method: str | Method = AUTO,
+    weights: Weights = "keep",
+    only: Choice = None,
+    skip: Choice = None,
+    counts: Counts | None = None,
+    inplace: bool = True,
+    seed: int = 0,
+) -> Report:
+    """Fold the tables of a model: every `nn.Embedding` and `nn.EmbeddingBag` becomes a drop-in that owns its memory.
+
+    All tables are sized together to one budget. Each drop-in keeps the module's names, padding id, mode, device, type,
+    hooks and training flag; modules that share a weight share its memory. Make the optimiser after the fold.
+
+    Args:
+        model: whose tables; changed in place.
+        compression: how many times smaller all tables together become. One of this and `budget` is needed.
+        budget: the bytes that they may take together: 64_000_000, or "64MB". Scales and pointers count.
+        method: `auto`, or a spec string or `Method`: of the methods that keep trained weights, or of all with `new`.
+        weights: `keep` takes trained weights over, without data; `new` starts afresh, for a model that is yet to be
+            trained, with vectors of the deviation that each table had.
+        only: tables whose names fit a pattern (`user*`), one of several, or a function of name and module.
+        skip: tables to leave alone, likewise.
+        counts: by the name of a table how often each id occurs. Errors of frequent ids then count more.
+        inplace: False folds a copy, which is `report.model`.
+        seed: of addresses, start values and what is drawn to find clusters.
+
+    Returns:
+        What was done: bytes before and after, and what each table lost.
+
+    Raises:
+        ValueError: where there is nothing to fold, or nothing that fits.
+
+    >>> import torch
+    >>> model = torch.nn.Sequential(torch.nn.Embedding(10_000, 16), torch.nn.Flatten(), torch.nn.Linear(16, 1))
+    >>> report = fold(model, compression=50, weights="new")
+    >>> model(torch.tensor([3, 9_999])).shape, report.bytes_before, report.num_bytes <= 12_800
+    (torch.Size([2, 1]), 640000, True)
+    """
+    check_choice("fold", "weights", weights, get_args(Weights))
+    model = model if inplace else copy.deepcopy(model)
+    tables, left = find_tables(model, weights, only, skip)
+    most = parse_bytes(budget) if isinstance(budget, str) else budget
+    plan = plan_tables(tables, most, compression, method, weights, counts, seed)
+    named, weigh = {table.spec.name: table for table in tables}, check_counts(tables, counts)
+    done: dict[str, _Done] = {}
+    for number, part in enumerate(split(plan)):  # built one by one, and put in when all are
+        own = [named[spec.name] for spec in part.tables]
+        if all(stays(part.parts[0], table) for table in own):
+            continue
+        if weights == "keep":
+            done.update(_keep(own[0], trained(own[0], weigh), part, seed))
+        else:
+            done.update(_start(own, part, derive_key(seed, number)))
+    for name, each in done.items():
+        _replace(model, named[name], each.group, weights == "keep")
+    watch({name: (named[name].weight, each.group) for name, each in done.items()})
+    notes = tuple(_notes(done, weights))
+    for note in notes[:-1]:
+        warnings.warn(note, stacklevel=2)
+    return Report(_rows(tables, plan, done), tuple(left), notes, plan, model)
+
+
+def unfold(model: nn.Module) -> nn.Module:
+    """Write full tables back: every drop-in becomes a module of torch's with the vectors that it gave. Returns the
+    model, changed in place.
+
+    Raises:
+        ValueError: where it has no drop-in.
+    """
+    folded: dict[Folded, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, Folded):
+            folded.setdefault(module, []).append(name)
+    if not folded or "" in folded.get(cast(Folded, model), []):
+        raise ValueError(f"{type(model).__name__} has no folded table in it: there is nothing to unfold")
+    written: dict[tuple[int, str], nn.Parameter] = {}
+    for module, names in folded.items():
+        key = id(module.group), module.table
+        if key not in written:
+            written[key] = nn.Parameter(module.weight.detach().clone())
+        _put(model, names, _torchs(module, written[key]))
+    return model
+
+
+@dataclass(frozen=True, eq=False)
+class _Done:
+    """A table that is folded.
+
+    Args:
+        num_bytes: of its group; 0 for all but the first table of one.
+        error: the share of its squared norm that is lost.
+        untrained: whether it looked so.
+    """
+
+    group: EmbeddingGroup
+    num_bytes: int
+    error: float | None
+    untrained: bool = False
+
+
+def _keep(table: Table, own: Trained, plan: Plan, seed: int) -> dict[str, _Done]:
+    """A group that stands for a trained table."""
+    part = plan.parts[0]
+    group = _build(plan, table, seed)
+    load_kept(group, part.method.keep(own, part.format, seed))
+    group.requires_grad_(table.weight.requires_grad)
+    name = table.spec.name
+    error = own.error(own.values - group.unfold(name).to("cpu", torch.float32))
+    return {name: _Done(group, group.num_bytes, error / (own.error(own.values) or 1.0), look_untrained(own))}
+
+
+def _start(tables: Sequence[Table], plan: Plan, seed: int) -> dict[str, _Done]:
+    """A group that starts afresh, with vectors of the deviation that the tables had."""
+    group = _build(plan, tables[0], seed)
+    deviations = [_deviation(table) for table in tables]
+    if group.device.type != "meta":
+        scale_start(group, sum(deviations) / len(deviations) / FULL_START.std)
+    return {
+        table.spec.name: _Done(group, 0 if number else group.num_bytes, None) for number, table in enumerate(tables)
+    }
+
+
+def _build(plan: Plan, table: Table, seed: int) -> EmbeddingGroup:
+    own = all(part.format == FP32 for part in plan.parts)  # codes have masters in float32
+    dtype = table.weight.dtype if own else torch.float32
+    group = plan.build(seed=seed, device=table.weight.device, dtype=dtype)
+    group.sparse = any(module.sparse for module, _ in table.readers)
+    return group
+
+
+@torch.no_grad()
+def load_kept(group: EmbeddingGroup, kept: Kept) -> None:
+    """Write what a method found for a trained table into a group of it."""
+    for array, memory in zip(group.address_map.arrays, group.arrays, strict=True):
+        memory.copy_(torch.cat([kept.regions[number].reshape(-1, array.width) for number in array.regions]))
+    if group.lookup is not None:
+        found = np.concatenate(kept.lookups)
+        group.lookup.copy_(torch.from_numpy(found).to(group.lookup.dtype))
+
+
+def _deviation(table: Table) -> float:
+    """Of the weights that are replaced; 1, that of N(0, 1), where there are none."""
+    if table.weight.is_meta:
+        return 1.0
+    values = table.weight.detach().flatten()[: 1 << 22].float()
+    found = float(values.square().mean().sqrt())
+    return found if 0 < found < math.inf else FULL_START.std
+
+
+def _replace(model: nn.Module, table: Table, group: EmbeddingGroup, keeps: bool) -> None:
+    for module, names in table.readers:
+        drop_in = make_drop_in(module, group, table.spec.name)
+        drop_in.keeps_padding = keeps and _has_padding_vector(module)
+        _put(model, names, _carry_over(module, drop_in))
+
+
+def _has_padding_vector(module: TableModule) -> bool:
+    """Whether its padding id has a vector other than zero, which torch's module returns."""
+    if module.padding_idx is None or isinstance(module, nn.EmbeddingBag):
+        return False
+    return bool(module.weight.detach()[module.padding_idx].any())
+
+
+def make_drop_in(like: TableModule, group: EmbeddingGroup, table: str) -> Folded:
+    """The drop-in of a table of a group that does what a module of torch's does."""
+    padding, dtype = like.padding_idx, like.weight.dtype
+    if isinstance(like, nn.EmbeddingBag):
+        mode = cast(PoolMode, like.mode)
+        return EmbeddingBag.over(group, table, padding, mode, like.include_last_offset, dtype=dtype)
+    return Embedding.over(group, table, padding, dtype=dtype)
+
+
+def _torchs(module: Folded, weight: nn.Parameter) -> nn.Module:
+    """Torch's module of a drop-in, over a weight."""
+    options: dict[str, Any] = {"padding_idx": module.padding_idx, "sparse": module.sparse, "device": "meta"}
+    if isinstance(module, EmbeddingBag):
+        options |= {"mode": module.mode, "include_last_offset": module.include_last_offset}
+        made: nn.Module = nn.EmbeddingBag(module.num_embeddings, module.embedding_dim, **options)
+    else:
+        made = nn.Embedding(module.num_embeddings, module.embedding_dim, **options)
+    made.weight = weight
+    return _carry_over(module, made)
+
+
+def _carry_over(old: nn.Module, new: nn.Module) -> nn.Module:
+    """Hooks and the training flag: the very dicts, so that handles that were given out still remove their hooks."""
+    for name in _HOOKS:
+        setattr(new, name, getattr(old, name))
+    return new.train(old.training)
+
+
+def _put(model: nn.Module, names: Sequence[str], module: nn.Module) -> None:
+    """Set a module under every one of its names."""
+    for name in names:
+        parent, _, own = name.rpartition(".")
+        model.get_submodule(parent)._modules[own] = module
+
+
+def _rows(tables: Sequence[Table], plan: Plan, done: dict[str, _Done]) -> tuple[FoldedTable, ...]:
+    parts = {spec.name: part for part in plan.parts for spec in part.tables}
+    found = []
+    for table in tables:
+        spec, part, own = table.spec, parts[table.spec.name], done.get(table.spec.name)
+        num_bytes = table.num_bytes if own is None else own.num_bytes
+        shown = (
+            ("as it is", str(table.weight.dtype).removeprefix("torch."))
+            if own is None
+            else (str(part.method), part.format.name)
+        )
+        error = 0.0 if own is None else own.error
+        found.append(
+            FoldedTable(table.names, spec.vocabulary, spec.dim, table.num_bytes, num_bytes, *shown, error, part.why)
+        )
+    return tuple(found)
+
+
+def _notes(done: dict[str, _Done], weights: Weights) -> Iterator[str]:
+    if untrained := [name for name, each in done.items() if each.untrained]:
+        yield (
+            f"{', '.join(untrained[:5])}: the rows are noise, as before a training, and a fold that keeps noise leaves "
+            "little to learn with: take weights='new' for a model that is yet to be trained"
+        )
+    far = [name for name, each in done.items() if (each.error or 0) > MUCH and not each.untrained]
+    if far:
+        yield f"{', '.join(far[:5])}: lost more than {MUCH:.0%} of the squared norm: tune the model, or take more bytes"
+    yield "make the optimiser after the fold: one made before holds the old tables"
