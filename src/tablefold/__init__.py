@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tablefold.click_model import ClickModel
     from tablefold.exporting.publish import export
     from tablefold.folding.planning import plan
+    from tablefold.folding.pretrained import from_pretrained, save_pretrained
     from tablefold.folding.replacing import fold, unfold
     from tablefold.group import EmbeddingGroup
     from tablefold.method import Method, all_methods, parse
@@ -63,10 +64,12 @@ __all__ = [
     "backend",
     "export",
     "fold",
+    "from_pretrained",
     "full_bytes",
     "make_plan",
     "parse",
     "plan",
+    "save_pretrained",
     "unfold",
     "warmup",
 ]
@@ -98,10 +101,12 @@ _HOMES = {
     "backend": "ops",
     "export": "exporting.publish",
     "fold": "folding.replacing",
+    "from_pretrained": "folding.pretrained",
     "full_bytes": "tables",
     "make_plan": "plans",
     "parse": "method",
     "plan": "folding.planning",
+    "save_pretrained": "folding.pretrained",
     "unfold": "folding.replacing",
     "warmup": "ahead",
 }

@@ -185,12 +185,13 @@ class EmbeddingGroup(nn.Module):
         What is read stays the same, to the bit. An optimiser that was made before still holds the masters.
         """
         for array, memory in zip(self.address_map.arrays, self.arrays, strict=True):
-            packed = self._packed(array, memory.detach())
+            packed = self.packed(array, memory.detach())
             self.memory[array.name] = nn.Parameter(packed, requires_grad=False)
         self._is_frozen = True
         return self
 
-    def _packed(self, array: Array, memory: Tensor) -> Tensor:
+    def packed(self, array: Array, memory: Tensor) -> Tensor:
+        """An array as its format packs it, which it may be already."""
         packed = array.format.packed_like(*array.shape)
         if array.format == FP32 or memory.dtype == packed.dtype:
             return memory

@@ -17,7 +17,7 @@ from tablefold.method import EmbeddingGroup, Method
 from tablefold.ops.backends import is_recorded
 from tablefold.ops.bags import PoolMode, check, check_bags, pool_composed
 from tablefold.ops.gather import Outside, read_type
-from tablefold.plans import make_plan
+from tablefold.plans import Plan, make_plan
 from tablefold.spec import check_choice
 from tablefold.starts import FULL_START
 from tablefold.tables import TableSpec
@@ -37,8 +37,10 @@ class Folding:
     outside: Outside
     seed: int
 
-    def build(self, table: TableSpec, device: torch.device | str | None, dtype: torch.dtype | None) -> EmbeddingGroup:
-        """The group of one table.
+    def build(
+        self, table: TableSpec, device: torch.device | str | None, dtype: torch.dtype | None
+    ) -> tuple[EmbeddingGroup, Plan]:
+        """The group of one table, and the plan that it was built by.
 
         Raises:
             ValueError: where the arguments do not fit each other or the table.
@@ -53,7 +55,7 @@ class Folding:
         group.outside = self.outside
         if deviation != FULL_START.std:
             scale_start(group, deviation / FULL_START.std)
-        return group
+        return group, plan
 
     def _deviation(self) -> float:
         deviation = {"torch": 1.0}.get(str(self.init), self.init)
@@ -70,12 +72,15 @@ class Folded(nn.Module):
 
     Attributes:
         group: of one table, or a group of several that share memory, of which this stands for the table `table`.
+        plan, seed: by which the group was built; no plan where somebody built it by hand.
         keeps_padding: the padding id's vector is not zero but what memory holds, as in tables that were trained so.
     """
 
     group: EmbeddingGroup
     table: str
     padding_idx: int | None
+    plan: Plan | None
+    seed: int
     keeps_padding: bool
     max_norm: float | None
     norm_type: float
@@ -93,20 +98,26 @@ class Folded(nn.Module):
                 f"{group.spec} gives {group.address_map.features[column]} vectors for one id, a drop-in returns one: "
                 "take another combine, or build a group, which hands them to the model as features"
             )
-        self.group, self.table = group, table
+        self.group, self.table, self.plan, self.seed = group, table, None, 0
         # Not a module of its own, for it owns nothing.
         self._views: tuple[TableView, ...] = () if len(group.tables) == 1 else (group[table],)
         self.num_embeddings, self.embedding_dim = group.tables[column].vocabulary, group.tables[column].dim
         self.padding_idx, self.keeps_padding = _padding(padding_idx, self.num_embeddings), False
         self.max_norm, self.norm_type, self.scale_grad_by_freq = None, 2.0, False
         other = dtype is not None and dtype != read_type(group.arrays)
-        like = torch.empty(0, dtype=dtype, device=group.device) if other else None
+        device = "cpu" if group.device.type == "meta" else group.device  # it has a type and no values
+        like = torch.empty(0, dtype=dtype, device=device) if other else None
         self.register_buffer("_like", like, persistent=False)  # which `to`, `half` and `float` move with the model
 
     @property
     def num_bytes(self) -> int:
         """Every byte that the group holds."""
         return self.group.num_bytes
+
+    @property
+    def vector_type(self) -> torch.dtype:
+        """The type of its vectors."""
+        return read_type(self.group.arrays) if self._like is None else self._like.dtype
 
     @property
     def sparse(self) -> bool:
@@ -184,17 +195,17 @@ def _built(
     sparse: bool,
     device: torch.device | str | None,
     dtype: torch.dtype | None,
-) -> EmbeddingGroup:
-    """The group of a new drop-in."""
+) -> tuple[EmbeddingGroup, Plan]:
+    """The group of a new drop-in, and its plan."""
     names, defaults = ("max_norm", "norm_type", "scale_grad_by_freq"), (None, 2.0, False)
     for name, value, default in zip(names, changing_rows, defaults, strict=True):
         if value != default:
             raise ValueError(
                 f"{name}={value} changes single rows, which a folded table's ids share: leave {name} at {default}"
             )
-    group = folding.build(TableSpec(_TABLE, num_embeddings, embedding_dim), device, dtype)
+    group, plan = folding.build(TableSpec(_TABLE, num_embeddings, embedding_dim), device, dtype)
     group.sparse = sparse
-    return group
+    return group, plan
 
 
 class Embedding(Folded, nn.Embedding):
@@ -252,8 +263,9 @@ class Embedding(Folded, nn.Embedding):
     ) -> None:
         folding = Folding(method, compression, budget, storage, init, outside, seed)
         changing_rows = (max_norm, norm_type, scale_grad_by_freq)
-        group = _built(num_embeddings, embedding_dim, changing_rows, folding, sparse, device, dtype)
+        group, plan = _built(num_embeddings, embedding_dim, changing_rows, folding, sparse, device, dtype)
         self._hold(group, _TABLE, padding_idx)
+        self.plan, self.seed = plan, seed
 
     def forward(self, input: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape dim"]:  # noqa: A002  (torch's name)
         """The vectors of ids of any shape, `[*shape, embedding_dim]`."""
@@ -327,8 +339,9 @@ class EmbeddingBag(Folded, nn.EmbeddingBag):
     ) -> None:
         folding = Folding(method, compression, budget, storage, init, outside, seed)
         changing_rows = (max_norm, norm_type, scale_grad_by_freq)
-        group = _built(num_embeddings, embedding_dim, changing_rows, folding, sparse, device, dtype)
+        group, plan = _built(num_embeddings, embedding_dim, changing_rows, folding, sparse, device, dtype)
         self._hold(group, _TABLE, padding_idx)
+        self.plan, self.seed = plan, seed
         self._pool_by(mode, include_last_offset)
 
     @classmethod

@@ -105,7 +105,7 @@ def fold(
         else:
             done.update(_start(own, part, derive_key(seed, number)))
     for name, each in done.items():
-        _replace(model, named[name], each.group, weights == "keep")
+        _replace(model, named[name], each, weights == "keep")
     watch({name: (named[name].weight, each.group) for name, each in done.items()})
     notes = tuple(_notes(done, weights))
     for note in notes[:-1]:
@@ -131,7 +131,7 @@ def unfold(model: nn.Module) -> nn.Module:
         key = id(module.group), module.table
         if key not in written:
             written[key] = nn.Parameter(module.weight.detach().clone())
-        _put(model, names, _torchs(module, written[key]))
+        put(model, names, _torchs(module, written[key]))
     return model
 
 
@@ -140,12 +140,15 @@ class _Done:
     """A table that is folded.
 
     Args:
+        plan, seed: by which the group was built.
         num_bytes: of its group; 0 for all but the first table of one.
         error: the share of its squared norm that is lost.
         untrained: whether it looked so.
     """
 
     group: EmbeddingGroup
+    plan: Plan
+    seed: int
     num_bytes: int
     error: float | None
     untrained: bool = False
@@ -159,7 +162,9 @@ def _keep(table: Table, own: Trained, plan: Plan, seed: int) -> dict[str, _Done]
     group.requires_grad_(table.weight.requires_grad)
     name = table.spec.name
     error = own.error(own.values - group.unfold(name).to("cpu", torch.float32))
-    return {name: _Done(group, group.num_bytes, error / (own.error(own.values) or 1.0), look_untrained(own))}
+    return {
+        name: _Done(group, plan, seed, group.num_bytes, error / (own.error(own.values) or 1.0), look_untrained(own))
+    }
 
 
 def _start(tables: Sequence[Table], plan: Plan, seed: int) -> dict[str, _Done]:
@@ -169,7 +174,8 @@ def _start(tables: Sequence[Table], plan: Plan, seed: int) -> dict[str, _Done]:
     if group.device.type != "meta":
         scale_start(group, sum(deviations) / len(deviations) / FULL_START.std)
     return {
-        table.spec.name: _Done(group, 0 if number else group.num_bytes, None) for number, table in enumerate(tables)
+        table.spec.name: _Done(group, plan, seed, 0 if number else group.num_bytes, None)
+        for number, table in enumerate(tables)
     }
 
 
@@ -200,11 +206,12 @@ def _deviation(table: Table) -> float:
     return found if 0 < found < math.inf else FULL_START.std
 
 
-def _replace(model: nn.Module, table: Table, group: EmbeddingGroup, keeps: bool) -> None:
+def _replace(model: nn.Module, table: Table, done: _Done, keeps: bool) -> None:
     for module, names in table.readers:
-        drop_in = make_drop_in(module, group, table.spec.name)
+        drop_in = make_drop_in(module, done.group, table.spec.name)
+        drop_in.plan, drop_in.seed = done.plan, done.seed
         drop_in.keeps_padding = keeps and _has_padding_vector(module)
-        _put(model, names, _carry_over(module, drop_in))
+        put(model, names, carry_over(module, drop_in))
 
 
 def _has_padding_vector(module: TableModule) -> bool:
@@ -232,17 +239,17 @@ def _torchs(module: Folded, weight: nn.Parameter) -> nn.Module:
     else:
         made = nn.Embedding(module.num_embeddings, module.embedding_dim, **options)
     made.weight = weight
-    return _carry_over(module, made)
+    return carry_over(module, made)
 
 
-def _carry_over(old: nn.Module, new: nn.Module) -> nn.Module:
+def carry_over(old: nn.Module, new: nn.Module) -> nn.Module:
     """Hooks and the training flag: the very dicts, so that handles that were given out still remove their hooks."""
     for name in _HOOKS:
         setattr(new, name, getattr(old, name))
     return new.train(old.training)
 
 
-def _put(model: nn.Module, names: Sequence[str], module: nn.Module) -> None:
+def put(model: nn.Module, names: Sequence[str], module: nn.Module) -> None:
     """Set a module under every one of its names."""
     for name in names:
         parent, _, own = name.rpartition(".")
