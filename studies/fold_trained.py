@@ -1,0 +1,212 @@
+"""Trained tables folded without data: AUC before and after, by representation, at the bytes of a group (pointers too).
+
+    python studies/fold_trained.py FILE --work FOLDER --results studies/results/fold_trained.jsonl
+
+FILE is a Parquet file of positives (columns user, item). A NeuMF is trained full, as in `equal_bytes.py formats`, until
+validation stops it; every line then replaces its two tables, retrains nothing and evaluates on the test rows. Errors
+count by 1 + how often an id occurs in training. `auto` is what `tablefold.fold` does; `metric` are errors as the loss
+sees them (the mean of g g' over 40 batches of training); `product` is product quantisation, codebooks in float32 and
+counted in int4.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from tablefold import fold
+from tablefold.clustering import cluster
+from tablefold.data.dataset import Dataset
+from tablefold.formats import INT2, INT4, INT8, Format
+from tablefold.method import Method, Trained, parse
+from tablefold.models.network import Network
+from tablefold.tables import TableSpec
+from tablefold.train import load_run
+from tablefold.train.metrics import Meter
+
+SIZES = (3.7, 7.5, 10, 14, 16, 20, 30, 32, 56, 60)
+BATCH = 8192
+
+
+class Tables(nn.Module):
+    """A group as users have it: an `nn.Embedding` for each column."""
+
+    def __init__(self, tables: list[Tensor]) -> None:
+        super().__init__()
+        self.tables = nn.ModuleList(nn.Embedding.from_pretrained(each, freeze=False) for each in tables)
+        self.dim, self.num_features = tables[0].shape[1], len(tables)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return torch.stack([table(ids[:, column]) for column, table in enumerate(self.tables)], dim=1)
+
+
+def trained_run(file: Path, work: Path) -> tuple[Path, Path]:
+    """(the data set, the run), made where they are not there yet."""
+    data, run = work / "gowalla-frequency-0", work / "full"
+    command = [sys.executable, "-m", "tablefold"]
+    if not data.exists():
+        columns = ["--user", "user", "--item", "item", "--negatives", "4", "--seed", "0"]
+        subprocess.run([*command, "prepare", "interactions", str(file), *columns, "--out", str(data)], check=True)
+    if not run.exists():
+        training = "--model neumf --top-mlp 64,32 --dim 16 --optimizer amsgrad --lr 2e-3 --batch-size 8192 --epochs 9"
+        training += " --eval-every 267 --patience 4 --storage fp32 --method full"
+        subprocess.run([*command, "train", str(data), *training.split(), "--out", str(run)], check=True)
+    return data, run
+
+
+class Experiment:
+    """A trained model, its data, and what its tables are folded to."""
+
+    def __init__(self, data: Path, run: Path, part: str) -> None:
+        self.model = load_run(run).model
+        tables = self.model.group.tables
+        self.values = [self.model.group.unfold(table.name).float() for table in tables]
+        dataset = Dataset(data)
+        self.train, self.part = dataset.part("train"), [*dataset.part(part).batches(1 << 16)]
+        self.counts = [np.zeros(len(each)) for each in self.values]
+        for batch in self.train.batches(1 << 16):
+            for column, counts in enumerate(self.counts):
+                counts += np.bincount(batch.ids[:, column].numpy(), minlength=len(counts))
+        self.full = sum(each.nbytes for each in self.values)
+
+    def scored(self, group: nn.Module) -> dict[str, float]:
+        """AUC and log loss with other tables."""
+        model: Network = copy.copy(self.model)
+        model._modules = {**self.model._modules, "group": group}
+        meter = Meter()
+        with torch.no_grad():
+            for batch in self.part:
+                meter.update(model.eval()(batch.dense, batch.ids).flatten(), batch.label)
+        found = meter.compute()
+        return {"auc": round(found.auc, 5), "log_loss": round(found.logloss, 5)}
+
+    def metrics(self) -> list[Tensor]:
+        """Of each table the mean of g g', g the gradient of an example's loss by the vector it reads."""
+        found = [torch.zeros(each.shape[1], each.shape[1]) for each in self.values]
+        for number, batch in enumerate(self.train.batches(BATCH, seed=1)):
+            if number == 40:
+                break
+            vectors = Tables(self.values)(batch.ids).detach().requires_grad_()
+            model: Network = copy.copy(self.model)
+            model._modules = {**self.model._modules, "group": _Given(vectors)}
+            logits = model(batch.dense, batch.ids).flatten()
+            loss = nn.functional.binary_cross_entropy_with_logits(logits, batch.label, reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, vectors)
+            for column, metric in enumerate(found):
+                metric += gradient[:, column].T @ gradient[:, column] / (40 * BATCH)
+        return found
+
+    def replaced(self, by: Callable[[Trained], tuple[Tensor, int]], metrics: list[Tensor] | None) -> dict[str, float]:
+        """Each table replaced by what a function makes of it: vectors, and the bytes that they are made of."""
+        tables, num_bytes = [], 0
+        for column, values in enumerate(self.values):
+            spec = TableSpec(str(column), *values.shape)
+            metric = None if metrics is None else metrics[column]
+            vectors, size = by(Trained(spec, values, 1 + self.counts[column], metric))
+            tables.append(vectors)
+            num_bytes += size
+        return {"bytes": num_bytes, "compression": round(self.full / num_bytes, 2), **self.scored(Tables(tables))}
+
+
+class _Given(nn.Module):
+    """Vectors that are there already."""
+
+    def __init__(self, vectors: Tensor) -> None:
+        super().__init__()
+        self.vectors, self.dim, self.num_features = vectors, vectors.shape[2], vectors.shape[1]
+
+    def forward(self, _: Tensor) -> Tensor:
+        return self.vectors
+
+
+def kept(method: Method, within: Format) -> Callable[[Trained], tuple[Tensor, int]]:
+    """By a method of ours."""
+
+    def vectors(table: Trained) -> tuple[Tensor, int]:
+        found = method.keep(table, within)
+        rows = [within.read(each) for each in found.regions]
+        of = [torch.from_numpy(each.astype(np.int64)) for each in found.lookups] or [torch.arange(len(rows[0]))]
+        size = within.num_bytes(sum(each.numel() for each in rows)) + sum(each.nbytes for each in found.lookups)
+        return torch.stack([each[own] for each, own in zip(rows, of, strict=True)]).sum(0), size
+
+    return vectors
+
+
+def scaled(within: Format) -> Callable[[Trained], tuple[Tensor, int]]:
+    """In few bits by plain scales."""
+    return lambda table: (within.read(table.values), within.num_bytes(table.values.numel()))
+
+
+def product(parts: int) -> Callable[[Trained], tuple[Tensor, int]]:
+    """Each vector cut into parts, each in 256 clusters."""
+
+    def vectors(table: Trained) -> tuple[Tensor, int]:
+        found: list[Tensor] = []
+        for part in table.values.chunk(parts, dim=1):
+            clusters = cluster(part.contiguous(), 256, weights=table.weights, iterations=12)
+            found.append(clusters.centroids[torch.from_numpy(clusters.of.astype(np.int64))])
+        return torch.cat(found, dim=1), parts * len(table.values) + INT4.num_bytes(256 * table.values.shape[1])
+
+    return vectors
+
+
+def lines(experiment: Experiment) -> Iterator[dict[str, object]]:
+    """Everything that is compared."""
+    yield {"form": "full", **experiment.replaced(lambda table: (table.values, table.values.nbytes), None)}
+    for within in (INT8, INT4, INT2):
+        yield {"form": f"{within.name}, plain scales", **experiment.replaced(scaled(within), None)}
+        least = kept(parse("full"), within)
+        yield {"form": f"{within.name}, scales of least error", **experiment.replaced(least, None)}
+    metrics = experiment.metrics()
+    for stages in (1, 2, 3, 4, 6):
+        residual = kept(parse(f"residual:stages={stages}"), INT4 if stages < 3 else INT8)
+        yield {"form": f"residual, {stages} stages", **experiment.replaced(residual, None)}
+        yield {"form": f"residual, {stages} stages, metric", **experiment.replaced(residual, metrics)}
+    for parts in (4, 2, 1):
+        yield {"form": f"product, {parts} parts", **experiment.replaced(product(parts), None)}
+    for size in SIZES:
+        model = Tables([each.clone() for each in experiment.values])
+        counts: dict[str, NDArray[np.float64]] = {f"tables.{n}": each for n, each in enumerate(experiment.counts)}
+        try:
+            report = fold(model, compression=size, counts=counts)
+        except ValueError as error:
+            yield {"form": f"auto, {size}x", "error": str(error)}
+            continue
+        what = {"bytes": report.num_bytes, "compression": round(report.compression, 2)}
+        spec = [f"{table.representation} in {table.format}" for table in report.tables]
+        lost = [round(table.error or 0.0, 4) for table in report.tables]
+        yield {"form": f"auto, {size}x", **what, **experiment.scored(model), "tables": spec, "lost": lost}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--run", type=Path, help="a run that is trained already, on --data")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--part", default="test")
+    arguments = parser.parse_args()
+    data, run = arguments.data, arguments.run
+    if data is None or run is None:
+        data, run = trained_run(arguments.file, arguments.work)
+    arguments.results.parent.mkdir(parents=True, exist_ok=True)
+    with arguments.results.open("w") as out:
+        for line in lines(Experiment(data, run, arguments.part)):
+            out.write(json.dumps(line) + "\n")
+            out.flush()
+            print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()
