@@ -4,15 +4,16 @@
 
 FILE is a Parquet file of positives (columns user, item). A NeuMF is trained full, as in `equal_bytes.py formats`, until
 validation stops it; every line then replaces its two tables, retrains nothing and evaluates on the test rows. Errors
-count by 1 + how often an id occurs in training. `auto` is what `tablefold.fold` does; `metric` are errors as the loss
-sees them (the mean of g g' over 40 batches of training); `product` is product quantisation, codebooks in float32 and
-counted in int4.
+count by 1 + how often an id occurs in training. `fold` is `tablefold.fold`, with `data` too; `metric` are errors as the
+loss sees them (the mean of g g' over 40 batches of training); `product` is product quantisation, codebooks in float32
+and counted in int4.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 from tablefold import fold
 from tablefold.clustering import cluster
-from tablefold.data.dataset import Dataset
+from tablefold.data.dataset import Batch, Dataset
 from tablefold.formats import INT2, INT4, INT8, Format
 from tablefold.method import Method, Trained, parse
 from tablefold.models.network import Network
@@ -99,9 +100,7 @@ class Experiment:
             vectors = Tables(self.values)(batch.ids).detach().requires_grad_()
             model: Network = copy.copy(self.model)
             model._modules = {**self.model._modules, "group": _Given(vectors)}
-            logits = model(batch.dense, batch.ids).flatten()
-            loss = nn.functional.binary_cross_entropy_with_logits(logits, batch.label, reduction="sum")
-            (gradient,) = torch.autograd.grad(loss, vectors)
+            (gradient,) = torch.autograd.grad(_loss(model, batch), vectors)
             for column, metric in enumerate(found):
                 metric += gradient[:, column].T @ gradient[:, column] / (40 * BATCH)
         return found
@@ -116,6 +115,27 @@ class Experiment:
             tables.append(vectors)
             num_bytes += size
         return {"bytes": num_bytes, "compression": round(self.full / num_bytes, 2), **self.scored(Tables(tables))}
+
+    def folded(self, size: float, guided: bool) -> dict[str, object]:
+        """What `tablefold.fold` makes of it, with or without the gradients of 40 batches."""
+        model: Network = copy.copy(self.model)
+        group = Tables([each.clone() for each in self.values])
+        model._modules = {**self.model._modules, "group": group}
+        counts: dict[str, NDArray[np.float64]] = {f"group.tables.{n}": each for n, each in enumerate(self.counts)}
+        data = {"data": self.train.batches(BATCH, seed=1), "loss": _loss} if guided else {}
+        line: dict[str, object] = {"form": f"fold, {size}x{', data' if guided else ''}"}
+        try:
+            report = fold(model, compression=size, counts=counts, **data)  # type: ignore[arg-type]
+        except ValueError as error:
+            return {**line, "error": str(error)}
+        line |= {"bytes": report.num_bytes, "compression": round(report.compression, 2), **self.scored(group)}
+        spec = [f"{table.representation} in {table.format}" for table in report.tables]
+        return {**line, "tables": spec, "lost": [round(table.error or 0.0, 4) for table in report.tables]}
+
+
+def _loss(model: nn.Module, batch: Batch) -> Tensor:
+    logits = model(batch.dense, batch.ids).flatten()
+    return nn.functional.binary_cross_entropy_with_logits(logits, batch.label, reduction="sum")
 
 
 class _Given(nn.Module):
@@ -174,18 +194,8 @@ def lines(experiment: Experiment) -> Iterator[dict[str, object]]:
         yield {"form": f"residual, {stages} stages, metric", **experiment.replaced(residual, metrics)}
     for parts in (4, 2, 1):
         yield {"form": f"product, {parts} parts", **experiment.replaced(product(parts), None)}
-    for size in SIZES:
-        model = Tables([each.clone() for each in experiment.values])
-        counts: dict[str, NDArray[np.float64]] = {f"tables.{n}": each for n, each in enumerate(experiment.counts)}
-        try:
-            report = fold(model, compression=size, counts=counts)
-        except ValueError as error:
-            yield {"form": f"auto, {size}x", "error": str(error)}
-            continue
-        what = {"bytes": report.num_bytes, "compression": round(report.compression, 2)}
-        spec = [f"{table.representation} in {table.format}" for table in report.tables]
-        lost = [round(table.error or 0.0, 4) for table in report.tables]
-        yield {"form": f"auto, {size}x", **what, **experiment.scored(model), "tables": spec, "lost": lost}
+    for size, guided in itertools.product(SIZES, (False, True)):
+        yield experiment.folded(size, guided)
 
 
 def main() -> None:

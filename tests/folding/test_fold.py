@@ -98,6 +98,24 @@ def test_bytes_go_where_counts_say():
     assert lost[1] < 0.5 * lost[0]
 
 
+def test_data_says_which_errors_cost_what():
+    changed = []
+    for with_data in (False, True):
+        model = look_trained(DeepFM(), rank=8)
+        with torch.no_grad():
+            model.top[0].weight[:, 2:16] = 0.0  # of a user, the network looks at two numbers
+        before = model(some_ids(512, seed=9))
+        given = {"data": [some_ids(512, seed=seed) for seed in range(3)], "loss": lambda own, ids: own(ids).sum()}
+        fold(model, compression=14, only=["user", "same_user"], **(given if with_data else {}))
+        assert model.training
+        assert all(parameter.grad is None for parameter in model.parameters())
+        changed.append(float((model(some_ids(512, seed=9)) - before).detach().square().mean()))
+    assert changed[1] < 0.3 * changed[0]
+    for given, message in (({"data": []}, "data and loss together"), ({"data": [], "loss": len}, "no batches")):
+        with pytest.raises(ValueError, match=message):
+            fold(look_trained(DeepFM()), compression=10, **given)
+
+
 def test_modules_keep_what_they_were():
     model, calls = look_trained(DeepFM()).eval(), []
     handle = model.user.register_forward_hook(lambda *_: calls.append("user"))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from tablefold.folding.finding import Choice, Table, Weights, find_tables
+from tablefold.folding.measuring import Costs, Loss, measure
 from tablefold.formats import BF16, FP32, Format
 from tablefold.method import Method, Rung, Trained, all_methods, parse
 from tablefold.methods.full import Full
@@ -42,6 +44,8 @@ def plan(
     only: Choice = None,
     skip: Choice = None,
     counts: Counts | None = None,
+    data: Iterable[Any] | None = None,
+    loss: Loss | None = None,
     seed: int = 0,
 ) -> Plan:
     """What each table would get and why, and what that takes; nothing is built. `print` shows it as a table.
@@ -63,7 +67,8 @@ def plan(
     if not isinstance(model, nn.Module):
         return make_plan(_fresh(method), model, budget=_bytes(budget), compression=compression)
     tables, _ = find_tables(model, weights, only, skip)
-    return plan_tables(tables, _bytes(budget), compression, method, weights, counts, seed)
+    costs = find_costs(model, tables, counts, data, loss)
+    return plan_tables(tables, _bytes(budget), compression, method, weights, costs, seed)
 
 
 def plan_tables(
@@ -72,17 +77,16 @@ def plan_tables(
     compression: float | None,
     method: str | Method,
     weights: Weights,
-    counts: Counts | None,
+    costs: Costs,
     seed: int,
 ) -> Plan:
     """The plan of tables that were found in a model; `ValueError` where there is none."""
     specs, most = [table.spec for table in tables], _most(tables, budget, compression)
-    weigh = check_counts(tables, counts)
     if weights == "new":
         return _plan_new(specs, _fresh(method), most)
-    ladders = [_options(table, weigh, method, most, seed) for table in tables]
+    ladders = [_options(table, costs, method, most, seed) for table in tables]
     if sum(options[0].num_bytes for options in ladders) > most:
-        ladders = [_options(table, weigh, method, table.num_bytes, seed) for table in tables]
+        ladders = [_options(table, costs, method, table.num_bytes, seed) for table in tables]
         smallest = sum(options[0].num_bytes for options in ladders)
         raise ValueError(
             f"a budget of {most} bytes is below the smallest possible that keeps these trained tables, {smallest} "
@@ -101,14 +105,32 @@ def stays(part: Part, table: Table) -> bool:
     return part.method == Full() and exact
 
 
-def trained(table: Table, weigh: Mapping[str, NDArray[np.float64]]) -> Trained:
+def find_costs(
+    model: nn.Module,
+    tables: Sequence[Table],
+    counts: Counts | None,
+    data: Iterable[Any] | None,
+    loss: Loss | None,
+) -> Costs:
+    """What errors in tables cost, as far as counts and data tell; `ValueError` where they do not fit."""
+    if (data is None) != (loss is None):
+        raise ValueError("give data and loss together: batches, and a function of model and batch that gives the loss")
+    weights = check_counts(tables, counts)
+    if data is None or loss is None:
+        return Costs(weights)
+    seen, metrics = measure(model, tables, data, loss)
+    return Costs({**{name: 1 + each for name, each in seen.items()}, **weights}, metrics)
+
+
+def trained(table: Table, costs: Costs) -> Trained:
     """A table as methods that keep it see it."""
     spec = table.spec
     values = table.weight.detach().to("cpu", torch.float32)
     if not bool(torch.isfinite(values).all()):
         wild = int(torch.nonzero(~torch.isfinite(values).all(dim=1))[0])
         raise ValueError(f"table {spec.name!r}: row {wild} is not finite: its training has diverged")
-    return Trained(spec, values, weigh.get(spec.name, np.ones(spec.vocabulary)))
+    weights = costs.weights.get(spec.name, np.ones(spec.vocabulary))
+    return Trained(spec, values, weights, costs.metrics.get(spec.name))
 
 
 def check_counts(tables: Sequence[Table], counts: Counts | None) -> dict[str, NDArray[np.float64]]:
@@ -186,11 +208,9 @@ def _gain(below: Option, above: Option) -> float:
     return (below.error - above.error) / (above.num_bytes - below.num_bytes)
 
 
-def _options(
-    table: Table, weigh: Mapping[str, NDArray[np.float64]], request: str | Method, most: int, seed: int
-) -> list[Option]:
+def _options(table: Table, costs: Costs, request: str | Method, most: int, seed: int) -> list[Option]:
     """What a trained table may get, the smallest first."""
-    own = trained(table, weigh)
+    own = trained(table, costs)
     whole = own.error(own.values) or 1.0
     exact = FP32 if table.weight.element_size() > 2 else BF16
     options = [Option(Full(), exact, table.num_bytes, 0.0, "as it is")]

@@ -114,9 +114,14 @@ class Residual(Method):
         table, sketch = trained.table, trained.sample(SKETCH, seed)
         most = min(most, INT4.num_bytes(table.vocabulary * table.dim))
         rows = min(FEW_ROWS, self.rows) if table.vocabulary < self.rows * table.dim else self.rows
-        kept = INT4 if table.vocabulary < 4 * rows * table.dim else INT8  # where it is next to nothing
-        method, search = replace(self, rows=rows, stages=1), _Search(sketch, kept, rows, seed)
-        while method._bytes(table, kept) <= most and method._pays(table) and rows < len(sketch.values):
+        for kept in (INT8, INT4):
+            yield from replace(self, rows=rows, stages=1)._stages(table, sketch, kept, most, seed)
+            if table.vocabulary >= 64 * rows * table.dim:  # codebooks are next to nothing beside the pointers
+                break
+
+    def _stages(self, table: TableSpec, sketch: Trained, kept: Format, most: int, seed: int) -> Iterator[Rung]:
+        method, search = self, _Search(sketch, kept, self.rows, seed)
+        while method._bytes(table, kept) <= most and method._pays(table) and self.rows < len(sketch.values):
             search.add_stage(iterations=4)
             yield Rung(method, kept, method._bytes(table, kept), search.error())
             if method.stages == MOST_PARTS:
