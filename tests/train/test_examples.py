@@ -67,4 +67,5 @@ def test_two_processes_learn_from_batches_twice_as_large(data, example):
 
 
 def test_every_example_is_tested():
-    assert {path.name for path in EXAMPLES.glob("*.py")} == set(IN_TWO)
+    elsewhere = {"onnx_scores.py"}  # tests/exporting/test_export_run.py
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(IN_TWO) | elsewhere

@@ -46,5 +46,5 @@ def test_a_run_is_trained_evaluated_and_scored(folder, locale):
     assert json.loads(run("evaluate", out))["rows"] == 25
     assert "350 rows, 350 scored" in run("predict", out, "log.csv", "--out", f"scores é {locale}")
     content = json.loads((folder / out / "config.json").read_text(encoding="utf-8"))
-    assert [table["name"] for table in content["tables"]] == [USER, CITY]
+    assert [table["name"] for table in content["plan"]["tables"]] == [USER, CITY]
     assert content["dense"] == [AGE]
