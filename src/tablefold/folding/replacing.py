@@ -149,6 +149,7 @@ class _Done:
         plan, seed: by which the group was built.
         num_bytes: of its group; 0 for all but the first table of one.
         error: the share of its squared norm that is lost.
+        judged: the same as the loss sees it, where data was given.
         untrained: whether it looked so.
     """
 
@@ -157,6 +158,7 @@ class _Done:
     seed: int
     num_bytes: int
     error: float | None
+    judged: float = 0.0
     untrained: bool = False
 
 
@@ -167,11 +169,9 @@ def _keep(table: Table, own: Trained, plan: Plan, seed: int) -> dict[str, _Done]
     load_kept(group, part.method.keep(own, part.format, seed))
     group.requires_grad_(table.weight.requires_grad)
     name = table.spec.name
-    own = replace(own, metric=None)
-    error = own.error(own.values - group.unfold(name).to("cpu", torch.float32))
-    return {
-        name: _Done(group, plan, seed, group.num_bytes, error / (own.error(own.values) or 1.0), look_untrained(own))
-    }
+    errors, plain = own.values - group.unfold(name).to("cpu", torch.float32), replace(own, metric=None)
+    lost, judged = (each.error(errors) / (each.error(own.values) or 1.0) for each in (plain, own))
+    return {name: _Done(group, plan, seed, group.num_bytes, lost, judged, look_untrained(own))}
 
 
 def _start(tables: Sequence[Table], plan: Plan, seed: int) -> dict[str, _Done]:
@@ -287,7 +287,7 @@ def _notes(done: dict[str, _Done], weights: Weights) -> Iterator[str]:
             f"{', '.join(untrained[:5])}: the rows are noise, as before a training, and a fold that keeps noise leaves "
             "little to learn with: take weights='new' for a model that is yet to be trained"
         )
-    far = [name for name, each in done.items() if (each.error or 0) > MUCH and not each.untrained]
+    far = [name for name, each in done.items() if each.judged > MUCH and not each.untrained]
     if far:
         yield f"{', '.join(far[:5])}: lost more than {MUCH:.0%} of the squared norm: tune the model, or take more bytes"
     yield "make the optimiser after the fold: one made before holds the old tables"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -18,6 +18,7 @@ from tablefold.formats.fitting import fitted
 from tablefold.method import Kept, Method, Rung, Trained
 from tablefold.methods.sizing import MOST_PARTS
 from tablefold.partitions import identity, narrowest_integer, pointers
+from tablefold.spec import SHOWN
 from tablefold.starts import FULL_START, part_starts
 from tablefold.tables import FLOAT_BYTES, TableSpec
 from tablefold.terms import AddressMap, MapBuilder, Term
@@ -63,7 +64,7 @@ class Residual(Method):
     summary: ClassVar[str] = "rows of small codebooks, added; keeps trained tables in a byte for each"
     size_options: ClassVar[tuple[str, ...]] = ("stages",)
 
-    stages: int = 4
+    stages: int = field(default=4, metadata=SHOWN)
     rows: int = 256
 
     def __post_init__(self) -> None:
