@@ -535,10 +535,11 @@ def _check_state(group: nn.Module, state: Mapping[str, Any], prefix: str, *_: An
     for array in group.address_map.arrays:
         if array.name not in found:
             continue
-        if not (found[array.name].is_floating_point() or found[array.name].dtype == array.format.dtype):
+        own, given = group.memory[array.name].dtype, found[array.name].dtype
+        if given != own and not (own.is_floating_point and given.is_floating_point):
+            must = "floats" if own.is_floating_point else own
             raise ValueError(
-                f"{prefix}memory.{array.name} is {found[array.name].dtype} in these weights, it must be floats: "
-                "the file is damaged"
+                f"{prefix}memory.{array.name} is {given} in these weights, it must be {must}: the file is damaged"
             )
     saved = state.get(f"{prefix}_extra_state")
     if saved is not None:

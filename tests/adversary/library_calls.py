@@ -25,10 +25,10 @@ def custom():
     tables = [TableSpec("user", 1000, 16), TableSpec("b", 500, 16)]
     return parse("custom:lookup=lookup/small").build(tables)
 frame = {"y": [0, 1] * 20, "u": list("abcd") * 10}
-def few_bits(**changes):
-    g = make_plan("full", T, storage="int8").build()
-    state = g.state_dict()
-    return loaded(g, **{name: change(state[name]) for name, change in changes.items()})
+def few_bits(change):
+    g = make_plan("full", T, storage="int8").build().freeze()
+    (name,) = (name for name in g.state_dict() if name.startswith("memory."))
+    return loaded(g, **{name: change(g.state_dict()[name])})
 def loaded(g, strict=True, **changes):
     state = g.state_dict() | changes
     g.load_state_dict({k: x for k, x in state.items() if x is not None}, strict=strict)
@@ -170,10 +170,9 @@ def _states() -> list[str]:
             f"loaded(group('full'), _extra_state=torch.tensor({one}))"
             for one in ("[2, 0]", "[1, 5]", "[]", "[1]", "[1.5, 2.5]", "3")
         ),
-        "few_bits(memory_exponents=lambda held: held[:-1])",
-        "few_bits(memory_codes=lambda held: held[:-1])",
-        "few_bits(memory_codes=lambda held: held.float())",
-        "few_bits(memory_exponents=lambda held: held.to(torch.int64) * 0 + 10**6)",
+        "few_bits(lambda held: held[:-1])",
+        "few_bits(lambda held: held.float())",
+        "few_bits(lambda held: held.to(torch.int64))",
     ]
 
 

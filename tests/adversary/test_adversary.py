@@ -6,7 +6,7 @@ from adversary import bad_calls, flipped_bits, kills, malformed_requests, mutate
 from adversary.harness import Report
 
 SCRIPTS = {
-    "bad_calls": (bad_calls.torment, 40, 2_000),
+    "bad_calls": (bad_calls.torment, 40, 1_950),
     "mutated_lines": (mutated_lines.torment, 2_000, 1_000_000),
     "malformed_requests": (malformed_requests.torment, 1_000, 20_000),
     "kills": (kills.torment, 2, 60),
