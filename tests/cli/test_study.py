@@ -34,7 +34,7 @@ def test_from_a_study_to_its_page_and_table(data, tmp_path, capsys):
     assert "2 runs done, 0 impossible, 0 failed" in printed.out
     assert (out / "report.html").read_text().count("<svg") == 2
     table = printed.out.splitlines()
-    assert " ".join(table[0].split()) == "method bytes compression auc runs log loss samples/s"
+    assert " ".join(table[0].split()) == "method bytes compression auc runs log loss samples/s artefact"
     assert {line.split()[0] for line in table[1:3]} == {"full", "hash"}
 
     assert main(command) == 0

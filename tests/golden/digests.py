@@ -17,6 +17,9 @@ from tablefold.data import Dataset
 from tablefold.data.schema import PARTS, PartSchema, Schema, TableSchema
 from tablefold.data.shards import Examples, shard_name, write_shard
 
+LATER = {"hot", "low_rank", "mixed_dimensions", "residual"}
+"""Methods that release 0.1 did not have."""
+
 LOOKUP = Path(__file__).parent / "lookup" / "small"
 SMALL = [TableSpec("user", 1000, 8), TableSpec("item", 317, 8), TableSpec("country", 20, 8)]
 LARGE = [TableSpec("a", 2**24, 8), TableSpec("b", 2**31, 8), TableSpec("c", 2**40, 8), TableSpec("d", 39_043_207, 8)]

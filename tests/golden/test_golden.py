@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from golden.digests import LATER
 from tablefold import all_methods
 from tablefold.cli import main
 from tablefold.data import Dataset
@@ -48,11 +49,13 @@ def run(request, tmp_path):
     return folder, RUNS[request.param]
 
 
-def test_a_run_of_every_method_storage_and_model_is_there():
+def test_a_run_of_every_method_storage_and_model_of_old_is_there():
     configs = [json.loads((HERE / "runs" / name / "config.json").read_text()) for name in RUNS]
     assert {path.name for path in (HERE / "runs").iterdir()} == set(RUNS)
     methods = {(one["placement"]["method"]["method"], one["placement"]["storage"]) for one in configs}
-    assert methods >= {(method, storage) for method in all_methods() for storage in ("fp32", "bf16", "fp16", "int8")}
+    assert methods >= {
+        (method, storage) for method in set(all_methods()) - LATER for storage in ("fp32", "bf16", "fp16", "int8")
+    }
     assert {one["asked"]["model"] for one in configs} >= set(all_models())
 
 

@@ -7,15 +7,15 @@ seen. `digests.py` says what is hashed.
 import json
 from pathlib import Path
 
-from golden.digests import ADDRESSES, address_digests, batch_digests, start_digests
+from golden.digests import ADDRESSES, LATER, address_digests, batch_digests, start_digests
 from tablefold import all_methods
 
 GOLDEN = json.loads((Path(__file__).parent / "hashes.json").read_text())
 
 
-def test_every_method_is_there():
+def test_every_method_of_old_is_there():
     for kind in ("small", "large"):
-        assert {spec.partition(":")[0] for spec in ADDRESSES[kind]} == set(all_methods())
+        assert {spec.partition(":")[0] for spec in ADDRESSES[kind]} == set(all_methods()) - LATER
 
 
 def test_ids_read_the_addresses_of_old():
