@@ -238,7 +238,7 @@ class Embedding(Folded, nn.Embedding):
     >>> import torch
     >>> embedding = Embedding(1_000_000, 16, method="qr", compression=100)
     >>> embedding(torch.tensor([[3, 999_999]])).shape, embedding.num_bytes
-    (torch.Size([1, 2, 16]), 640000)
+    (torch.Size([1, 2, 16]), 639999)
     """
 
     def __init__(

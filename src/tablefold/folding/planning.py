@@ -61,8 +61,8 @@ def plan(
     >>> model = torch.nn.ModuleDict({"user": torch.nn.Embedding(10_000, 16), "day": torch.nn.Embedding(7, 16)})
     >>> for row in plan(model, compression=20, weights="new").rows():
     ...     print(row.table.name, row.method, row.bytes)
+    user qr:max_rows=3714,combine=mul 31586
     day full 448
-    user qr:max_rows=3711,combine=mul 31544
     """
     if not isinstance(model, nn.Module):
         return make_plan(_fresh(method), model, budget=_bytes(budget), compression=compression)
