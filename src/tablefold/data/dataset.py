@@ -10,11 +10,13 @@ thread. The batches of an epoch depend on `(batch_size, seed, epoch)` alone: not
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,10 +25,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from tablefold.data.dictionary_file import read_counts
+from tablefold.data.numbering import IdMap, Numbering
 from tablefold.data.order import BLOCK_ROWS, EpochOrder
-from tablefold.data.schema import PartSchema, Schema
+from tablefold.data.schema import PartSchema, Schema, TableSchema
 from tablefold.data.shards import Examples, ShardLayout, read_shard
-from tablefold.quoting import quoted
+from tablefold.quoting import one_line, quoted
 
 MAX_OPEN_SHARDS = 128
 
@@ -42,6 +46,13 @@ class Batch(NamedTuple):
 class Dataset:
     """A prepared dataset: `dataset.schema` and `dataset.part("train" | "test" | "validation")`.
 
+    `numbered` and `head` give views of it: nothing is copied.
+
+    Attributes:
+        folder: where it is.
+        schema: of what is read; in a view it may differ from the folder's.
+        numbering: the order of the ids, where it is not that of the folder's dictionaries.
+
     Raises:
         ValueError: if the folder holds no prepared dataset.
     """
@@ -49,6 +60,10 @@ class Dataset:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.schema = Schema.load(folder)
+        self.numbering: Numbering | None = None
+        self._given = self.schema  # as the folder has it, the rows of a head aside
+        self._is_head = False
+        self._maps: tuple[IdMap | None, ...] = (None,) * len(self.schema.tables)
         self._parts: dict[str, Part] = {}
 
     def part(self, name: str) -> Part:
@@ -56,9 +71,104 @@ class Dataset:
         if name not in self.schema.parts:
             raise ValueError(f"{self.folder} has no part {quoted(name)}; choose one of {', '.join(self.schema.parts)}")
         if name not in self._parts:  # kept, so that its shards are checked once
-            layout = ShardLayout(len(self.schema.dense), tuple(table.rows for table in self.schema.tables))
-            self._parts[name] = Part(self.folder / name, self.schema.parts[name], layout)
+            layout = ShardLayout(len(self.schema.dense), tuple(table.rows for table in self._given.tables))
+            self._parts[name] = Part(self.folder / name, self.schema.parts[name], layout, self._maps)
         return self._parts[name]
+
+    def numbered(self, numbering: Numbering) -> Dataset:
+        """The same rows, their ids in another order.
+
+        Raises:
+            ValueError: for a numbering of other tables, or one that moves ids that stand for no value.
+        """
+        numbering.check(self.schema.tables, self.schema.first_id)
+        maps = _compose(self._maps, numbering.new_ids)
+        view = self._view(maps, self.schema.tables)
+        view.numbering = Numbering(maps)
+        return view
+
+    def translated(self, maps: Sequence[IdMap | None], tables: Sequence[TableSchema]) -> Dataset:
+        """The same rows, their ids those of other `tables`; see `tablefold.data.joined`."""
+        return self._view(_compose(self._maps, maps), tables)
+
+    def head(self, train_rows: int) -> Dataset:
+        """The first `train_rows` rows of the training part; the other parts shrink alike."""
+        share = min(1.0, train_rows / max(1, self.schema.parts["train"].rows))
+        view = self._view(self._maps, self.schema.tables)
+        view._is_head, view.numbering, parts = True, self.numbering, {}
+        view.__dict__.pop("_first_counts", None)
+        for name, part in self.schema.parts.items():
+            rows = round(part.rows * share)
+            labels = [int(examples.label.sum()) for examples in self.part(name).examples(0, rows)]
+            parts[name] = replace(part, rows=rows, positives=sum(labels))
+        view.schema, view._given = replace(view.schema, parts=parts), replace(view._given, parts=parts)
+        return view
+
+    def counts(self, table: str) -> NDArray[np.int64]:
+        """How often training shows each id of a table, `[rows]`, in this dataset's order.
+
+        The counts of values are those of the table's dictionary (of positives, where negatives are drawn). Ids that
+        stand for no value are counted in the training part, and so is a table without a dictionary.
+
+        Raises:
+            ValueError: for a name that no table has, or a table of hashed ids.
+        """
+        names = [each.name for each in self.schema.tables]
+        if table not in names:
+            raise ValueError(f"{self.folder} has no table {quoted(table)}; it has {one_line(', '.join(names), 300)}")
+        number = names.index(table)
+        counts, into = self._own_counts(number), self._maps[number]
+        if into is None:
+            return counts
+        mapped: NDArray[np.int64] = np.zeros(self.schema.tables[number].rows or 0, dtype=np.int64)
+        np.add.at(mapped, into, counts)
+        return mapped
+
+    def dictionary(self, number: int) -> Path | None:
+        """The dictionary of a table, whose values are in the order that they have in the folder; None without one."""
+        path = self.folder / self._given.dictionary_file(self._given.tables[number].name)
+        return path if self._given.has_dictionaries and path.is_file() else None
+
+    def _own_counts(self, number: int) -> NDArray[np.int64]:
+        """The counts of the ids that the folder has."""
+        table, first, path = self._given.tables[number], self._given.first_id, self.dictionary(number)
+        if table.rows is None:
+            raise ValueError(
+                f"table {quoted(table.name)} has hashed ids, which nobody counts: prepare --ids dictionary"
+            )
+        if path is not None and not self._is_head and not self._given.is_attribute(number):
+            return np.append(self._first_counts[:first, number], read_counts(path, table.rows - first))
+        ids = [examples.ids[:, number] for examples in self._own_training()]
+        return sum((np.bincount(each, minlength=table.rows) for each in ids), np.zeros(table.rows, dtype=np.int64))
+
+    @cached_property
+    def _first_counts(self) -> NDArray[np.int64]:
+        """How often training shows each id that stands for no value, [first ids, tables]."""
+        counts = np.zeros((self._given.first_id, len(self._given.tables)), dtype=np.int64)
+        for examples in self._own_training() if len(counts) else ():
+            for each, count in enumerate(counts):
+                count += (examples.ids == each).sum(axis=0)
+        return counts
+
+    def _own_training(self) -> Iterator[Examples]:
+        """The training part with the ids that the folder has."""
+        part = self.part("train").unmapped()
+        for start in range(0, part.rows, BLOCK_ROWS):
+            yield from part.examples(start, start + BLOCK_ROWS)
+
+    def _view(self, maps: tuple[IdMap | None, ...], tables: Sequence[TableSchema]) -> Dataset:
+        view = copy.copy(self)
+        view.numbering, view._maps, view._parts = None, maps, {}
+        view.schema = replace(self.schema, tables=tuple(tables))
+        return view
+
+
+def _compose(first: Sequence[IdMap | None], second: Sequence[IdMap | None]) -> tuple[IdMap | None, ...]:
+    """Per table, one map after the other."""
+    return tuple(
+        then if before is None else before if then is None else then[before]
+        for before, then in zip(first, second, strict=True)
+    )
 
 
 class Part:
@@ -68,19 +178,31 @@ class Part:
         folder: where the shard files are.
         schema: rows and checksum of each shard.
         layout: what each shard holds; a file is checked as a whole when it is opened for the first time.
+        maps: per table, what each id of the shards is read as; None as it is.
     """
 
-    def __init__(self, folder: Path, schema: PartSchema, layout: ShardLayout) -> None:
+    def __init__(
+        self, folder: Path, schema: PartSchema, layout: ShardLayout, maps: tuple[IdMap | None, ...] = ()
+    ) -> None:
         self.folder = folder
         self.rows = schema.rows
         self._schema = schema
         self._shards = schema.shards
         self._layout = layout
+        self._maps = maps
         self._checked: set[int] = set()
         self._opened: dict[int, Examples] = {}
 
-    def __reduce__(self) -> tuple[type[Part], tuple[Path, PartSchema, ShardLayout]]:
-        return Part, (self.folder, self._schema, self._layout)  # loader workers map the files themselves
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Part, (self.folder, self._schema, self._layout, self._maps)  # loader workers map the files themselves
+
+    def unmapped(self) -> Part:
+        """The same rows, with the ids that the shards have."""
+        if all(each is None for each in self._maps):
+            return self
+        part = copy.copy(self)
+        part._maps = ()
+        return part
 
     @cached_property
     def _ends(self) -> NDArray[np.int64]:
@@ -114,16 +236,29 @@ class Part:
         return examples
 
     def examples(self, start: int, stop: int) -> list[Examples]:
-        """Rows `start .. stop - 1` (clipped to the part's end): read-only views of one or more shards, in order."""
+        """Rows `start .. stop - 1` (clipped to the part's end), in order: pieces of one or more shards.
+
+        They are read-only views of the shards, the ids a copy where they are read as others.
+        """
         pieces: list[Examples] = []
         stop = min(stop, self.rows)
         shard = int(np.searchsorted(self._ends, start, side="right"))
         while start < stop:
             first, end = int(self._ends[shard]) - self._shards[shard], min(stop, int(self._ends[shard]))
             if end > start:
-                pieces.append(self._open(shard)[start - first : end - first])
+                pieces.append(self._mapped(self._open(shard)[start - first : end - first]))
             start, shard = end, shard + 1
         return pieces
+
+    def _mapped(self, examples: Examples) -> Examples:
+        """The rows with ids as they are read."""
+        if all(each is None for each in self._maps):
+            return examples
+        ids = np.array(examples.ids)
+        for number, each in enumerate(self._maps):
+            if each is not None:
+                ids[:, number] = each[ids[:, number]]
+        return replace(examples, ids=ids)
 
     def num_batches(self, batch_size: int, world: int = 1) -> int:
         """Batches per rank and epoch: the last may be short; of several ranks, all take equally many."""

@@ -38,6 +38,24 @@ def write_dictionary(path: Path, pieces: Iterable[tuple[Any, Any]]) -> None:
             writer.write_table(pa.table(columns, schema=_SCHEMA))
 
 
+def write_reordered(path: Path, original: Path, order: NDArray[np.int32]) -> None:
+    """Write the values of a dictionary in another order, with their counts.
+
+    Args:
+        path: the new file.
+        original: a dictionary of as many values.
+        order: the places in `original` of the values, one after the other.
+
+    Raises:
+        ValueError: as of `read_values`.
+    """
+    size = len(order)
+    text = pa.chunked_array([*_read(original, "value", size, nulls=True)], pa.large_string()).combine_chunks()
+    counts = read_counts(original, size)
+    pieces = (order[start : start + _PIECE] for start in range(0, size, _PIECE))
+    write_dictionary(path, ((text.take(pa.array(piece)), counts[piece]) for piece in pieces))
+
+
 def read_values(path: Path, values: int) -> Iterator[list[str]]:
     """The values of a dictionary of `values` values, piece by piece.
 
@@ -63,8 +81,8 @@ def read_counts(path: Path, values: int) -> NDArray[np.int64]:
     return found
 
 
-def _read(path: Path, name: str, values: int) -> Iterator[Any]:
-    """A column, piece by piece, without nulls, of the type that it must have and of `values` values together."""
+def _read(path: Path, name: str, values: int, *, nulls: bool = False) -> Iterator[Any]:
+    """A column, piece by piece, of the type that it must have, `values` values together, with nulls or without."""
     left = values
     # Arrow opens a path by the locale's encoding, Python by that of the file system.
     with _reading(path), path.open("rb") as stream, pq.ParquetFile(stream, page_checksum_verification=True) as file:
@@ -76,9 +94,11 @@ def _read(path: Path, name: str, values: int) -> Iterator[Any]:
             column = batch.column(0)
             column.validate(full=True)
             left -= len(column)
-            if column.null_count or left < 0:
-                raise ValueError(f"its column {name!r} has a missing value" if column.null_count else "it is too long")
-            yield column
+            if left < 0:
+                raise ValueError("it is too long")
+            if column.null_count and not nulls:
+                raise ValueError(f"its column {name!r} has a missing value")
+            yield column.cast(pa.large_string()) if name == "value" else column
         if left:
             raise ValueError(f"it lacks {left:,} values")
 

@@ -29,7 +29,7 @@ from tablefold.data.avazu import Avazu
 from tablefold.data.criteo import Criteo
 from tablefold.data.dataset import Dataset
 from tablefold.data.dictionary import create_lookup, encode, encode_hashed, insert, open_lookup
-from tablefold.data.dictionary_file import read_values
+from tablefold.data.dictionary_file import read_values, write_reordered
 from tablefold.data.rejects import RejectRow, path_text
 from tablefold.data.schema import IDS, RESERVED_IDS, TableSchema, dictionary_file, named_dictionary_file
 from tablefold.data.source import RawSource, Rows, describe_files
@@ -89,10 +89,10 @@ def dictionary_bytes(dataset: Dataset) -> int:
 def save_encoder(dataset: Dataset, folder: Path) -> None:
     """Write the encoder of a dataset as the new folder `folder`; nothing where it was not prepared from raw lines.
 
-    A dictionary never changes, so it is a hard link where the file system allows: it takes no space, and a copy of
-    the folder to elsewhere is whole.
+    Its dictionaries are in the dataset's order. One in the order of the folder is a hard link where the file system
+    allows, for it never changes: it takes no space, and a copy of the folder to elsewhere is whole.
     """
-    source = dataset.schema.source
+    source, orders = dataset.schema.source, dataset.numbering.old_ids if dataset.numbering else ()
     if source.get("name") not in _SOURCES:
         return
     folder.mkdir()
@@ -101,10 +101,18 @@ def save_encoder(dataset: Dataset, folder: Path) -> None:
     for number, original in enumerate(_dictionaries(dataset)):
         copy = folder / dictionary_file(number)
         copy.parent.mkdir(exist_ok=True)
-        try:
-            os.link(original.resolve(), copy)
-        except OSError:  # another file system, or one without links
-            shutil.copyfile(original, copy)
+        order = orders[number] if orders else None
+        if order is None:
+            _link(original, copy)
+        else:
+            write_reordered(copy, original, order[RESERVED_IDS:] - RESERVED_IDS)
+
+
+def _link(original: Path, copy: Path) -> None:
+    try:
+        os.link(original.resolve(), copy)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(original, copy)
 
 
 class Encoder:

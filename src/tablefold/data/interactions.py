@@ -22,7 +22,7 @@ from tablefold.data.permutation import permute_ids
 from tablefold.data.records import column, read_records
 from tablefold.data.rejects import MAX_REJECTS, RejectRow, check_share, path_text, write_reject_rows
 from tablefold.data.room import free_memory
-from tablefold.data.schema import PARTS, PartSchema, Schema, TableSchema, dictionary_file, lookup_file
+from tablefold.data.schema import INTERACTIONS, PARTS, PartSchema, Schema, TableSchema, dictionary_file, lookup_file
 from tablefold.data.shards import Examples, shard_name, write_shard
 from tablefold.data.source import describe_files
 from tablefold.data.split import Split
@@ -124,7 +124,7 @@ def prepare_interactions(source: Interactions, out: str | Path) -> Schema:
     Raises:
         ValueError: for a missing or malformed file, or an `out` that is taken. Nothing is left then.
     """
-    description = {"name": "interactions", "files": describe_files([source.file]), **_options(source)}
+    description = {"name": INTERACTIONS, "files": describe_files([source.file]), **_options(source)}
     check_free(out)
     positives, rejects = _positives(source)
     check_share(rejects, len(rejects) + len(positives), source.max_rejects, source.file)

@@ -34,6 +34,9 @@ PARTS = ("train", "test", "validation")
 IDS = ("dictionary", "hash")
 """How values become ids: ranked in a dictionary, or by a hash."""
 
+INTERACTIONS = "interactions"
+"""The source whose tables are closed catalogues: every value has an id, and no id stands for anything else."""
+
 MISSING_ID = 0
 """Id of a missing value, in every table built from a dictionary of a log."""
 UNSEEN_ID = 1
@@ -142,8 +145,17 @@ class Schema:
 
     @property
     def first_id(self) -> int:
-        """The id of a dictionary's first value; those below it stand for no value."""
-        return 0 if self.source.get("name") == "interactions" else RESERVED_IDS
+        """The id of a table's first value; those below it stand for no value."""
+        return 0 if self.source.get("name") in (None, INTERACTIONS) else RESERVED_IDS
+
+    @property
+    def has_dictionaries(self) -> bool:
+        """Whether ids are numbers of values in dictionaries: not hashes, nor what came as ids."""
+        return self.source.get("name") is not None and self.source.get("ids") != "hash"
+
+    def is_attribute(self, number: int) -> bool:
+        """Whether a table's ids are attributes of another table's: its dictionary counts their owners."""
+        return any(self.tables[number].name in names for names in self.lookups.values())
 
     def dictionary_file(self, column: str) -> str:
         """Where the dictionary of a column is, within the dataset's folder.

@@ -74,7 +74,12 @@ class Run:
 
 
 def train_run(
-    config: Config, out: str | Path, listeners: Sequence[Listener] = (), *, checkpoint_every: int | None = None
+    config: Config,
+    out: str | Path,
+    listeners: Sequence[Listener] = (),
+    *,
+    checkpoint_every: int | None = None,
+    dataset: Dataset | None = None,
 ) -> dict[str, Any]:
     """Train as `config` says and leave the folder `out`; gives what `result.json` holds.
 
@@ -87,6 +92,7 @@ def train_run(
         out: the new folder.
         listeners: told how it goes.
         checkpoint_every: steps between checkpoints; None writes none.
+        dataset: a view of `config.data`: its ids in another order, which the run keeps as its own, or fewer rows.
 
     Raises:
         ValueError: for a config that does not fit the data, a taken `out`, one that another process is writing, or a
@@ -96,22 +102,27 @@ def train_run(
     out = Path(out)
     world = World.join(choose_device(config.device))
     if not world.leads:  # the first process writes
-        return _train(config, out, listeners, world, None)
+        return _train(config, out, listeners, world, None, dataset)
     with locked(out):
         _check_writable(out)
-        return _train(config, out, listeners, world, checkpoint_every)
+        return _train(config, out, listeners, world, checkpoint_every, dataset)
 
 
 def _train(
-    config: Config, out: Path, listeners: Sequence[Listener], world: World, checkpoint_every: int | None
+    config: Config,
+    out: Path,
+    listeners: Sequence[Listener],
+    world: World,
+    checkpoint_every: int | None,
+    dataset: Dataset | None,
 ) -> dict[str, Any]:
     """What this process of `train_run` does once it may write."""
     began = time.perf_counter()
-    dataset = Dataset(config.data)
+    dataset = dataset or Dataset(config.data)
     recipe = Recipe.of(config, dataset.schema)
     check_encoder(dataset)
     train, journal = dataset.part("train"), Journal()
-    checkpoints = Checkpoints(out, _identity(recipe, train.rows), checkpoint_every)
+    checkpoints = Checkpoints(out, _identity(recipe, dataset), checkpoint_every)
     trainer = _trainer(recipe, world, [journal, checkpoints, *listeners])
     checkpoints.attach(trainer, journal)
     trainer.fit(train, config.schedule(), dataset.part("validation"))
@@ -163,13 +174,16 @@ def _write(
     return result
 
 
-def _identity(recipe: Recipe, train_rows: int) -> dict[str, Any]:
+def _identity(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
     """What a training is, wherever it runs: a checkpoint goes on with this and nothing else."""
     content = recipe.to_json()
     del content["asked"]["device"]
     for part in content["plan"]["parts"]:
         del part["why"]  # words for people
-    return {**content, "train_rows": train_rows}
+    content["train_rows"] = dataset.part("train").rows
+    if dataset.numbering is not None:
+        content["numbering"] = dataset.numbering.digest
+    return content
 
 
 def _check_writable(out: Path) -> None:
