@@ -41,9 +41,9 @@ STREAMED_FLOATS = 1 << 19
 NO_WILD = (1 << 63) - 1
 
 KERNELS = (
-    *(("vectors", "gather"), ("vectors", "bags"), ("gradients", "scatter"), ("gradients", "collect")),
-    *(("gradients", "sort"), ("gradients", "sum"), ("steps", "step")),
-    *(("vectors", "coded_gather"), ("vectors", "coded_bags")),
+    *(("vectors", "gather"), ("vectors", "apart"), ("vectors", "bags")),
+    *(("gradients", "scatter"), ("gradients", "collect"), ("gradients", "sort"), ("gradients", "sum")),
+    *(("steps", "step"), ("vectors", "coded_gather"), ("vectors", "coded_apart"), ("vectors", "coded_bags")),
     *(("gradients", "coded_scatter"), ("gradients", "coded_collect")),
 )
 """Modules and names of all kernels."""
@@ -268,10 +268,11 @@ def gather(
     arguments = _arguments(sources_of(memory, program), lookup, edges, ids, program, vectors)
     if vectors.numel() >= STREAMED_FLOATS and program.dim % LINE == 0 and vectors.data_ptr() % (4 * LINE) == 0:
         arguments.streams = 1
-    if arguments.streams or program.is_ranged:
+    is_apart = program.is_ranged or (arguments.streams and not program.is_in_lines)
+    if arguments.streams or is_apart:
         tiles = _tiles(kind, program)
         arguments.space = tiles.data_ptr()
-    kernel("vectors", program.reading("gather"))(arguments, kind, -(-ids.shape[0] // TILE))
+    kernel("vectors", program.reading("apart" if is_apart else "gather"))(arguments, kind, -(-ids.shape[0] // TILE))
     _refuse_wild(arguments, ids)
     return vectors
 

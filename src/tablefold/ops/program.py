@@ -59,6 +59,8 @@ LINE = 16
 ALIGNMENT = 64
 """Arrays begin at places that are multiples of it: whole lines, whole blocks of every format."""
 
+_IN_LINES = ("slot", "width", "wrap", "projected")
+
 _EXACT_IN_FLOAT64 = 1 << 53
 
 
@@ -204,6 +206,8 @@ class Program:
     It holds no state: kernels read it, nothing writes it, copies of a group share it.
 
     read_starts: the number of the first read of each array, one more at the end.
+    is_ranged: whether some ids of a table are read by other terms than others. is_in_lines: whether each piece writes
+    whole lines at once.
     """
 
     def __init__(self, address_map: AddressMap) -> None:
@@ -218,6 +222,9 @@ class Program:
         self.edge_size = sum(len(edges.firsts) for edges in address_map.edges)
         self.is_indexed = self.lookup_size + self.edge_size > 0
         self.is_ranged = any(len(ranges) > 1 for ranges in address_map.ranges)
+        pieces = self.array[self.header.pieces_at : self.header.arrays_at].reshape(-1, words(Piece))
+        slot, width, wrap, projected = (pieces[:, word(f"piece.{name}")] for name in _IN_LINES)
+        self.is_in_lines = not (((slot | width) % LINE) | wrap | projected).any()
         self.arrays = address_map.arrays
         self.starts = array_starts(address_map)
         self.layouts = [

@@ -40,22 +40,20 @@ from tablefold.ops.kernels.lanes import (
 from tablefold.ops.kernels.loads import ask_for, assign_coded, read_floats
 from tablefold.ops.kernels.places import places_of, signs_of, weights_of
 from tablefold.ops.kernels.projections import add_projected, set_projected
-from tablefold.ops.program import ADD, ASSIGN, LINE, MULTIPLY, PLAIN
+from tablefold.ops.program import ADD, ASSIGN, MULTIPLY, PLAIN
 
 
 @part
 def gather_tiles(arguments, kind, coded):
-    """Take tiles until none is left; write the vectors of their examples.
+    """Take tiles until none is left; write the vectors of their examples, of tables whose ids the same terms read.
 
-    Where there is `SPACE`, vectors are written past the caches, and what has to be put together before is put together
-    there. Plain writes fetch each line first, only to overwrite it, and drive rows of memory out of the caches.
+    Where it `streams`, vectors are written past the caches, and what their last rows are added to is put together in
+    scratch. Plain writes fetch each line first, only to overwrite it, and drive rows of memory out of the caches.
     """
     program, step = header(arguments.program), arguments.floats
     vectors = pointer_like(kind, arguments.vectors)
     tile = pointer_like(kind, arguments.space + 8 * TILE * step * fetch_add(arguments, "slot", 1))
-    batch, ids, rows_at = arguments.batch, scratch_words(), scratch_words()
-    streams = arguments.streams != 0
-    copies = streams and not _is_in_lines(program)
+    batch, ids, streams = arguments.batch, scratch_words(), arguments.streams != 0
     while True:
         begin = TILE * fetch_add(arguments, "next", 1)
         if begin >= batch:
@@ -64,15 +62,33 @@ def gather_tiles(arguments, kind, coded):
         count = min(TILE, batch - begin)
         for table in range(program.tables):
             if load_ids(arguments, program, table, begin, ids, count):
-                vectors_of_tile = (vectors, begin * step, step)
+                target = partial = (vectors, begin * step, step)
+                if streams:
+                    partial = (tile, -first_slot(program, table), table_floats(program, table, step))
+                own = word_at(program, program.columns_at + table)
+                compose(arguments, coded, program, own, ids, count, kind, partial, target, streams)
+
+
+@part
+def gather_apart(arguments, kind, coded):
+    """`gather_tiles` where ranges of ids have terms of their own, or lines are to be streamed that no piece writes
+    whole: vectors are put together in scratch, and copied.
+    """
+    program, step = header(arguments.program), arguments.floats
+    vectors = pointer_like(kind, arguments.vectors)
+    tile = pointer_like(kind, arguments.space + 8 * TILE * step * fetch_add(arguments, "slot", 1))
+    batch, ids, rows_at = arguments.batch, scratch_words(), scratch_words()
+    while True:
+        begin = TILE * fetch_add(arguments, "next", 1)
+        if begin >= batch:
+            fence()
+            return
+        count = min(TILE, batch - begin)
+        for table in range(program.tables):
+            if load_ids(arguments, program, table, begin, ids, count):
                 composed = (tile, -first_slot(program, table), table_floats(program, table, step))
-                if copies or not is_whole(program, table):
-                    compose_apart(arguments, coded, program, table, ids, count, kind, composed, rows_at)
-                    _copy(composed, vectors_of_tile, rows_at, count, streams)
-                else:
-                    partial = composed if streams else vectors_of_tile
-                    own = word_at(program, program.columns_at + table)
-                    compose(arguments, coded, program, own, ids, count, kind, partial, vectors_of_tile, streams)
+                compose_apart(arguments, coded, program, table, ids, count, kind, composed, rows_at)
+                _copy(composed, (vectors, begin * step, step), rows_at, count, arguments.streams != 0)
 
 
 @part
@@ -81,16 +97,6 @@ def _copy(composed, vectors, rows_at, count, streamed):
     factors = scratch_like(composed[0])
     target = (vectors[0], vectors[1] - composed[1], vectors[2])
     assign_rows(target, target, composed[0], rows_at, factors, count, composed[2], streamed)
-
-
-@part
-def _is_in_lines(program):
-    """Whether each piece writes whole lines."""
-    for number in range(first_piece(program, program.tables)):
-        piece = piece_at(program, number)
-        if (piece.slot | piece.width) % LINE or piece.wrap or piece.projected:
-            return False
-    return True
 
 
 @part
@@ -414,5 +420,7 @@ def _add_to_bags(arguments, table, first, last, begin, count, source, places, su
 
 
 gather_kernel, bags_kernel = make_kernel(gather_tiles, Arguments), make_kernel(pool_bags, Arguments)
+apart_kernel = make_kernel(gather_apart, Arguments)
 coded_gather_kernel = make_kernel(gather_tiles, Arguments, CODED, coded=True)
+coded_apart_kernel = make_kernel(gather_apart, Arguments, CODED, coded=True)
 coded_bags_kernel = make_kernel(pool_bags, Arguments, CODED, coded=True)
