@@ -19,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ from tablefold.train import load_run
 from tablefold.train.metrics import Meter
 
 SIZES = (3.7, 7.5, 10, 14, 16, 20, 30, 32, 56, 60)
+RENUMBERED = (16, 32, 64, 128, 256, 1000)
 BATCH = 8192
 
 
@@ -46,9 +48,13 @@ class Tables(nn.Module):
         super().__init__()
         self.tables = nn.ModuleList(nn.Embedding.from_pretrained(each, freeze=False) for each in tables)
         self.dim, self.num_features = tables[0].shape[1], len(tables)
+        self.numbers: list[Tensor] = []  # new ones of all ids, where they have some
 
     def forward(self, ids: Tensor) -> Tensor:
-        return torch.stack([table(ids[:, column]) for column, table in enumerate(self.tables)], dim=1)
+        columns = list(ids.T)
+        if self.numbers:
+            columns = [numbers[column] for numbers, column in zip(self.numbers, columns, strict=True)]
+        return torch.stack([table(column) for table, column in zip(self.tables, columns, strict=True)], dim=1)
 
 
 def trained_run(file: Path, work: Path) -> tuple[Path, Path]:
@@ -116,18 +122,22 @@ class Experiment:
             num_bytes += size
         return {"bytes": num_bytes, "compression": round(self.full / num_bytes, 2), **self.scored(Tables(tables))}
 
-    def folded(self, size: float, guided: bool) -> dict[str, object]:
-        """What `tablefold.fold` makes of it, with or without the gradients of 40 batches."""
+    def folded(self, size: float, guided: bool, ids: Literal["stored", "renumber"] = "stored") -> dict[str, object]:
+        """What `tablefold.fold` makes of it, with or without the gradients of 40 batches, or new numbers of ids."""
         model: Network = copy.copy(self.model)
         group = Tables([each.clone() for each in self.values])
         model._modules = {**self.model._modules, "group": group}
         counts: dict[str, NDArray[np.float64]] = {f"group.tables.{n}": each for n, each in enumerate(self.counts)}
         data = {"data": self.train.batches(BATCH, seed=1), "loss": _loss} if guided else {}
-        line: dict[str, object] = {"form": f"fold, {size}x{', data' if guided else ''}"}
+        line: dict[str, object] = {
+            "form": f"fold, {size}x{', data' if guided else ''}{', renumbered' if ids == 'renumber' else ''}"
+        }
         try:
-            report = fold(model, compression=size, counts=counts, **data)  # type: ignore[arg-type]
+            report = fold(model, compression=size, counts=counts, ids=ids, **data)  # type: ignore[arg-type]
         except ValueError as error:
             return {**line, "error": str(error)}
+        numbers = [report.numbering[f"group.tables.{n}"] for n in range(len(self.values))] if report.numbering else []
+        group.numbers = [torch.from_numpy(each) for each in numbers]
         line |= {"bytes": report.num_bytes, "compression": round(report.compression, 2), **self.scored(group)}
         spec = [f"{table.representation} in {table.format}" for table in report.tables]
         return {**line, "tables": spec, "lost": [round(table.error or 0.0, 4) for table in report.tables]}
@@ -196,6 +206,8 @@ def lines(experiment: Experiment) -> Iterator[dict[str, object]]:
         yield {"form": f"product, {parts} parts", **experiment.replaced(product(parts), None)}
     for size, guided in itertools.product(SIZES, (False, True)):
         yield experiment.folded(size, guided)
+    for size, guided in itertools.product(RENUMBERED, (False, True)):
+        yield experiment.folded(size, guided, "renumber")
 
 
 def main() -> None:

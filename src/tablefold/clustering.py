@@ -10,7 +10,11 @@ Everything is drawn under a seed, and sums are formed in the order of the vector
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +35,9 @@ NEAR = 16
 
 _PIECE = 1 << 18
 _ROUNDS = 64  # of drawing the first centroids
-_SCORES = 1 << 20  # compared at a time: 4 MB, which a core keeps to itself
+_SCORES = 1 << 18  # compared at a time: 1 MB, which a core keeps to itself
+
+_THREADS: ContextVar[int] = ContextVar("threads", default=0)  # that torch had before it was told to take one
 
 Vectors = Callable[[int, int], Float[Tensor, "count dim"]]
 """Gives the vectors from one number up to another."""
@@ -235,13 +241,49 @@ def nearest(
     points: Float[Tensor, "points dim"], centroids: Float[Tensor, "clusters dim"]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """(the nearest centroid of each point, the squared distance to it)."""
-    halves = centroids.square().sum(dim=1) / -2
+    halves, turned = centroids.square().sum(dim=1) / -2, centroids.T.contiguous()
     step = max(1, _SCORES // len(centroids))
-    of, best = np.empty(len(points), dtype=np.int64), np.empty(len(points))
-    for begin in range(0, len(points), step):
-        scores, found = torch.addmm(halves, points[begin : begin + step], centroids.T).max(dim=1)
-        of[begin : begin + step], best[begin : begin + step] = found.numpy(), scores.numpy()
-    return of, np.maximum(points.double().square().sum(dim=1).numpy() - 2 * best, 0)
+    of, distances = np.empty(len(points), dtype=np.int64), np.empty(len(points))
+
+    def compare(begin: int) -> None:
+        some = points[begin : begin + step]
+        scores = torch.addmm(halves, some, turned).numpy()
+        found = scores.argmax(axis=1)  # numpy's has vector instructions, torch's has not
+        best = np.take_along_axis(scores, found[:, None], axis=1)[:, 0].astype(np.float64)
+        squares = some.double().square_().sum(dim=1).numpy()
+        of[begin : begin + step], distances[begin : begin + step] = found, np.maximum(squares - 2 * best, 0)
+
+    with one_thread_each() as threads:
+        begins = range(0, len(points), step)
+        if threads == 1 or len(begins) < 2 * threads:
+            for begin in begins:
+                compare(begin)
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                deque(pool.map(compare, begins), maxlen=0)
+    return of, distances
+
+
+@contextmanager
+def one_thread_each() -> Iterator[int]:
+    """Let torch compute in one thread, and give the threads that it had: several that wait for each other after every
+    small product take ten times as long on a machine that is busy; threads that take the next piece do not wait.
+
+    >>> with one_thread_each() as outer, one_thread_each() as inner:
+    ...     print(torch.get_num_threads(), outer == inner)
+    1 True
+    """
+    if known := _THREADS.get():
+        yield known
+        return
+    threads = torch.get_num_threads()
+    token = _THREADS.set(threads)
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
+        _THREADS.reset(token)
 
 
 def nearest_of(centroids: Float[Tensor, "clusters dim"], count: int) -> NDArray[np.int64]:

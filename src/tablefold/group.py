@@ -20,7 +20,7 @@ from tablefold.ops.bags import PoolMode, can_pool, check_bags, pool_bags, pool_c
 from tablefold.ops.gather import Memory, Outside, answer_outside, are_wild, read_type, refuse_gradients
 from tablefold.ops.program import program_of
 from tablefold.ops.reference import check_master, starts_of
-from tablefold.partitions import Edges, Lookup, Pointers, narrowest_integer
+from tablefold.partitions import Edges, FoundEdges, Lookup, Pointers, narrowest_integer
 from tablefold.starts import Start
 from tablefold.tables import common_dim, full_bytes, show_bytes
 from tablefold.terms import AddressMap, Array
@@ -553,9 +553,8 @@ def _check_state(group: nn.Module, state: Mapping[str, Any], prefix: str, *_: An
         saved = state.get(f"{prefix}{name}")
         if saved is None or saved.is_meta:
             continue
-        expected = torch.from_numpy(own)
-        if name == "lookup":
-            expected = _with_pointers(own, group.address_map.lookups, saved)
+        arrays = group.address_map.lookups if name == "lookup" else group.address_map.edges
+        expected = _with_found(own, arrays, saved)
         if saved.dtype != expected.dtype or not torch.equal(saved.cpu(), expected):
             raise ValueError(
                 f"{prefix}{name} of these weights is not the array that the group's terms read: build it with the same "
@@ -563,13 +562,13 @@ def _check_state(group: nn.Module, state: Mapping[str, Any], prefix: str, *_: An
             )
 
 
-def _with_pointers(own: np.ndarray[Any, Any], lookups: Sequence[Lookup], saved: Tensor) -> Tensor:
-    """Lookup arrays, end to end, with what was saved as pointers where it can be some."""
+def _with_found(own: np.ndarray[Any, Any], arrays: Sequence[Lookup] | Sequence[Edges], saved: Tensor) -> Tensor:
+    """Lookup arrays or edges, end to end, with what was saved where a fold finds them and it can be that."""
     expected, first = torch.from_numpy(own), 0
-    for each in lookups:
-        end = first + len(each.buckets)
+    for each in arrays:
+        end = first + len(each.array)
         found = saved[first:end].to("cpu", expected.dtype)
-        if isinstance(each, Pointers) and len(found) == end - first and int(found.max()) <= each.highest:
+        if isinstance(each, (Pointers, FoundEdges)) and each.takes(found.numpy()):
             expected[first:end] = found
         first = end
     return expected

@@ -40,12 +40,16 @@ class Trained:
         values: its rows, float32 `[rows, dim]`.
         weights: how much each row counts, float64 `[rows]`.
         metric: an error e of a row costs `e @ metric @ e`, `[dim, dim]`; the plain square without one.
+        renumbers: whether its ids may get new numbers, as those whose dictionaries the caller owns.
+        padding: the id that is number 0 then.
     """
 
     table: TableSpec
     values: Float[Tensor, "rows dim"]
     weights: NDArray[np.float64]
     metric: Float[Tensor, "dim dim"] | None = None
+    renumbers: bool = False
+    padding: int | None = None
 
     def error(self, errors: Float[Tensor, "rows dim"]) -> float:
         """The weighted mean of what errors of the rows cost."""
@@ -82,10 +86,18 @@ class Rung:
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """A trained table as a method keeps it: the master of each region, the content of each lookup array, in order."""
+    """A trained table as a method keeps it.
+
+    Args:
+        regions: the master of each, in the order of the address map.
+        lookups: the content of each lookup array that is found, and `edges` of the edges.
+        order: where ids are renumbered, the old id at each new one.
+    """
 
     regions: tuple[Float[Tensor, "rows width"], ...]
     lookups: tuple[NDArray[np.integer], ...] = ()
+    edges: tuple[NDArray[np.integer], ...] = ()
+    order: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)

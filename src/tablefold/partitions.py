@@ -120,6 +120,34 @@ class Pointers(Lookup):
         """Names the array, whatever it holds."""
         return f"{self.name}: {self.num_buckets} buckets"
 
+    def takes(self, found: NDArray[np.integer]) -> bool:
+        """Whether it can hold these buckets."""
+        return found.shape == self.buckets.shape and bool(((found >= 0) & (found < self.num_buckets)).all())
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class FoundEdges(Edges):
+    """Edges that a fold finds, of ids that it numbers: state, as memory is. `firsts` is how they begin; they are
+    compared by their name.
+
+    Args:
+        name: unique in a group.
+        rows: every edge is below.
+    """
+
+    name: str
+    rows: int
+
+    @cached_property
+    def digest(self) -> str:
+        """Names the array, whatever it holds."""
+        return f"{self.name}: {len(self.firsts)} edges below {self.rows}"
+
+    def takes(self, found: NDArray[np.integer]) -> bool:
+        """Whether it can hold these edges."""
+        rise = np.diff(found.astype(np.int64), prepend=0, append=self.rows)
+        return found.shape == self.firsts.shape and bool((rise > 0).all())
+
 
 @dataclass(frozen=True)
 class Partition:
@@ -244,6 +272,17 @@ def pointers(name: str, rows: int, num_buckets: int, div: int = 1) -> Partition:
     """
     begin = (np.arange(rows, dtype=np.int64) // div % num_buckets).astype(narrowest_integer(num_buckets - 1))
     return Partition(num_buckets, lookup=Pointers(begin, name, num_buckets))
+
+
+def found_intervals(name: str, rows: int, count: int) -> Partition:
+    """The number of the interval that an id lies in, of intervals that a fold finds; they begin with equally many ids.
+
+    >>> found_intervals("user", rows=5, count=2)([0, 1, 2, 3, 4])
+    array([0, 0, 1, 1, 1])
+    """
+    even = intervals(np.arange(1, count, dtype=np.int64) * rows // count)
+    assert even.edges is not None
+    return Partition(count, edges=FoundEdges(even.edges.firsts, name, rows))
 
 
 def narrowest_integer(highest: int) -> np.dtype[np.integer]:

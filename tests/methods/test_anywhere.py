@@ -89,13 +89,13 @@ def test_it_is_frozen_on_meta_and_filled_later(case, storage):
 
 @each_format
 @each_case
-def test_its_state_is_its_weights_and_lookup_arrays(case, storage):
+def test_its_state_is_its_weights_lookup_arrays_and_edges(case, storage):
     group = build(case, storage)
     names = [f"memory.{array.name}" for array in group.address_map.arrays]
     assert [name for name, _ in group.named_parameters()][: len(names)] == names
     held = set(group.state_dict()) - {"_extra_state"}
     assert held == {name for name, _ in [*group.named_parameters(), *group.named_buffers()]}
-    assert held - {name for name, _ in group.named_parameters()} <= {"lookup"}
+    assert held - {name for name, _ in group.named_parameters()} <= {"lookup", "edges"}
     assert set(group.freeze().state_dict()) - {"_extra_state"} == held
 
 
@@ -253,7 +253,7 @@ def test_gradients_of_gradients_are_right(case):
     group, ids, bags = build(case).double(), some_ids(), some_bags()
 
     def of_ids(flat):
-        return group.gather(into_arrays(group.address_map, flat), group.lookup, ids).pow(3).sum()
+        return group.gather(into_arrays(group.address_map, flat), group.lookup, ids, group.edges).pow(3).sum()
 
     def of_bags(flat):
         names = [f"group.memory.{name}" for name in group.memory]

@@ -166,7 +166,7 @@ def test_the_gather_equals_the_formula(case):
     group, ids = build(case).double(), some_ids(16)
     memory = flat_memory(group).numpy()
     rows = [[vector(group.address_map, memory, column, x) for column, x in enumerate(row)] for row in ids.tolist()]
-    actual = group.gather(group.arrays, group.lookup, ids).detach().flatten(1).numpy()
+    actual = group.gather(group.arrays, group.lookup, ids, group.edges).detach().flatten(1).numpy()
     np.testing.assert_allclose(actual, np.array([np.concatenate(row) for row in rows]), rtol=1e-12)
 
 
@@ -198,7 +198,7 @@ def test_gradients_are_exact_in_float64(case):
     group, ids = build(case).double(), some_ids(4)
 
     def compose(*memory: torch.Tensor) -> torch.Tensor:
-        return group.gather(memory, group.lookup, ids)
+        return group.gather(memory, group.lookup, ids, group.edges)
 
     memory = tuple(array.detach().requires_grad_() for array in group.arrays)
     assert torch.autograd.gradcheck(compose, memory, fast_mode=True)

@@ -17,6 +17,9 @@ from tablefold.tables import TableSpec
 Weights = Literal["keep", "new"]
 """Take trained weights over, or start afresh."""
 
+Ids = Literal["stored", "renumber"]
+"""Keep the numbers of ids, and store and count what is known of each; or give them new ones, which say it for free."""
+
 Choice = str | Sequence[str] | Callable[[str, nn.Module], bool] | None
 """Tables by a pattern of their modules' names (`user*`), several, or a function of name and module."""
 
@@ -44,6 +47,11 @@ class Table:
     def spec(self) -> TableSpec:
         """Named as its first module."""
         return TableSpec(self.names[0], *self.weight.shape)
+
+    @property
+    def padding(self) -> int | None:
+        """The id of which its modules make a padding; the first, where they differ."""
+        return next((module.padding_idx for module, _ in self.readers if module.padding_idx is not None), None)
 
     @property
     def num_bytes(self) -> int:

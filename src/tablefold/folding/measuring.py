@@ -28,10 +28,14 @@ Loss = Callable[[nn.Module, Any], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Costs:
-    """How much each row counts, and the metric of its errors, by the name of a table; what is missing is alike."""
+    """How much each row counts, and the metric of its errors, by the name of a table; what is missing is alike.
+
+    `renumbers` says whether ids may get new numbers, which cost nothing.
+    """
 
     weights: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    renumbers: bool = False
 
 
 def measure(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from tablefold.folding.finding import LeftAlone
@@ -49,6 +51,8 @@ class Report:
         notes: what to know before going on.
         plan: that was built.
         model: with the drop-ins in it.
+        numbering: with `ids="renumber"`, by each name of a planned table the new number of every id, int64 `[rows]`:
+            look ids up in it before the model does. A padding id becomes 0.
     """
 
     tables: tuple[FoldedTable, ...]
@@ -56,6 +60,7 @@ class Report:
     notes: tuple[str, ...]
     plan: Plan = field(repr=False)
     model: nn.Module = field(repr=False, compare=False)
+    numbering: Mapping[str, NDArray[np.int64]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def bytes_before(self) -> int:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from tablefold.folding.finding import Choice, Table, Weights, find_tables
+from tablefold.clustering import one_thread_each
+from tablefold.folding.finding import Choice, Ids, Table, Weights, find_tables
 from tablefold.folding.measuring import Costs, Loss, measure
 from tablefold.formats import BF16, FP32, Format
 from tablefold.method import Method, Rung, Trained, all_methods, parse
 from tablefold.methods.full import Full
 from tablefold.plans import Part, Plan, make_plan
 from tablefold.quoting import quoted
+from tablefold.spec import check_choice
 from tablefold.tables import TableSpec, parse_bytes, show_bytes
 
 AUTO = "auto"
@@ -41,6 +43,7 @@ def plan(
     compression: float | None = None,
     method: str | Method = AUTO,
     weights: Weights = "keep",
+    ids: Ids = "stored",
     only: Choice = None,
     skip: Choice = None,
     counts: Counts | None = None,
@@ -66,8 +69,9 @@ def plan(
     """
     if not isinstance(model, nn.Module):
         return make_plan(_fresh(method), model, budget=_bytes(budget), compression=compression)
+    check_ids(ids, weights)
     tables, _ = find_tables(model, weights, only, skip)
-    costs = find_costs(model, tables, counts, data, loss)
+    costs = replace(find_costs(model, tables, counts, data, loss), renumbers=ids == "renumber")
     return plan_tables(tables, _bytes(budget), compression, method, weights, costs, seed)
 
 
@@ -84,7 +88,8 @@ def plan_tables(
     specs, most = [table.spec for table in tables], _most(tables, budget, compression)
     if weights == "new":
         return _plan_new(specs, _fresh(method), most)
-    ladders = [_options(table, costs, method, most, seed) for table in tables]
+    with one_thread_each():
+        ladders = [_options(table, costs, method, most, seed) for table in tables]
     if sum(options[0].num_bytes for options in ladders) > most:
         ladders = [_options(table, costs, method, table.num_bytes, seed) for table in tables]
         smallest = sum(options[0].num_bytes for options in ladders)
@@ -130,7 +135,14 @@ def trained(table: Table, costs: Costs) -> Trained:
         wild = int(torch.nonzero(~torch.isfinite(values).all(dim=1))[0])
         raise ValueError(f"table {spec.name!r}: row {wild} is not finite: its training has diverged")
     weights = costs.weights.get(spec.name, np.ones(spec.vocabulary))
-    return Trained(spec, values, weights, costs.metrics.get(spec.name))
+    return Trained(spec, values, weights, costs.metrics.get(spec.name), costs.renumbers, table.padding)
+
+
+def check_ids(ids: Ids, weights: Weights) -> None:
+    """`ValueError` where ids cannot be treated so."""
+    check_choice("fold", "ids", ids, get_args(Ids))
+    if ids == "renumber" and weights == "new":
+        raise ValueError("ids='renumber' numbers ids by what was learned of them: take weights='keep', after training")
 
 
 def check_counts(tables: Sequence[Table], counts: Counts | None) -> dict[str, NDArray[np.float64]]:

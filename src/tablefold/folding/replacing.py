@@ -11,14 +11,17 @@ from typing import Any, cast, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
-from tablefold.folding.finding import Choice, Table, TableModule, Weights, find_tables
+from tablefold.clustering import one_thread_each
+from tablefold.folding.finding import Choice, Ids, Table, TableModule, Weights, find_tables
 from tablefold.folding.measuring import Loss
 from tablefold.folding.outcome import FoldedTable, Report
 from tablefold.folding.planning import (
     AUTO,
     Counts,
+    check_ids,
     find_costs,
     look_untrained,
     plan_tables,
@@ -54,6 +57,7 @@ def fold(
     budget: int | str | None = None,
     method: str | Method = AUTO,
     weights: Weights = "keep",
+    ids: Ids = "stored",
     only: Choice = None,
     skip: Choice = None,
     counts: Counts | None = None,
@@ -74,6 +78,9 @@ def fold(
         method: `auto`, or a spec string or `Method`: of the methods that keep trained weights, or of all with `new`.
         weights: `keep` takes trained weights over, without data; `new` starts afresh, for a model that is yet to be
             trained, with vectors of the deviation that each table had.
+        ids: `stored` keeps their numbers: whoever knows a cluster by its id stores a pointer, which counts. `renumber`
+            gives them new ones, for callers who own their dictionaries: clusters are intervals of numbers then, which
+            are free. `report.numbering` has them.
         only: tables whose names fit a pattern (`user*`), one of several, or a function of name and module.
         skip: tables to leave alone, likewise.
         counts: by the name of a table how often each id occurs. Errors of frequent ids then count more.
@@ -95,10 +102,11 @@ def fold(
     (torch.Size([2, 1]), 640000, True)
     """
     check_choice("fold", "weights", weights, get_args(Weights))
+    check_ids(ids, weights)
     model = model if inplace else copy.deepcopy(model)
     tables, left = find_tables(model, weights, only, skip)
     most = parse_bytes(budget) if isinstance(budget, str) else budget
-    costs = find_costs(model, tables, counts, data, loss)
+    costs = replace(find_costs(model, tables, counts, data, loss), renumbers=ids == "renumber")
     plan = plan_tables(tables, most, compression, method, weights, costs, seed)
     named = {table.spec.name: table for table in tables}
     done: dict[str, _Done] = {}
@@ -107,7 +115,8 @@ def fold(
         if all(stays(part.parts[0], table) for table in own):
             continue
         if weights == "keep":
-            done.update(_keep(own[0], trained(own[0], costs), part, seed))
+            with one_thread_each():
+                done.update(_keep(own[0], trained(own[0], costs), part, seed))
         else:
             done.update(_start(own, part, derive_key(seed, number)))
     for name, each in done.items():
@@ -116,7 +125,7 @@ def fold(
     notes = tuple(_notes(done, weights))
     for note in notes[:-1]:
         warnings.warn(note, stacklevel=2)
-    return Report(_rows(tables, plan, done), tuple(left), notes, plan, model)
+    return Report(_rows(tables, plan, done), tuple(left), notes, plan, model, _numbering(tables, done, ids))
 
 
 def unfold(model: nn.Module) -> nn.Module:
@@ -151,6 +160,7 @@ class _Done:
         error: the share of its squared norm that is lost.
         judged: the same as the loss sees it, where data was given.
         untrained: whether it looked so.
+        numbers: the new number of each id, where they have one.
     """
 
     group: EmbeddingGroup
@@ -160,18 +170,21 @@ class _Done:
     error: float | None
     judged: float = 0.0
     untrained: bool = False
+    numbers: NDArray[np.int64] | None = None
 
 
 def _keep(table: Table, own: Trained, plan: Plan, seed: int) -> dict[str, _Done]:
     """A group that stands for a trained table."""
     part = plan.parts[0]
     group = _build(plan, table, seed)
-    load_kept(group, part.method.keep(own, part.format, seed))
+    kept = part.method.keep(own, part.format, seed)
+    load_kept(group, kept)
     group.requires_grad_(table.weight.requires_grad)
-    name = table.spec.name
-    errors, plain = own.values - group.unfold(name).to("cpu", torch.float32), replace(own, metric=None)
+    name, numbers = table.spec.name, None if kept.order is None else np.argsort(kept.order)
+    vectors, plain = group.unfold(name).to("cpu", torch.float32), replace(own, metric=None)
+    errors = own.values - (vectors if numbers is None else vectors[torch.from_numpy(numbers)])
     lost, judged = (each.error(errors) / (each.error(own.values) or 1.0) for each in (plain, own))
-    return {name: _Done(group, plan, seed, group.num_bytes, lost, judged, look_untrained(own))}
+    return {name: _Done(group, plan, seed, group.num_bytes, lost, judged, look_untrained(own), numbers)}
 
 
 def _start(tables: Sequence[Table], plan: Plan, seed: int) -> dict[str, _Done]:
@@ -202,6 +215,8 @@ def load_kept(group: EmbeddingGroup, kept: Kept) -> None:
     if group.lookup is not None:
         found = np.concatenate(kept.lookups)
         group.lookup.copy_(torch.from_numpy(found).to(group.lookup.dtype))
+    if kept.edges and group.edges is not None:
+        group.edges.copy_(torch.from_numpy(np.concatenate(kept.edges)).to(group.edges.dtype))
 
 
 def _deviation(table: Table) -> float:
@@ -215,7 +230,7 @@ def _deviation(table: Table) -> float:
 
 def _replace(model: nn.Module, table: Table, done: _Done, keeps: bool) -> None:
     for module, names in table.readers:
-        drop_in = make_drop_in(module, done.group, table.spec.name)
+        drop_in = make_drop_in(module, done.group, table.spec.name, done.numbers)
         drop_in.plan, drop_in.seed = done.plan, done.seed
         drop_in.keeps_padding = keeps and _has_padding_vector(module)
         put(model, names, carry_over(module, drop_in))
@@ -228,9 +243,13 @@ def _has_padding_vector(module: TableModule) -> bool:
     return bool(module.weight.detach()[module.padding_idx].any())
 
 
-def make_drop_in(like: TableModule, group: EmbeddingGroup, table: str) -> Folded:
-    """The drop-in of a table of a group that does what a module of torch's does."""
+def make_drop_in(
+    like: TableModule, group: EmbeddingGroup, table: str, numbers: NDArray[np.int64] | None = None
+) -> Folded:
+    """The drop-in of a table of a group that does what a module of torch's does, of ids that may have new numbers."""
     padding, dtype = like.padding_idx, like.weight.dtype
+    if padding is not None and numbers is not None:
+        padding = int(numbers[padding])
     if isinstance(like, nn.EmbeddingBag):
         mode = cast(PoolMode, like.mode)
         return EmbeddingBag.over(group, table, padding, mode, like.include_last_offset, dtype=dtype)
@@ -261,6 +280,17 @@ def put(model: nn.Module, names: Sequence[str], module: nn.Module) -> None:
     for name in names:
         parent, _, own = name.rpartition(".")
         model.get_submodule(parent)._modules[own] = module
+
+
+def _numbering(tables: Sequence[Table], done: dict[str, _Done], ids: Ids) -> dict[str, NDArray[np.int64]]:
+    """By every name of a table the new number of each id."""
+    found: dict[str, NDArray[np.int64]] = {}
+    for table in tables if ids == "renumber" else ():
+        own = done.get(table.spec.name)
+        numbers = None if own is None else own.numbers
+        kept = np.arange(table.spec.vocabulary, dtype=np.int64) if numbers is None else numbers
+        found.update(dict.fromkeys(table.names, kept))
+    return found
 
 
 def _rows(tables: Sequence[Table], plan: Plan, done: dict[str, _Done]) -> tuple[FoldedTable, ...]:

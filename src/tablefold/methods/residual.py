@@ -92,11 +92,11 @@ class Residual(Method):
                 continue
             for stage, start in enumerate(part_starts("add", [self.rows] * self.stages)):
                 base = builder.add_region(self.rows, table.dim, start)
-                part = pointers(f"{table.name} {stage}", table.vocabulary, self.rows, self._digit(table, stage))
+                part = pointers(f"{table.name} {stage}", table.vocabulary, self.rows, self.digit(table, stage))
                 builder.add_term(column, Term(part, base, stride=table.dim, width=table.dim))
         return builder.finish()
 
-    def _digit(self, table: TableSpec, stage: int) -> int:
+    def digit(self, table: TableSpec, stage: int) -> int:
         """What ids are divided by, for the digit that a stage begins with: those after the last begin anew."""
         digits = 1
         while self.rows > 1 and self.rows**digits < table.vocabulary:
@@ -157,7 +157,7 @@ class _Search:
 
     def __init__(self, trained: Trained, kept: Format, rows: int, seed: int) -> None:
         self.trained, self.kept, self.rows, self.seed = trained, kept, rows, seed
-        self.root, self.inverse = _roots(trained.metric)
+        self.root, self.inverse = roots_of(trained.metric)
         self.left = self._turned(trained.values).clone()
         self.weights = torch.from_numpy(trained.weights)
         self.of: list[NDArray[np.int64]] = []
@@ -230,7 +230,7 @@ class _Search:
         self.turned[stage] = self._turned(self.kept.read(self.masters[stage]))
 
 
-def _roots(metric: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+def roots_of(metric: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
     """The symmetric square root of a metric and its inverse; directions that cost nothing count a thousandth of the
     dearest, so that there is one."""
     if metric is None:

@@ -1,0 +1,216 @@
+"""Clusters: a row for all ids of an interval, where ids are numbered by cluster."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tablefold.clustering import cluster
+from tablefold.formats import FP32, INT4, Format
+from tablefold.formats.fitting import fitted
+from tablefold.method import Kept, Method, Rung, Trained
+from tablefold.methods.residual import Residual, roots_of
+from tablefold.methods.sizing import MOST_PARTS, most_rows
+from tablefold.partitions import found_intervals, identity, narrowest_integer, pointers
+from tablefold.spec import SHOWN
+from tablefold.starts import FULL_START, part_starts
+from tablefold.tables import TableSpec
+from tablefold.terms import AddressMap, MapBuilder, Term
+
+SKETCH = 1 << 16
+"""Rows by which the sizes of a ladder are compared."""
+
+STEPS = 4
+"""Sizes of a ladder between one number of clusters that was tried and four times as many."""
+
+_ROWS = 256
+_EDGE_BYTES = 4
+_STARTING = 16  # clusters, of the smallest size of a ladder
+
+
+@dataclass(frozen=True)
+class Clusters(Method):
+    """Clusters of ids that are numbered one cluster after the other (as CCE, Tsang and Ahle, NeurIPS 2023, learns them
+    with pointers).
+
+        e(x) = C[i(x)] + C_1[p_1[x]] + .. + C_s[p_s[x]]
+
+    i(x) is the interval that x lies in: whose dictionary is written down anyway may number ids as he likes, and the
+    numbers then say the cluster, for 4 bytes a cluster. What clusters leave goes to stages of `residual`: small
+    codebooks, by stored pointers, a byte each. Untrained, intervals are even.
+
+    Args:
+        rows: clusters of a table; 256 unless given. Tables that this would make no smaller stay full.
+        stages: of the residual.
+        codebook: rows of each stage.
+
+    When to use it: for tables that are trained and whose ids may be renumbered, beyond 16x; `fold(ids="renumber")` then
+    takes it by itself.
+
+    >>> from tablefold import Clusters, TableSpec
+    >>> Clusters(rows=1000).num_bytes([TableSpec("user", rows=1_000_000, dim=16)])
+    67996
+    """
+
+    name: ClassVar[str] = "clusters"
+    summary: ClassVar[str] = "a row per interval of ids; keeps trained tables whose ids are renumbered by cluster"
+    size_options: ClassVar[tuple[str, ...]] = ("rows",)
+
+    rows: int | None = field(default=None, metadata=SHOWN)
+    stages: int = 0
+    codebook: int = 256
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, value in (("rows", self.count), ("codebook", self.codebook)):
+            if not 1 <= value <= 1 << 31:
+                raise ValueError(f"clusters: {name}={value} must be at least 1 and at most {1 << 31}")
+        if not 0 <= self.stages < MOST_PARTS:
+            raise ValueError(f"clusters: stages={self.stages} must be at least 0 and below {MOST_PARTS}")
+
+    @property
+    def count(self) -> int:
+        """How many clusters a table has."""
+        return _ROWS if self.rows is None else self.rows
+
+    def size_range(self, tables: Sequence[TableSpec]) -> tuple[int, int]:
+        """From two clusters to as many as the largest table has ids."""
+        return 2, max(2, most_rows(tables))
+
+    def address_map(self, tables: Sequence[TableSpec], seed: int = 0) -> AddressMap:
+        """A term for the interval, and one for each stage, by pointers of its own."""
+        builder, stages = MapBuilder(tables), Residual(max(1, self.stages), self.codebook)
+        for column, table in enumerate(tables):
+            if not self._pays(table):
+                base = builder.add_region(table.vocabulary, table.dim, FULL_START)
+                builder.add_term(column, Term(identity(table.vocabulary), base, stride=table.dim, width=table.dim))
+                continue
+            parts = [found_intervals(table.name, table.vocabulary, self.count)]
+            for stage in range(self.stages):
+                digit = stages.digit(table, stage)
+                parts.append(pointers(f"{table.name} {stage}", table.vocabulary, self.codebook, digit))
+            starts = part_starts("add", [part.num_buckets for part in parts])
+            for part, start in zip(parts, starts, strict=True):
+                base = builder.add_region(part.num_buckets, table.dim, start)
+                builder.add_term(column, Term(part, base, stride=table.dim, width=table.dim))
+        return builder.finish()
+
+    def _pays(self, table: TableSpec) -> bool:
+        return 2 <= self.count < table.vocabulary and self._bytes(table, FP32) < table.num_bytes
+
+    def _bytes(self, table: TableSpec, kept: Format) -> int:
+        pointer = narrowest_integer(self.codebook - 1).itemsize
+        floats = (self.count + self.stages * self.codebook) * table.dim
+        return kept.num_bytes(floats) + self.stages * table.vocabulary * pointer + (self.count - 1) * _EDGE_BYTES
+
+    def ladder(self, trained: Trained, most: int, seed: int = 0) -> Iterator[Rung]:
+        """Clusters in powers of four, tried on a sample, and sizes between them; each with stages of a residual. To
+        where int4 takes less; none where ids keep their numbers."""
+        if not trained.renumbers:
+            return
+        table, sketch = trained.table, trained.sample(SKETCH, seed)
+        most = min(most, INT4.num_bytes(table.vocabulary * table.dim))
+        tried: dict[int, list[tuple[int, float]]] = {}  # by stages: (clusters, error)
+        for count, learned in _counts(table.vocabulary, len(sketch.values)):
+            left = replace(sketch, values=_found(sketch, learned, INT4, seed, 4).left)
+            tried.setdefault(0, []).append((count, left.error(left.values)))
+            if count * 64 >= table.vocabulary:  # fewer are next to nothing beside the pointers
+                for rung in Residual(1, self.codebook).ladder(left, most, seed):
+                    assert isinstance(rung.method, Residual)
+                    if rung.method.rows == self.codebook and rung.format == INT4:
+                        tried.setdefault(rung.method.stages, []).append((count, rung.error))
+            if replace(self, rows=count)._bytes(table, INT4) > most:  # what lies below may fit
+                break
+        for stages, points in tried.items():
+            for count, error in _between(points):
+                method = replace(self, rows=count, stages=stages)
+                if method._bytes(table, INT4) <= most and method._pays(table):
+                    yield Rung(method, INT4, method._bytes(table, INT4), error)
+
+    def keep(self, trained: Trained, kept: Format, seed: int = 0) -> Kept:
+        """Clusters of all rows, then stages of what they leave; the order in which the ids are to be numbered."""
+        if not self._pays(trained.table):
+            return Kept((trained.values.clone(),))
+        found = _found(trained, self.count, kept, seed, 8)
+        order, edges = _numbered(found.of, self.count, trained.padding)
+        if not self.stages:
+            return Kept((found.rows,), edges=(edges,), order=order)
+        stages = Residual(self.stages, self.codebook).keep(replace(trained, values=found.left), kept, seed)
+        lookups = tuple(each[order] for each in stages.lookups)
+        return Kept((found.rows, *stages.regions), lookups, (edges,), order)
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """Clusters of rows: masters of their rows, which row each id has, and what that leaves."""
+
+    rows: Tensor
+    of: NDArray[np.int64]
+    left: Tensor
+
+
+def _found(trained: Trained, count: int, kept: Format, seed: int, iterations: int) -> _Found:
+    root, inverse = roots_of(trained.metric)
+    turned = trained.values if root is None else trained.values @ root
+    found = cluster(turned, count, weights=trained.weights, seed=seed, iterations=iterations)
+    apart = (turned - found.centroids[torch.from_numpy(found.of).long()]).square().sum(dim=1).double().numpy()
+    of = _none_empty(found.of.astype(np.int64), count, trained.weights * apart)
+    masses = np.bincount(of, trained.weights, count)
+    sums = torch.zeros(count, turned.shape[1], dtype=torch.float64)
+    sums.index_add_(0, torch.from_numpy(of), turned.double() * torch.from_numpy(trained.weights)[:, None])
+    means = (sums / torch.from_numpy(masses)[:, None]).float()
+    rows = fitted(means if inverse is None else means @ inverse, kept, torch.from_numpy(masses).float())
+    return _Found(rows, of, trained.values - kept.read(rows)[torch.from_numpy(of)])
+
+
+def _none_empty(of: NDArray[np.int64], count: int, costs: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The clusters of ids, none of them without any: an empty one gets an id that costs much where it is."""
+    held, firsts, dense = np.unique(of, return_index=True, return_inverse=True)
+    if missing := count - len(held):
+        costs = costs.copy()
+        costs[firsts] = -1.0  # which hold their own clusters
+        dense[np.argsort(-costs, kind="stable")[:missing]] = np.arange(len(held), count)
+    return dense.astype(np.int64)
+
+
+def _numbered(of: NDArray[np.int64], count: int, padding: int | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(the old id at each new one: cluster by cluster, the padding id the first of all; where each but the first
+    begins)."""
+    clusters, later = of, np.ones(len(of), dtype=bool)
+    if padding is not None:
+        swapped = np.arange(count)
+        swapped[[0, of[padding]]] = of[padding], 0
+        clusters = swapped[of]
+        later[padding] = False
+    order = np.lexsort((later, clusters)).astype(np.int64)
+    return order, np.cumsum(np.bincount(clusters, minlength=count))[:-1]
+
+
+def _counts(rows: int, sketch: int) -> Iterator[tuple[int, int]]:
+    """(clusters of the table, of the sketch that stands for it): as many where the sketch has 16 rows for each, or as
+    many for each row. What lies between is not tried."""
+    count = _STARTING
+    while count * 2 < rows:
+        if count * 16 <= sketch or rows == sketch:
+            yield count, count
+        elif count * 16 >= rows:
+            yield count, count * sketch // rows
+        count *= 4
+
+
+def _between(points: Sequence[tuple[int, float]]) -> Iterator[tuple[int, float]]:
+    """What was tried, and sizes between: errors fall as powers of the clusters."""
+    yield from points
+    for (count, error), (more, least) in pairwise(points):
+        for step in range(1, round(STEPS * math.log(more / count, 4))):
+            part = step / (STEPS * math.log(more / count, 4))
+            low, high = (math.log(max(each, 1e-300)) for each in (error, least))
+            yield round(count * (more / count) ** part), math.exp(low + part * (high - low))
