@@ -63,7 +63,7 @@ ALLOWED = {
         *("data", "exporting", "fields", "files", "formats", "group", "json_files", "models", "ops", "quoting"),
         *("registry", "spec", "tables", "train"),
     },
-    "models": {"group", "method", "models", "quoting", "registry", "spec"},
+    "models": {"group", "method", "models", "quoting", "registry", "spec", "tables"},
     "data": {
         *("compilation", "data", "fields", "files", "hashing", "json_files", "locks", "panics", "processes"),
         *("quoting", "tables"),

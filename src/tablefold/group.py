@@ -145,6 +145,10 @@ class EmbeddingGroup(nn.Module):
         """
         return TableView(self, name)
 
+    def view(self, names: Sequence[str]) -> TablesView:
+        """The module of some tables of one dim; `ValueError` for a name that is not there, or dims that differ."""
+        return TablesView(self, names)
+
     @property
     def arrays(self) -> tuple[Tensor, ...]:
         """The arrays of `memory`, in the order of the address map's."""
@@ -352,13 +356,85 @@ class EmbeddingGroup(nn.Module):
         return ", ".join(words)
 
 
-class TableView(nn.Module):
-    """The module of one table of a group: ids of any shape in, their vectors out, `[*shape, dim]`.
+class TablesView(nn.Module):
+    """The module of some tables of a group: ids `[batch, tables]` in, their vectors out, `[batch, features, dim]`.
 
     It owns nothing: its weights are the group's, and so are their gradients, whoever else reads them. In a model that
     has several views of a group, each weight is one parameter for `parameters()` and one entry of the state dict, under
     the first view. FSDP must take them all in one unit (`fully_shard` of the module that has them): torch refuses to
     shard the second view for itself.
+
+    Args:
+        group: has the tables.
+        names: the tables' names, in the order of the columns of ids. Their dims are equal.
+
+    Raises:
+        ValueError: for a name that the group does not have, or dims that differ; when called, as the group.
+
+    >>> import torch
+    >>> from tablefold import TableSpec, parse
+    >>> group = parse("full").build([TableSpec("user", 50, 8), TableSpec("age", 7, 1), TableSpec("city", 20, 8)])
+    >>> TablesView(group, ["city", "user"])(torch.tensor([[19, 3]])).shape
+    torch.Size([1, 2, 8])
+    """
+
+    def __init__(self, group: EmbeddingGroup, names: Sequence[str]) -> None:
+        super().__init__()
+        self.group = group
+        self.columns = [group.address_map.index(name) for name in names]
+        self.tables = tuple(group.tables[column] for column in self.columns)
+        self.dim = common_dim(self.tables, "one tensor of these tables' vectors")
+        self.num_features = sum(group.address_map.features[column] for column in self.columns)
+        address_map = group.address_map.only(*names)
+        self.program = program_of(address_map)
+        self._arrays = tuple(array.name for array in address_map.arrays)
+        self._lookups = _spans(group.address_map.lookups, address_map.lookups)
+        self._edges = _spans(group.address_map.edges, address_map.edges)
+
+    def forward(self, ids: Int[Tensor, "batch tables"]) -> Float[Tensor, "batch features dim"]:
+        """The vectors of a batch, `[batch, features, dim]`."""
+        if ids.ndim != 2 or ids.shape[1] != len(self.tables):
+            raise ValueError(f"ids must be [batch, {len(self.tables)}], one column per table; got {list(ids.shape)}")
+        return self._read(ids)
+
+    def _read(self, ids: Int[Tensor, "batch tables"]) -> Float[Tensor, "batch features dim"]:
+        group = self.group
+        if ids.dtype not in (torch.int64, torch.int32):
+            raise ValueError(f"ids must be int64 or int32; got {ids.dtype}")
+        _check_device(group.device, ids)
+        try:
+            return self._of_all(ids) if group.transform is not None else self._own(ids)
+        except WildIdError as error:
+            raise group._explain(WildIdError(error.id, error.example, self.columns[error.column])) from None
+
+    def _own(self, ids: Int[Tensor, "batch tables"]) -> Float[Tensor, "batch features dim"]:
+        """By reading what these tables read alone."""
+        group = self.group
+        memory = [group.memory[name] for name in self._arrays]
+        sparse = group._sparse_arrays(self.program.arrays)
+        lookup, edges = _taken(group.lookup, self._lookups), _taken(group.edges, self._edges)
+        vectors = look_up(self.program, memory, lookup, ids, edges, sparse=sparse, outside=group.outside)
+        return group._refusing(vectors)
+
+    def _of_all(self, ids: Int[Tensor, "batch tables"]) -> Float[Tensor, "batch features dim"]:
+        """By way of the group, whose transform computes on the vectors of all its tables."""
+        all_ids = ids.new_zeros(ids.shape[0], len(self.group.tables))
+        all_ids[:, self.columns] = ids
+        features = self.group.address_map.features
+        first = [sum(features[:column]) for column in self.columns]
+        places = [
+            place for at, column in zip(first, self.columns, strict=True) for place in range(at, at + features[column])
+        ]
+        vectors: Tensor = self.group(all_ids)
+        return vectors[:, places[0] : places[-1] + 1] if _is_run(places) else vectors[:, places]
+
+    def extra_repr(self) -> str:
+        """Each table's name, rows and dim."""
+        return "; ".join(f"{table.name!r}, {table.rows}, {table.dim}" for table in self.tables)
+
+
+class TableView(TablesView):
+    """The module of one table of a group: ids of any shape in, their vectors out, `[*shape, dim]`.
 
     Args:
         group: has the table.
@@ -369,51 +445,19 @@ class TableView(nn.Module):
     """
 
     def __init__(self, group: EmbeddingGroup, name: str) -> None:
-        super().__init__()
-        self.group = group
-        self.column = group.address_map.index(name)
-        self.table = group.tables[self.column]
-        self.features = group.address_map.features[self.column]
-        address_map = group.address_map.only(name)
-        self.program = program_of(address_map)
-        self._arrays = tuple(array.name for array in address_map.arrays)
-        self._lookups = _spans(group.address_map.lookups, address_map.lookups)
-        self._edges = _spans(group.address_map.edges, address_map.edges)
+        super().__init__(group, [name])
+        (self.table,) = self.tables
+        self.features = self.num_features
 
     def forward(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape dim"]:
         """The vectors of ids, `[*shape, dim]`; `[*shape, features, dim]` where the method gives several for one id."""
-        group = self.group
-        if ids.dtype not in (torch.int64, torch.int32):
-            raise ValueError(f"ids must be int64 or int32; got {ids.dtype}")
-        _check_device(group.device, ids)
-        column = ids.reshape(-1, 1)
-        try:
-            vectors = self._of_all(column) if group.transform is not None else self._own(column)
-        except WildIdError as error:
-            raise group._explain(WildIdError(error.id, error.example, self.column)) from None
+        vectors = self._read(ids.reshape(-1, 1))
         shape = ids.shape if self.features == 1 else (*ids.shape, self.features)
         return vectors.reshape(*shape, self.table.dim)
 
-    def _own(self, ids: Int[Tensor, "batch 1"]) -> Float[Tensor, "batch features dim"]:
-        """By reading what this table reads alone."""
-        group = self.group
-        memory = [group.memory[name] for name in self._arrays]
-        sparse = group._sparse_arrays(self.program.arrays)
-        lookup, edges = _taken(group.lookup, self._lookups), _taken(group.edges, self._edges)
-        vectors = look_up(self.program, memory, lookup, ids, edges, sparse=sparse, outside=group.outside)
-        return group._refusing(vectors)
 
-    def _of_all(self, ids: Int[Tensor, "batch 1"]) -> Float[Tensor, "batch features dim"]:
-        """By way of the group, whose transform computes on the vectors of all its tables."""
-        all_ids = ids.new_zeros(ids.shape[0], len(self.group.tables))
-        all_ids[:, self.column] = ids[:, 0]
-        first = sum(self.group.address_map.features[: self.column])
-        vectors: Tensor = self.group(all_ids)
-        return vectors[:, first : first + self.features]
-
-    def extra_repr(self) -> str:
-        """The table's name, rows and dim."""
-        return f"{self.table.name!r}, {self.table.rows}, {self.table.dim}"
+def _is_run(places: Sequence[int]) -> bool:
+    return list(places) == list(range(places[0], places[0] + len(places)))
 
 
 def _spans(

@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal
 
 from tablefold.fields import settle_fields
 from tablefold.quoting import quoted
@@ -73,6 +74,74 @@ class TableSpec:
     def num_bytes(self) -> int:
         """Bytes of the full table in float32: rows * dim * 4."""
         return self.vocabulary * self.dim * FLOAT_BYTES
+
+
+NOTHING = -1
+"""In the columns of a list: no id. A list that is shorter than its columns ends in such."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of raw data as a model reads it: an id for each row, or a list of ids, whose vectors are pooled.
+
+    The matrix of ids `[batch, ids]` has the columns of single ids first, then `length` columns for every list.
+
+    Args:
+        name: of the column.
+        table: whose ids it has. A list has a table of its own name, or reads that of a column of single ids.
+        length: of a list, how many ids it has at most. None for a single id.
+        pool: how the vectors of a list become one.
+        side: whether it says something of the user or of the item, where that is known.
+
+    Raises:
+        ValueError: for a length below 1.
+
+    >>> Column("history", "item", length=20).width
+    20
+    """
+
+    name: str
+    table: str
+    length: int | None = None
+    pool: Literal["mean", "sum"] = "mean"
+    side: Literal["", "user", "item"] = ""
+
+    def __post_init__(self) -> None:
+        if self.length is not None and not 1 <= self.length <= LONGEST_LIST:
+            raise ValueError(
+                f"the list {quoted(self.name)}: its length {quoted(self.length)} must be 1 .. {LONGEST_LIST}"
+            )
+        if self.pool not in ("mean", "sum"):
+            raise ValueError(f"the list {quoted(self.name)}: pool {quoted(self.pool)} must be mean or sum")
+
+    @property
+    def width(self) -> int:
+        """Columns that it has in the matrix of ids."""
+        return 1 if self.length is None else self.length
+
+
+def plain_columns(names: Iterable[str]) -> tuple[Column, ...]:
+    """For each table, by its name, a column of single ids."""
+    return tuple(Column(name, name) for name in names)
+
+
+def check_columns(columns: Sequence[Column], tables: Sequence[str]) -> tuple[Column, ...]:
+    """Columns of a matrix of ids as a tuple; `ValueError` where they do not read the tables as `Column` says."""
+    lists = [column.length is not None for column in columns]
+    singles = [column.table for column in columns if column.length is None]
+    own = [column.table for column in columns if column.length is not None and column.table not in singles]
+    if (
+        sorted(lists) != lists
+        or singles + own != list(dict.fromkeys([*singles, *own]))
+        or set(singles + own) != set(tables)
+        or singles != [name for name in tables if name in singles]
+    ):
+        raise ValueError("columns must read every table once, single ids in the order of the tables, lists behind them")
+    return tuple(columns)
+
+
+LONGEST_LIST = 10_000
+"""More than that is no list for a row to carry."""
 
 
 def full_bytes(tables: Iterable[TableSpec]) -> int:

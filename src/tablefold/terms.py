@@ -382,16 +382,20 @@ class AddressMap:
         """The number of the region that holds a float of memory."""
         return bisect.bisect_right(self.bases, base) - 1
 
-    def only(self, name: str) -> AddressMap:
-        """The map of one table, over the arrays that it reads, whole as they are."""
-        terms = self.terms[self.index(name)]
-        arrays = {self.places[self.region_at(base)][0] for term in terms for base in term.bases}
+    def only(self, *names: str) -> AddressMap:
+        """The map of some tables, over the arrays that they read, whole as they are."""
+        columns = [self.index(name) for name in names]
+        bases = [base for column in columns for term in self.terms[column] for base in term.bases]
+        arrays = {self.places[self.region_at(base)][0] for base in bases}
         kept = sorted(number for array in arrays for number in self.arrays[array].regions)
         regions = tuple(self.regions[number] for number in kept)
         before = itertools.accumulate((region.floats for region in regions), initial=0)
         by = {number: base - self.bases[number] for number, base in zip(kept, before, strict=False)}
-        moved = tuple(_moved(term, lambda base: base + by[self.region_at(base)]) for term in terms)
-        return AddressMap((self.tables[self.index(name)],), (moved,), regions)
+        terms = tuple(
+            tuple(_moved(term, lambda base: base + by[self.region_at(base)]) for term in self.terms[column])
+            for column in columns
+        )
+        return AddressMap(tuple(self.tables[column] for column in columns), terms, regions)
 
     def in_format(self, kept: Format) -> AddressMap:
         """The same addresses, with the rows of vectors kept in a format."""

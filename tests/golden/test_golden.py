@@ -56,7 +56,7 @@ def test_a_run_of_every_method_storage_and_model_of_old_is_there():
     assert methods >= {
         (method, storage) for method in set(all_methods()) - LATER for storage in ("fp32", "bf16", "fp16", "int8")
     }
-    assert {one["asked"]["model"] for one in configs} >= set(all_models())
+    assert {one["asked"]["model"] for one in configs} >= set(all_models()) - {"deepfm", "two_tower"}  # which came later
 
 
 @pytest.mark.parametrize("run", sorted(RUNS), indirect=True)

@@ -101,11 +101,18 @@ def figures(plan: Plan, data: str | None) -> str:
 def add_model_options(parser: ArgumentParser) -> None:
     """Which model reads the embeddings, and its sizes."""
     group = parser.add_argument_group("model")
-    group.add_argument("--model", default="dlrm", metavar="NAME", help="dlrm, dcn, dcn_v2 or neumf (default: dlrm)")
+    group.add_argument(
+        "--model",
+        default="dlrm",
+        metavar="NAME",
+        help="dlrm, dcn, dcn_v2, deepfm, neumf or two_tower (default: dlrm)",
+    )
     sizes = {
         "--bottom-mlp": "dlrm: hidden widths over the dense columns (default: 512,256,64)",
         "--top-mlp": "dlrm, neumf: hidden widths before the logit (default: 512,256)",
-        "--deep-mlp": "dcn, dcn_v2: widths of the deep part (default: 512,256,64)",
+        "--deep-mlp": "dcn, dcn_v2, deepfm: widths of the deep part (default: 512,256,64; deepfm 400,400,400)",
+        "--user-mlp": "two_tower: hidden widths of the user's tower (default: none, the sum of its vectors)",
+        "--item-mlp": "two_tower: hidden widths of the item's tower (default: none, the sum of its vectors)",
     }
     for option, text in sizes.items():
         group.add_argument(option, type=integers, metavar="N,N", help=text)
@@ -117,7 +124,7 @@ def add_model_options(parser: ArgumentParser) -> None:
 
 def model_options(args: Namespace) -> dict[str, Any]:
     """The model's sizes that were given."""
-    names = ("bottom_mlp", "top_mlp", "deep_mlp", "cross_layers", "cross_rank")
+    names = ("bottom_mlp", "top_mlp", "deep_mlp", "user_mlp", "item_mlp", "cross_layers", "cross_rank")
     return {name: value for name in names if (value := getattr(args, name)) is not None}
 
 

@@ -22,7 +22,7 @@ from typing import Any
 from tablefold.files import new_file
 from tablefold.json_files import JsonValue, load_json
 from tablefold.quoting import quoted
-from tablefold.tables import MAX_ROWS, TableSpec
+from tablefold.tables import MAX_ROWS, Column, TableSpec, check_columns, plain_columns
 
 SCHEMA_FILE = "schema.json"
 FORMAT = 2
@@ -116,6 +116,10 @@ class Schema:
         best: of a synthetic log, per part: what the model that drew the labels reaches ("logloss", "auc").
         lookups: tables with a file of attributes, and the attributes in it with their number of ids.
         format: version of the layout that was read; what is written has the present one.
+        id_columns: what the matrix of ids holds; an id for every table unless given.
+
+    Raises:
+        ValueError: for columns of ids that do not read the tables.
     """
 
     dense: tuple[str, ...]
@@ -126,6 +130,12 @@ class Schema:
     best: dict[str, dict[str, float]] | None = None
     lookups: dict[str, dict[str, int]] = field(default_factory=dict)
     format: int = FORMAT
+    id_columns: tuple[Column, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [table.name for table in self.tables]
+        columns = check_columns(self.id_columns, names) if self.id_columns else plain_columns(names)
+        object.__setattr__(self, "id_columns", columns)
 
     @property
     def rows(self) -> int:
@@ -174,6 +184,8 @@ class Schema:
     def save(self, folder: Path) -> None:
         """Write `folder/schema.json`."""
         content = {"rows": self.rows, "label_rate": self.label_rate, **asdict(self), "format": FORMAT}
+        if self.id_columns == plain_columns(table.name for table in self.tables):
+            del content["id_columns"]
         for name, part in self.parts.items():
             content["parts"][name]["label_rate"] = part.label_rate
         with new_file(folder / SCHEMA_FILE) as file:
@@ -194,15 +206,21 @@ class Schema:
         if written.integer() not in (FORMAT_OF_NAMES, FORMAT):
             raise ValueError(f"{path} has format {quoted(written.plain)}, not {FORMAT}; prepare the data again")
         content["parts"].refuse_unknown(PARTS)
+        tables = tuple(_table(table) for table in content["tables"].items())
+        columns = tuple(column.into(Column) for column in content["id_columns"].optional(JsonValue.items, []))
+        if columns:
+            with content["id_columns"].naming():
+                check_columns(columns, [table.name for table in tables])
         schema = cls(
             dense=tuple(name.text() for name in content["dense"].items()),
-            tables=tuple(_table(table) for table in content["tables"].items()),
+            tables=tables,
             parts={name: _part(content["parts"][name]) for name in PARTS},
             source=_source(content["source"]),
             rejected=content["rejected"].integer(least=0),
             best=content["best"].optional(read_best, None),
             lookups={owner: _attributes(names) for owner, names in content["lookups"].fields().items()},
             format=written.integer(),
+            id_columns=columns,
         )
         schema._check(content)
         return schema

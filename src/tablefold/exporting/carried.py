@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tablefold.exporting.capture import Inputs
-from tablefold.group import EmbeddingGroup, TableView
+from tablefold.group import EmbeddingGroup, TablesView
 from tablefold.tables import TableSpec
 
 Columns = list[TableSpec | None]
@@ -37,10 +37,9 @@ def _watched(model: nn.Module) -> Iterator[list[tuple[Tensor, Sequence[TableSpec
     calls: list[tuple[Tensor, Sequence[TableSpec]]] = []
 
     def note(module: nn.Module, args: tuple[Any, ...]) -> None:
-        tables = (module.table,) if isinstance(module, TableView) else module.tables
-        calls.append((args[0], tables))  # type: ignore[arg-type]
+        calls.append((args[0], module.tables))  # type: ignore[arg-type]
 
-    kinds = (EmbeddingGroup, TableView)
+    kinds = (EmbeddingGroup, TablesView)
     hooks = [each.register_forward_pre_hook(note) for each in model.modules() if isinstance(each, kinds)]
     try:
         yield calls

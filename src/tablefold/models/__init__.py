@@ -1,11 +1,13 @@
 """Click models: from dense columns and any group's vectors to a logit. They know no method.
 
-| name     | what it computes from the vectors             | options                             |
-|----------|-----------------------------------------------|-------------------------------------|
-| `dlrm`   | dot products of all pairs, then an MLP        | bottom_mlp, top_mlp                 |
-| `dcn`    | cross layers beside a deep MLP                | deep_mlp, cross_layers              |
-| `dcn_v2` | matrix cross layers, then a deep MLP          | deep_mlp, cross_layers, cross_rank  |
-| `neumf`  | the vectors and their product into an MLP     | top_mlp                             |
+| name        | what it computes from the vectors                       | options                            |
+|-------------|---------------------------------------------------------|------------------------------------|
+| `dlrm`      | dot products of all pairs, then an MLP                  | bottom_mlp, top_mlp                |
+| `dcn`       | cross layers beside a deep MLP                          | deep_mlp, cross_layers             |
+| `dcn_v2`    | matrix cross layers, then a deep MLP                    | deep_mlp, cross_layers, cross_rank |
+| `deepfm`    | weights, dot products of all pairs, beside a deep MLP   | deep_mlp                           |
+| `neumf`     | the vectors and their product into an MLP               | top_mlp                            |
+| `two_tower` | the dot product of a user's and an item's tower         | user_mlp, item_mlp                 |
 """
 
 from __future__ import annotations
@@ -18,14 +20,30 @@ from typing import Any
 from tablefold.method import EmbeddingGroup
 from tablefold.models.dcn import DCN
 from tablefold.models.dcn_v2 import DCNv2
+from tablefold.models.deepfm import DeepFM
 from tablefold.models.dlrm import DLRM
 from tablefold.models.network import Network
 from tablefold.models.neumf import NeuMF
+from tablefold.models.two_tower import TwoTower
 from tablefold.quoting import one_line, quoted
 from tablefold.registry import Registry
 from tablefold.spec import nearest
+from tablefold.tables import Column
 
-__all__ = ["DCN", "DLRM", "DCNv2", "Network", "NeuMF", "all_models", "build_model", "check_options", "model_options"]
+__all__ = [
+    "DCN",
+    "DLRM",
+    "DCNv2",
+    "DeepFM",
+    "Network",
+    "NeuMF",
+    "TwoTower",
+    "all_models",
+    "build_model",
+    "check_options",
+    "find_model",
+    "model_options",
+]
 
 
 LARGEST_WIDTH = 1 << 16
@@ -45,9 +63,23 @@ def all_models() -> Mapping[str, type[Network]]:
     """Every model by its name: those of this package, and of others (see `tablefold.registry`).
 
     >>> sorted(all_models())
-    ['dcn', 'dcn_v2', 'dlrm', 'neumf']
+    ['dcn', 'dcn_v2', 'deepfm', 'dlrm', 'neumf', 'two_tower']
     """
     return _MODELS
+
+
+def find_model(name: str) -> type[Network]:
+    """The model of that name.
+
+    Raises:
+        ValueError: for an unknown name; it lists the models.
+    """
+    models = all_models()
+    if name not in models:
+        near = get_close_matches(name, models, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"unknown model {quoted(name)}; {hint}models are: {', '.join(sorted(models))}")
+    return models[name]
 
 
 def model_options(name: str) -> dict[str, Any]:
@@ -59,13 +91,8 @@ def model_options(name: str) -> dict[str, Any]:
     >>> model_options("dcn")
     {'deep_mlp': (512, 256, 64), 'cross_layers': 6}
     """
-    models = all_models()
-    if name not in models:
-        near = get_close_matches(name, models, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"unknown model {quoted(name)}; {hint}models are: {', '.join(sorted(models))}")
-    parameters = inspect.signature(models[name]).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "seed"}
+    parameters = inspect.signature(find_model(name)).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ("columns", "seed")}
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:
@@ -96,13 +123,22 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
             raise ValueError(f"{option} has {len(widths):,} layers; a model has at most {MOST_LAYERS}")
 
 
-def build_model(name: str, group: EmbeddingGroup, dense_columns: int = 13, *, seed: int = 0, **options: Any) -> Network:
+def build_model(
+    name: str,
+    group: EmbeddingGroup,
+    dense_columns: int = 13,
+    *,
+    columns: Sequence[Column] | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Network:
     """The model `name` over `group`.
 
     Args:
         name: one of `all_models()`.
-        group: any embedding group.
+        group: an embedding group of the tables that the model's `tables_for` names.
         dense_columns: width of the dense input; 0 for none.
+        columns: what the matrix of ids holds; an id for every table unless given.
         seed: of the network's start; the group has its own.
         options: sizes; what is left out keeps the paper's default.
 
@@ -110,5 +146,6 @@ def build_model(name: str, group: EmbeddingGroup, dense_columns: int = 13, *, se
         ValueError: for an unknown model, an option it does not have, or a size that cannot be.
     """
     check_options(name, options)
-    model: Callable[..., Network] = all_models()[name]
-    return model(group, dense_columns, seed=seed, **options)
+    model: Callable[..., Network] = find_model(name)
+    given = {} if columns is None else {"columns": columns}  # a model of another package may not know of them
+    return model(group, dense_columns, seed=seed, **given, **options)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tablefold.method import EmbeddingGroup
 from tablefold.models.mlp import linear, mlp
 from tablefold.models.network import Network
+from tablefold.tables import Column
 
 
 class CrossLayers(nn.Module):
@@ -43,6 +44,7 @@ class DCN(Network):
     Args:
         group: any embedding group.
         dense_columns: width of the dense input; 0 for none.
+        columns: what the matrix of ids holds; an id for every table unless given.
         deep_mlp: widths of the deep MLP.
         cross_layers: how many cross layers.
         seed: of the network's start.
@@ -58,15 +60,16 @@ class DCN(Network):
         group: EmbeddingGroup,
         dense_columns: int = 13,
         *,
+        columns: Sequence[Column] | None = None,
         deep_mlp: Sequence[int] = (512, 256, 64),
         cross_layers: int = 6,
         seed: int = 0,
     ) -> None:
-        super().__init__(group, dense_columns)
+        super().__init__(group, dense_columns, columns)
         if cross_layers < 1:
             raise ValueError(f"cross_layers={cross_layers} must be at least 1")
         generator = torch.Generator().manual_seed(seed)
-        width = dense_columns + group.num_features * group.dim
+        width = dense_columns + self.features.num_features * self.features.dim
         deep_widths = [width, *deep_mlp]
         self.cross = CrossLayers(width, cross_layers, generator)
         self.deep = mlp(deep_widths, generator, last_relu=True)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tablefold.method import EmbeddingGroup
 from tablefold.models.mlp import linear, mlp
 from tablefold.models.network import Network
+from tablefold.tables import Column
 
 
 class MatrixCross(nn.Module):
@@ -39,6 +40,7 @@ class DCNv2(Network):
     Args:
         group: any embedding group.
         dense_columns: width of the dense input; 0 for none.
+        columns: what the matrix of ids holds; an id for every table unless given.
         deep_mlp: widths of the deep MLP.
         cross_layers: how many cross layers.
         cross_rank: rank of each cross matrix; 0 keeps it full. A quarter of the width costs next to no
@@ -56,18 +58,19 @@ class DCNv2(Network):
         group: EmbeddingGroup,
         dense_columns: int = 13,
         *,
+        columns: Sequence[Column] | None = None,
         deep_mlp: Sequence[int] = (512, 256, 64),
         cross_layers: int = 3,
         cross_rank: int = 0,
         seed: int = 0,
     ) -> None:
-        super().__init__(group, dense_columns)
+        super().__init__(group, dense_columns, columns)
         if cross_layers < 1:
             raise ValueError(f"cross_layers={cross_layers} must be at least 1")
         if cross_rank < 0:
             raise ValueError(f"cross_rank={cross_rank} must be at least 0 (0 keeps the matrices full)")
         generator = torch.Generator().manual_seed(seed)
-        width = dense_columns + group.num_features * group.dim
+        width = dense_columns + self.features.num_features * self.features.dim
         self.cross = nn.ModuleList(MatrixCross(width, cross_rank, generator) for _ in range(cross_layers))
         self.deep = mlp([width, *deep_mlp, 1], generator, last_relu=False)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from tablefold.method import EmbeddingGroup
 from tablefold.models.mlp import mlp
 from tablefold.models.network import Network
+from tablefold.tables import Column
 
 
 class DLRM(Network):
@@ -25,6 +26,7 @@ class DLRM(Network):
     Args:
         group: any embedding group.
         dense_columns: width of the dense input; 0 for none.
+        columns: what the matrix of ids holds; an id for every table unless given.
         bottom_mlp: hidden widths of the bottom MLP; `dim` follows them.
         top_mlp: hidden widths of the top MLP; the logit follows them.
         seed: of the MLPs' start.
@@ -40,21 +42,24 @@ class DLRM(Network):
         group: EmbeddingGroup,
         dense_columns: int = 13,
         *,
+        columns: Sequence[Column] | None = None,
         bottom_mlp: Sequence[int] = (512, 256, 64),
         top_mlp: Sequence[int] = (512, 256),
         seed: int = 0,
     ) -> None:
-        super().__init__(group, dense_columns)
+        super().__init__(group, dense_columns, columns)
         generator = torch.Generator().manual_seed(seed)
-        vectors = group.num_features + (dense_columns > 0)
+        vectors = self.features.num_features + (dense_columns > 0)
         if vectors < 2:
             raise ValueError("dlrm needs two vectors to interact; got one table and no dense columns")
-        bottom_width = group.dim if dense_columns else 0
-        self.bottom = mlp([dense_columns, *bottom_mlp, group.dim], generator, last_relu=True) if dense_columns else None
+        bottom_width = self.features.dim if dense_columns else 0
+        self.bottom = (
+            mlp([dense_columns, *bottom_mlp, self.features.dim], generator, last_relu=True) if dense_columns else None
+        )
         self.top = mlp([bottom_width + vectors * (vectors - 1) // 2, *top_mlp, 1], generator, last_relu=False)
-        rows, columns = torch.tril_indices(vectors, vectors, offset=-1)
+        first, second = torch.tril_indices(vectors, vectors, offset=-1)
         self.pairs: Tensor
-        self.register_buffer("pairs", rows * vectors + columns, persistent=False)
+        self.register_buffer("pairs", first * vectors + second, persistent=False)
 
     def logits(self, dense: Tensor, vectors: Tensor) -> Tensor:
         """Logits `[batch]`; see the class."""

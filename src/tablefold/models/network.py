@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tablefold.method import EmbeddingGroup
+from tablefold.models.features import Features
+from tablefold.tables import Column, TableSpec, plain_columns
 
 
 class Network(nn.Module, ABC):
@@ -16,34 +19,52 @@ class Network(nn.Module, ABC):
 
     A subclass names itself (`name`, what `--model` takes) and takes its sizes as keyword-only arguments with
     the paper's values as defaults; those arguments are its options everywhere. It computes `logits` from the
-    vectors that `self.group` gives and knows no method: the group says how many features there are and how
-    long their vectors are.
+    vectors that `self.features` gives and knows no method: the features say how many there are and how long
+    their vectors are.
 
     Args:
-        group: gives `[batch, features, dim]` for ids `[batch, tables]`.
+        group: has the tables that `tables_for` names, whose vectors the model computes from.
         dense_columns: width of `dense`; 0 for data without dense columns.
+        columns: what the matrix of ids holds; an id for every table unless given.
     """
 
     name: ClassVar[str]
 
-    def __init__(self, group: EmbeddingGroup, dense_columns: int) -> None:
+    def __init__(self, group: EmbeddingGroup, dense_columns: int, columns: Sequence[Column] | None = None) -> None:
         super().__init__()
         if dense_columns < 0:
             raise ValueError(f"dense_columns={dense_columns} must be at least 0")
         self.group = group
         self.dense_columns = dense_columns
+        self.columns = tuple(columns or plain_columns(table.name for table in self.read_by(group.tables)))
+        self.features = Features(group, self.columns)
+
+    @classmethod
+    def tables_for(cls, tables: Sequence[TableSpec]) -> list[TableSpec]:
+        """The tables of its group, for those of the data: the same, unless a model has more than one for each."""
+        return list(tables)
+
+    @classmethod
+    def read_by(cls, tables: Sequence[TableSpec]) -> list[TableSpec]:
+        """The data's tables, given those of its group: undoes `tables_for`."""
+        return list(tables)
 
     def forward(
-        self, dense: Float[Tensor, "batch dense_columns"], ids: Int[Tensor, "batch tables"]
+        self, dense: Float[Tensor, "batch dense_columns"], ids: Int[Tensor, "batch ids"]
     ) -> Float[Tensor, " batch"]:
         """The logit of a click, `[batch]`: its sigmoid is the predicted click rate."""
-        return self.logits(dense, self.group(ids))
+        return self.logits(dense, self.vectors(ids))
+
+    def vectors(self, ids: Int[Tensor, "batch ids"]) -> Float[Tensor, "batch features dim"]:
+        """The vectors that `logits` computes from."""
+        vectors: Tensor = self.features(ids)
+        return vectors
 
     @abstractmethod
     def logits(
         self, dense: Float[Tensor, "batch dense_columns"], vectors: Float[Tensor, "batch features dim"]
     ) -> Float[Tensor, " batch"]:
-        """The logit of a click from the dense columns and the group's vectors: all that `torch.compile` gains by."""
+        """The logit of a click from the dense columns and the vectors: all that `torch.compile` gains by."""
 
     @property
     def num_network_parameters(self) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 from tablefold.method import EmbeddingGroup
 from tablefold.models.mlp import mlp
 from tablefold.models.network import Network
+from tablefold.tables import Column
 
 
 class NeuMF(Network):
@@ -23,6 +24,7 @@ class NeuMF(Network):
     Args:
         group: any embedding group.
         dense_columns: width of the dense input; 0 for none.
+        columns: what the matrix of ids holds; an id for every table unless given.
         top_mlp: hidden widths of the MLP; the logit follows them.
         seed: of the MLP's start.
     """
@@ -34,12 +36,13 @@ class NeuMF(Network):
         group: EmbeddingGroup,
         dense_columns: int = 0,
         *,
+        columns: Sequence[Column] | None = None,
         top_mlp: Sequence[int] = (512, 256),
         seed: int = 0,
     ) -> None:
-        super().__init__(group, dense_columns)
+        super().__init__(group, dense_columns, columns)
         generator = torch.Generator().manual_seed(seed)
-        width = dense_columns + (group.num_features + 1) * group.dim
+        width = dense_columns + (self.features.num_features + 1) * self.features.dim
         self.top = mlp([width, *top_mlp, 1], generator, last_relu=False)
 
     def logits(self, dense: Tensor, vectors: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ def compiled(model: Network) -> Forward:
     network = torch.compile(model.logits, fullgraph=True, dynamic=False)
 
     def forward(dense: Tensor, ids: Tensor) -> Tensor:
-        vectors = model.group(ids)
+        vectors = model.vectors(ids)
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="The .grad attribute")  # torch's own look at its inputs

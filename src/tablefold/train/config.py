@@ -9,7 +9,7 @@ from typing import Any
 from tablefold.fields import settle_fields
 from tablefold.json_files import JsonValue
 from tablefold.method import parse
-from tablefold.models import check_options
+from tablefold.models import check_options, find_model
 from tablefold.plans import Plan, Wishes, make_plan
 from tablefold.quoting import quoted
 from tablefold.tables import TableSpec
@@ -89,8 +89,8 @@ class Config:
         self.schedule()  # refuses numbers and targets that cannot be
 
     def plan(self, tables: Sequence[TableSpec]) -> Plan:
-        """What every table gets; errors as `tablefold.make_plan`."""
-        return make_plan(self.method, tables, **asdict(self.wishes))
+        """What every table of the model's group gets, for the data's tables; errors as `tablefold.make_plan`."""
+        return make_plan(self.method, find_model(self.model).tables_for(tables), **asdict(self.wishes))
 
     @property
     def wishes(self) -> Wishes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -12,10 +12,10 @@ from tablefold.formats import FORMATS, FP32, find_format
 from tablefold.hashing import derive_key
 from tablefold.json_files import JsonValue
 from tablefold.methods.full import Full
-from tablefold.models import Network, build_model
+from tablefold.models import Network, build_model, find_model
 from tablefold.plans import Part, Plan, method_from_json, tables_from_json
 from tablefold.quoting import quoted
-from tablefold.tables import TableSpec
+from tablefold.tables import Column, TableSpec, check_columns, plain_columns
 from tablefold.train.config import Config
 
 FORMAT = 2
@@ -38,11 +38,21 @@ class Recipe:
         config: what was asked.
         plan: what every table gets; its tables are the categorical columns.
         dense: names of the dense columns.
+        columns: what the matrix of ids holds; an id for every table unless given.
+
+    Raises:
+        ValueError: for columns that do not read the tables.
     """
 
     config: Config
     plan: Plan
     dense: tuple[str, ...]
+    columns: tuple[Column, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [table.name for table in self.tables]
+        columns = check_columns(self.columns, names) if self.columns else plain_columns(names)
+        object.__setattr__(self, "columns", columns)
 
     @classmethod
     def of(cls, config: Config, schema: Schema) -> Recipe:
@@ -51,12 +61,12 @@ class Recipe:
         Raises:
             ValueError: where the method or its budget do not fit the tables.
         """
-        return cls(config, config.plan(schema.table_specs(config.dim)), schema.dense)
+        return cls(config, config.plan(schema.table_specs(config.dim)), schema.dense, schema.id_columns)
 
     @property
     def tables(self) -> tuple[TableSpec, ...]:
-        """The categorical columns."""
-        return self.plan.tables
+        """Those of the data; the plan's are more where the model has several for each."""
+        return tuple(find_model(self.config.model).read_by(self.plan.tables))
 
     def build(self) -> Network:
         """The model as training starts, on the CPU."""
@@ -77,7 +87,13 @@ class Recipe:
         config = self.config
         group = self.plan.build(seed=config.seed, device=device)
         seed = derive_key(config.seed, _NETWORK_SEED)
-        return build_model(config.model, group, len(self.dense), seed=seed, **config.model_options)
+        columns = None if self.is_plain else self.columns
+        return build_model(config.model, group, len(self.dense), columns=columns, seed=seed, **config.model_options)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the matrix of ids has a column for each table and nothing is said of them."""
+        return self.columns == plain_columns(table.name for table in self.tables)
 
     def check(self, schema: Schema) -> None:
         """Refuse data whose columns are not those of this run."""
@@ -94,6 +110,8 @@ class Recipe:
                 f"the data's tables are not those the run was trained on ({detail}); "
                 "prepare both from the same training part"
             )
+        if schema.id_columns != self.columns:
+            raise ValueError("the data's lists are not those the run was trained on; prepare both by the same schema")
 
     def to_json(self) -> dict[str, Any]:
         """For `config.json`; `from_json` inverts it."""
@@ -102,6 +120,7 @@ class Recipe:
             "asked": self.config.to_json(),
             "plan": self.plan.to_json(),
             "dense": list(self.dense),
+            **({} if self.is_plain else {"columns": [asdict(column) for column in self.columns]}),
         }
 
     @classmethod
@@ -116,11 +135,16 @@ class Recipe:
             given = content["format"].optional(lambda value: quoted(value.plain), "missing")
             raise ValueError(f"{content.file}: format is {given}; this tablefold reads {FORMAT_0_1} and {FORMAT}")
         planned = "placement" not in content.fields()
-        return cls(
-            config=asked(content),
-            plan=Plan.from_json(content["plan"]) if planned else _plan_of_placement(content),
-            dense=tuple(column.text() for column in content["dense"].items(MOST_COLUMNS)),
-        )
+        config = asked(content)
+        plan = Plan.from_json(content["plan"]) if planned else _plan_of_placement(content)
+        columns = tuple(column.into(Column) for column in content["columns"].optional(_items, []))
+        dense = tuple(column.text() for column in content["dense"].items(MOST_COLUMNS))
+        with content["columns"].naming():
+            return cls(config, plan, dense, columns)
+
+
+def _items(content: JsonValue) -> list[JsonValue]:
+    return content.items(MOST_COLUMNS)
 
 
 def asked(content: JsonValue) -> Config:
