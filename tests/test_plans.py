@@ -144,7 +144,7 @@ def test_a_narrower_format_is_taken_where_the_best_does_not_fit():
         (
             "qr",
             {"budget": 100},
-            "qr here, 261 bytes in int2: raise the budget, or take clusters, hash_emb",
+            "qr here, 261 bytes in int2: raise the budget, or take clustered_residual, hash_emb",
         ),
         (
             "hash",

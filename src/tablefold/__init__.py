@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tablefold.group import EmbeddingGroup
     from tablefold.method import Method, all_methods, parse
     from tablefold.methods.chinese_remainder import ChineseRemainder
-    from tablefold.methods.clusters import Clusters
+    from tablefold.methods.clustered_residual import ClusteredResidual
     from tablefold.methods.custom import Custom
     from tablefold.methods.full import Full
     from tablefold.methods.hash import Hash
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ChineseRemainder",
     "ClickModel",
-    "Clusters",
+    "ClusteredResidual",
     "Custom",
     "Embedding",
     "EmbeddingBag",
@@ -89,7 +89,7 @@ _HOMES = {
     "LowRank": "methods.low_rank",
     "MixedDimensions": "methods.mixed_dimensions",
     "MixedRadix": "methods.mixed_radix",
-    "Clusters": "methods.clusters",
+    "ClusteredResidual": "methods.clustered_residual",
     "Custom": "methods.custom",
     "PathBased": "methods.path",
     "HashEmbeddings": "methods.hash_embeddings",

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from folding.toys import DeepFM, look_trained, some_ids
-from tablefold import Clusters, TableSpec, fold, from_pretrained, plan, save_pretrained, unfold
+from tablefold import ClusteredResidual, TableSpec, fold, from_pretrained, plan, save_pretrained, unfold
 from tablefold.folding.replacing import load_kept
 from tablefold.formats import INT4
 from tablefold.method import Trained
@@ -60,7 +60,7 @@ def test_clusters_are_intervals_and_next_to_free():
     report = fold(model, compression=60, ids="renumber")
     assert model["a"].group.edges is not None
     assert model["a"].group.lookup is None
-    assert report.tables[0].representation.startswith("clusters:rows=")
+    assert report.tables[0].representation.startswith("clustered_residual:rows=")
     assert report.tables[0].error < 0.02
     assert report.num_bytes == model["a"].num_bytes <= report.bytes_before / 60
     with pytest.raises(ValueError, match="below the smallest possible that keeps these trained tables"):
@@ -81,7 +81,11 @@ def test_stages_of_a_residual_go_on_where_clusters_end():
     values = look_trained(nn.ModuleDict({"a": nn.Embedding(3000, 16)}), rank=8)["a"].weight.detach()
     table = TableSpec("a", 3000, 16)
     trained, errors = Trained(table, values, np.ones(3000), renumbers=True), []
-    for method in (Clusters(rows=64), Clusters(rows=64, stages=1), Clusters(rows=64, stages=3)):
+    for method in (
+        ClusteredResidual(rows=64),
+        ClusteredResidual(rows=64, stages=1),
+        ClusteredResidual(rows=64, stages=3),
+    ):
         kept = method.keep(trained, INT4)
         group = Plan((table,), (Part((table,), method, INT4),)).build()
         load_kept(group, kept)
@@ -93,8 +97,8 @@ def test_a_ladder_tells_the_bytes_and_about_the_error():
     model = look_trained(nn.ModuleDict({"a": nn.Embedding(3000, 8)}))
     table, values = TableSpec("a", 3000, 8), model["a"].weight.detach()
     trained = Trained(table, values, 1.0 + np.arange(3000) % 7, renumbers=True)
-    assert not [*Clusters().ladder(Trained(table, values, trained.weights), most=96_000)]
-    rungs = [*Clusters().ladder(trained, most=96_000)]
+    assert not [*ClusteredResidual().ladder(Trained(table, values, trained.weights), most=96_000)]
+    rungs = [*ClusteredResidual().ladder(trained, most=96_000)]
     assert {rung.method.stages for rung in rungs} >= {0, 1, 2}
     for rung in rungs:
         part = Part((table,), rung.method, rung.format)
@@ -128,7 +132,7 @@ def test_more_clusters_than_differ_are_no_trouble():
     with torch.no_grad():
         module.weight.copy_(torch.randn(5, 8)[torch.arange(3000) % 5])
     model = nn.ModuleDict({"a": module})
-    assert fold(model, budget=2000, method="clusters", ids="renumber").tables[0].error < 0.01
+    assert fold(model, budget=2000, method="clustered_residual", ids="renumber").tables[0].error < 0.01
 
 
 @pytest.mark.parametrize(

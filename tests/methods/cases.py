@@ -85,7 +85,7 @@ CASES = [
         features=6,
     ),
     Case("robe:block=1,floats=999", 999, (923, 688, 920, 103, 880, 85, 96, 987)),
-    Case("clusters:rows=50", (50 + 50 + 20) * 8, (400,)),
-    Case("clusters:rows=30,stages=1,codebook=32", (30 + 32 + 30 + 32 + 20) * 8, (496, 776)),
+    Case("clustered_residual:rows=50", (50 + 50 + 20) * 8, (400,)),
+    Case("clustered_residual:rows=30,stages=1,codebook=32", (30 + 32 + 30 + 32 + 20) * 8, (496, 776)),
     Case("residual:stages=2,rows=32", (2 * 32 + 2 * 32 + 20) * 8, (552, 768)),
 ]

@@ -37,7 +37,7 @@ _STARTING = 16  # clusters, of the smallest size of a ladder
 
 
 @dataclass(frozen=True)
-class Clusters(Method):
+class ClusteredResidual(Method):
     """Clusters of ids that are numbered one cluster after the other (as CCE, Tsang and Ahle, NeurIPS 2023, learns them
     with pointers).
 
@@ -55,12 +55,12 @@ class Clusters(Method):
     When to use it: for tables that are trained and whose ids may be renumbered, beyond 16x; `fold(ids="renumber")` then
     takes it by itself.
 
-    >>> from tablefold import Clusters, TableSpec
-    >>> Clusters(rows=1000).num_bytes([TableSpec("user", rows=1_000_000, dim=16)])
+    >>> from tablefold import ClusteredResidual, TableSpec
+    >>> ClusteredResidual(rows=1000).num_bytes([TableSpec("user", rows=1_000_000, dim=16)])
     67996
     """
 
-    name: ClassVar[str] = "clusters"
+    name: ClassVar[str] = "clustered_residual"
     summary: ClassVar[str] = "a row per interval of ids; keeps trained tables whose ids are renumbered by cluster"
     size_options: ClassVar[tuple[str, ...]] = ("rows",)
 
@@ -72,9 +72,9 @@ class Clusters(Method):
         super().__post_init__()
         for name, value in (("rows", self.count), ("codebook", self.codebook)):
             if not 1 <= value <= 1 << 31:
-                raise ValueError(f"clusters: {name}={value} must be at least 1 and at most {1 << 31}")
+                raise ValueError(f"clustered_residual: {name}={value} must be at least 1 and at most {1 << 31}")
         if not 0 <= self.stages < MOST_PARTS:
-            raise ValueError(f"clusters: stages={self.stages} must be at least 0 and below {MOST_PARTS}")
+            raise ValueError(f"clustered_residual: stages={self.stages} must be at least 0 and below {MOST_PARTS}")
 
     @property
     def count(self) -> int:
