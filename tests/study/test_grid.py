@@ -175,7 +175,7 @@ def test_what_a_killed_study_was_writing_is_cleared_by_the_next(data, tmp_path):
         f"inputs/.a.json.{dead.pid}",
         f"outputs/.a.json.{os.getpid()}",
         f".study.json.{dead.pid}",
-        "data/.v.ab12_z9y/x",
+        "models/.v.ab12_z9y/x",
     ]
     kept = [f"outputs/.b.json.{os.getppid()}", f".mine.{dead.pid}", "data/.git/x"]
     for name in (*left, *kept):

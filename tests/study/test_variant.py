@@ -6,34 +6,34 @@ import pytest
 from raw_logs import criteo_lines
 from tablefold.data import Dataset
 from tablefold.data.criteo import Criteo
+from tablefold.data.permutation import permute_ids
 from tablefold.data.preparation import Options, prepare
-from tablefold.study.variant import Variant, make_variant
+from tablefold.serving.scorer import Scorer
+from tablefold.study.variant import Variant
 from tablefold.train.config import Config
-from tablefold.train.run import train_run
+from tablefold.train.run import load_run, train_run
 
 
-def columns(folder, part="train"):
-    part = Dataset(folder).part(part)
+def columns(dataset, part="train"):
+    part = dataset.part(part)
     (examples,) = part.examples(0, part.rows)
     return examples
 
 
 @pytest.mark.parametrize("order", ["frequency", "permuted", "first"])
-def test_another_order_renames_ids_and_nothing_else(data, tmp_path, order):
-    out = make_variant(Dataset(data), Variant(order, seed=3), tmp_path / "v")
-    for name, given in Dataset(data).schema.parts.items():
-        written = Dataset(out).schema.parts[name]
-        assert (written.rows, written.positives, written.shards) == (given.rows, given.positives, given.shards)
-        assert len(written.checksums) == len(written.shards)
+def test_another_order_renames_ids_and_nothing_else(data, order):
+    given = Dataset(data)
+    view = Variant(order, seed=3).of(given)
+    assert view.schema.parts == given.schema.parts
     for part in ("train", "test", "validation"):
-        before, after = columns(data, part), columns(out, part)
+        before, after = columns(given, part), columns(view, part)
         assert np.array_equal(before.dense, after.dense)
         assert np.array_equal(before.label, after.label)
-        for column, table in enumerate(Dataset(data).schema.tables):
+        for column, table in enumerate(given.schema.tables):
             pairs = set(zip(before.ids[:, column], after.ids[:, column], strict=True))
             assert len({old for old, _ in pairs}) == len({new for _, new in pairs}) == len(pairs)
             assert max(new for _, new in pairs) < table.rows
-    ids = columns(out).ids[:, 0]
+    ids = columns(view).ids[:, 0]
     if order == "frequency":
         counts = np.bincount(ids)
         assert (np.diff(counts) <= 0).all()
@@ -41,31 +41,39 @@ def test_another_order_renames_ids_and_nothing_else(data, tmp_path, order):
         _, first = np.unique(ids, return_index=True)
         assert (np.diff(first) > 0).all()
         assert ids[0] == 0
+    if order == "permuted":  # as studies have always permuted them
+        expected = [permute_ids(columns(given).ids[:, n], rows, 3, n) for n, rows in enumerate((400, 90, 7))]
+        assert np.array_equal(columns(view).ids, np.stack(expected, axis=1))
 
 
-def test_fewer_rows_keep_the_proportions_and_the_first_rows(data, tmp_path):
-    out = make_variant(Dataset(data), Variant(train_rows=600), tmp_path / "v")
-    parts = Dataset(out).schema.parts
+def test_fewer_rows_keep_the_proportions_and_the_first_rows(data):
+    given = Dataset(data)
+    view = Variant(train_rows=600).of(given)
+    parts = view.schema.parts
     assert {name: part.rows for name, part in parts.items()} == {"train": 600, "test": 150, "validation": 150}
-    assert np.array_equal(columns(out).ids, columns(data).ids[:600])
-    assert parts["train"].positives == columns(data).label[:600].sum()
+    assert np.array_equal(columns(view).ids, columns(given).ids[:600])
+    assert parts["train"].positives == columns(given).label[:600].sum()
 
 
-def test_the_dataset_itself_is_not_copied(data, tmp_path):
+def test_the_dataset_itself_is_no_view(data):
     given = Dataset(data)
     for same in (Variant(), Variant(train_rows=10**9)):
-        assert make_variant(given, same, tmp_path / "v") == given.folder
-    assert not (tmp_path / "v").exists()
+        assert same.of(given) is given
     assert Variant("frequency", seed=1) == Variant("frequency", seed=2)
     assert Variant("permuted", seed=1) != Variant("permuted", seed=2)
 
 
 @pytest.mark.parametrize("variant", [Variant(train_rows=200), Variant("permuted")])
-def test_a_variant_of_raw_lines_trains_without_their_dictionaries(tmp_path, variant):
+def test_a_run_on_a_variant_of_raw_lines_scores_them(tmp_path, variant):
     file = tmp_path / "train.txt"
     file.write_text("\n".join(criteo_lines(420)) + "\n")
     prepare(Criteo((str(file),)), tmp_path / "data", Options(min_count=1))
-    data = make_variant(Dataset(tmp_path / "data"), variant, tmp_path / "variant")
+    view = variant.of(Dataset(tmp_path / "data"))
     sizes = {"bottom_mlp": [8], "top_mlp": [8]}
-    train_run(Config(str(data), dim=4, model_options=sizes, device="cpu"), tmp_path / "run")
-    assert not (tmp_path / "run" / "encoder").exists()
+    config = Config(str(tmp_path / "data"), dim=4, model_options=sizes, device="cpu")
+    train_run(config, tmp_path / "run", dataset=view)
+    run, scores = load_run(tmp_path / "run"), []
+    run.trainer("cpu").predict(view.part("train").batches(999), lambda logits, _: scores.append(logits.sigmoid()))
+    found = [each.probability for each in Scorer(run, "cpu").score_file(file)]
+    rows = view.part("train").rows
+    np.testing.assert_allclose(np.concatenate(found)[:rows], np.concatenate(scores)[:rows], rtol=1e-5)

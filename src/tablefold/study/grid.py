@@ -20,11 +20,10 @@ from tablefold.files import clear_leftovers, new_file
 from tablefold.json_files import write_json
 from tablefold.locks import locked
 from tablefold.study.definition import Study
-from tablefold.study.layout import DATA, INPUTS, MODELS, OUTPUTS, STUDY, WORK, check_out
+from tablefold.study.layout import INPUTS, MODELS, OUTPUTS, STUDY, WORK, check_out
 from tablefold.study.loading import MISSING, read_answer
 from tablefold.study.pool import Job, check_processes, run_jobs
 from tablefold.study.request import Request
-from tablefold.study.variant import make_variant
 from tablefold.study.worker import DONE, FAILED, IMPOSSIBLE, answer, write_answer
 
 
@@ -171,7 +170,7 @@ def _record_impossible(
 
 
 def _jobs(todo: Sequence[Request], dataset: Dataset, data_hash: str, out: Path, keep_models: bool) -> Iterator[Job]:
-    """The processes to start, each when its turn has come: a variant of the data is made before its first run."""
+    """The processes to start, each when its turn has come."""
     for request in todo:
         name = request.name(data_hash)
         run = out / (MODELS if keep_models else WORK) / name
@@ -181,7 +180,7 @@ def _jobs(todo: Sequence[Request], dataset: Dataset, data_hash: str, out: Path, 
             content=request.content(data_hash),
             source=out / INPUTS / f"{name}.json",
             out=out / OUTPUTS / f"{name}.json",
-            data=make_variant(dataset, request.variant, out / DATA / request.variant.name),
+            data=dataset.folder,
             run=run,
         )
 
@@ -192,7 +191,7 @@ def _workplace(out: Path) -> Iterator[None]:
     check_out(out)
     out.mkdir(parents=True, exist_ok=True)
     clear_leftovers(out, STUDY)
-    for folder in (INPUTS, OUTPUTS, DATA, MODELS):
+    for folder in (INPUTS, OUTPUTS, MODELS):
         clear_leftovers(out / folder)
     try:
         yield

@@ -6,7 +6,6 @@ OUT/
     outputs/NAME.json     what came out, with the hash of the input: done if that matches
     models/NAME/          the trained runs, if they are kept
     work/                 runs under way
-    data/                 variants of the dataset (another order of the ids, fewer rows)
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from tablefold.json_files import load_json
 
-STUDY, INPUTS, OUTPUTS, MODELS, DATA, WORK = "study.json", "inputs", "outputs", "models", "data", "work"
+STUDY, INPUTS, OUTPUTS, MODELS, WORK = "study.json", "inputs", "outputs", "models", "work"
 
 
 def check_out(out: Path) -> None:

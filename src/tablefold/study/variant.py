@@ -6,19 +6,13 @@ methods names the order, and one study compares the orders.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tablefold.data import Dataset, Schema
-from tablefold.data.dataset import Part
-from tablefold.data.permutation import permute_ids
-from tablefold.data.schema import PartSchema
-from tablefold.data.shards import Examples, shard_name, write_shard
-from tablefold.files import new_folder
+from tablefold.data.numbering import Numbering
 
 ID_ORDERS = {
     "prepared": "as the data was prepared",
@@ -26,7 +20,6 @@ ID_ORDERS = {
     "permuted": "at random, by the run's seed",
     "first": "by first appearance in the training part",
 }
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -59,87 +52,42 @@ class Variant:
         rows = schema.parts["train"].rows
         return rows if self.train_rows is None else min(rows, self.train_rows)
 
-    def is_given(self, schema: Schema) -> bool:
-        """Whether this is the dataset as it was given."""
-        return self.id_order == "prepared" and self.rows(schema) == schema.parts["train"].rows
+    def of(self, given: Dataset) -> Dataset:
+        """The variant of a dataset: a view of it, or itself. The order of the rows stays."""
+        view = given
+        if self.rows(given.schema) < given.schema.parts["train"].rows:
+            view = view.head(self.rows(given.schema))
+        if self.id_order != "prepared":
+            view = view.numbered(self._numbering(view))
+        return view
 
-    @property
-    def name(self) -> str:
-        """Its folder's name."""
-        seed = f"-{self.seed}" if self.id_order == "permuted" else ""
-        return f"{self.id_order}{seed}-{self.train_rows or 'all'}"
-
-
-def make_variant(given: Dataset, variant: Variant, out: Path) -> Path:
-    """Write the variant of `given` to `out` (kept if it is there), or nothing where it is `given`; gives its folder.
-
-    The order of the rows stays; dictionaries and look-ups are left out, for their ids are those of `given`.
-    """
-    if variant.is_given(given.schema):
-        return given.folder
-    if (out / "schema.json").is_file():
-        return out
-    schema = given.schema
-    share = variant.rows(schema) / schema.parts["train"].rows
-    kept = {name: round(part.rows * share) for name, part in schema.parts.items()}
-    images = _images(given, variant)
-    with new_folder(out) as folder:
-        parts = {name: _write(given.part(name), rows, images, folder / name) for name, rows in kept.items()}
-        # Under another name, so that nobody looks for the dictionaries of `given` here.
-        source = {"variant_of": schema.source, "id_order": ID_ORDERS[variant.id_order], "permuted_by": variant.seed}
-        replace(schema, parts=parts, source=source, lookups={}).save(folder)
-    return out
+    def _numbering(self, view: Dataset) -> Numbering:
+        if self.id_order == "permuted":
+            return Numbering.permuted(view.schema, self.seed)
+        key = _rows_left if self.id_order == "frequency" else _first_row
+        return Numbering.of_keys(
+            [
+                None if table.rows is None else key(view, number, table.rows)
+                for number, table in enumerate(view.schema.tables)
+            ],
+            view.schema,
+        )
 
 
-def _images(given: Dataset, variant: Variant) -> list[NDArray[np.int64] | None]:
-    """The new id of every id, per table; None where ids stay (also those of an open vocabulary)."""
-    sizes = [table.rows for table in given.schema.tables]
-    if variant.id_order == "prepared":
-        return [None] * len(sizes)
-    if variant.id_order == "permuted":
-        return [
-            None if rows is None else permute_ids(np.arange(rows), rows, variant.seed, number)
-            for number, rows in enumerate(sizes)
-        ]
-    keys: list[NDArray[np.int64] | None] = [None if rows is None else np.zeros(rows, np.int64) for rows in sizes]
-    done, total = 0, variant.rows(given.schema)
-    for examples in _chunks(given.part("train"), total):
-        ids = examples.ids.astype(np.int64)
-        for number, key in enumerate(keys):
-            if key is None:
-                continue
-            if variant.id_order == "frequency":
-                key -= np.bincount(ids[:, number], minlength=len(key))
-            else:  # the row of the first appearance, counted down from the end so that 0 means never
-                found, at = np.unique(ids[:, number], return_index=True)
-                key[found] = np.minimum(key[found], done + at - total)
+def _rows_left(view: Dataset, table: int, size: int) -> NDArray[np.int64]:
+    """The rows of the training part that do not show each id."""
+    train = view.part("train")
+    shown = [np.bincount(examples.ids[:, table], minlength=size) for examples in train.examples(0, train.rows)]
+    left: NDArray[np.int64] = train.rows - np.stack(shown).sum(axis=0)
+    return left
+
+
+def _first_row(view: Dataset, table: int, size: int) -> NDArray[np.int64]:
+    """The first row of the training part that shows each id, their number for an id that none shows."""
+    train, done = view.part("train"), 0
+    first = np.full(size, train.rows, dtype=np.int64)
+    for examples in train.examples(0, train.rows):
+        found, at = np.unique(examples.ids[:, table], return_index=True)
+        first[found] = np.minimum(first[found], done + at)
         done += len(examples)
-    return [None if key is None else _ranks(key) for key in keys]
-
-
-def _ranks(keys: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The place of every id when ids are sorted by their key; ties keep their order."""
-    ranks = np.empty(len(keys), np.int64)
-    ranks[np.argsort(keys, kind="stable")] = np.arange(len(keys))
-    return ranks
-
-
-def _write(part: Part, rows: int, images: list[NDArray[np.int64] | None], folder: Path) -> PartSchema:
-    """The first `rows` rows of a part, with ids replaced by their images."""
-    folder.mkdir()
-    positives, shards, checksums = 0, [], []
-    for number, examples in enumerate(_chunks(part, rows)):
-        ids = np.array(examples.ids)
-        for column, image in enumerate(images):
-            if image is not None:
-                ids[:, column] = image[ids[:, column]]
-        checksum = write_shard(folder / shard_name(number), Examples(examples.dense, ids, examples.label))
-        checksums.append(checksum)
-        positives += int(examples.label.sum())
-        shards.append(len(examples))
-    return PartSchema(rows, positives, tuple(shards), tuple(checksums))
-
-
-def _chunks(part: Part, rows: int) -> Iterator[Examples]:
-    for start in range(0, rows, _CHUNK):
-        yield Examples.concatenate(part.examples(start, min(start + _CHUNK, rows)))
+    return first

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
+from tablefold.data import Dataset
 from tablefold.files import new_file
 from tablefold.json_files import JsonValue, load_json, show_json
 from tablefold.processes import die_with
@@ -60,12 +61,13 @@ def run_request(asked: JsonValue, data: str, run: Path) -> dict[str, Any]:
 
     Args:
         asked: content of the input file.
-        data: folder of the dataset, the variant already made.
+        data: folder of the dataset that the study is given.
         run: the new folder of the trained run.
     """
-    content, config = asked.plain, replace(Request.of(asked).config, data=data)
+    content, request = asked.plain, Request.of(asked)
+    config = replace(request.config, data=data)
     try:
-        result = train_run(config, run, [Pulse(sys.stdout)])
+        result = train_run(config, run, [Pulse(sys.stdout)], dataset=request.variant.of(Dataset(data)))
     except (ValueError, MemoryError) as error:
         return answer(content, FAILED, error=f"{error}" or type(error).__name__)
     curve = [json.loads(line) for line in (run / JOURNAL).read_text(encoding="utf-8").splitlines()]
