@@ -241,7 +241,7 @@ TARGETS = {
     "dictionary": Target("runs", "runs/qr-fp32/encoder/dictionary/*.parquet", predicted("runs/qr-fp32"), share=2),
     "fresh shard": Target("data", "data/fresh/*/*.arrow", every_part, checked=True, share=3),
     "fresh dictionary": Target(
-        *("data", "runs/fresh/encoder/dictionary/*.parquet", predicted("runs/fresh")), checked=True, share=2
+        *("data", "runs/fresh/encoder/dictionary/*.index", predicted("runs/fresh")), checked=True, share=2
     ),
     "metadata": Target("library", "lookup/shop/user.parquet", evaluated("runs/custom-fp32")),
     "raw Parquet": Target(

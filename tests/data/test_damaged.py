@@ -17,7 +17,8 @@ from raw_logs import criteo_lines
 from tablefold.data import Dataset
 from tablefold.data.criteo import Criteo
 from tablefold.data.description import describe_tables
-from tablefold.data.encoder import Encoder, save_encoder
+from tablefold.data.encoder import Encoder
+from tablefold.data.encoder_folder import save_encoder
 from tablefold.data.preparation import prepare
 from tablefold.data.schema import PARTS, PartSchema, Schema, TableSchema
 from tablefold.data.shards import Examples, ShardLayout, shard_name, write_shard
@@ -266,9 +267,10 @@ DICTIONARIES = {
 
 @pytest.mark.parametrize("kind", DICTIONARIES)
 def test_a_damaged_dictionary_is_refused_by_whoever_reads_it(data, tmp_path, kind):
-    """`describe` reads the counts, an encoder the values."""
+    """`describe` reads the counts, an encoder without indexes the values."""
     damage, message = DICTIONARIES[kind]
     save_encoder(Dataset(data), tmp_path / "encoder")
+    without_indexes(tmp_path / "encoder")
     for folder in (data, tmp_path / "encoder"):  # a hard link
         path = folder / "dictionary" / "000000.parquet"
         content = path.read_bytes()
@@ -292,12 +294,60 @@ def with_columns(content, **changes):
     return content | {"columns": content["columns"] | changes}
 
 
+def without_indexes(folder):
+    """An encoder as the version before wrote it: dictionaries alone."""
+    path = folder / "encoder.json"
+    content = {name: value for name, value in json.loads(path.read_text()).items() if name != "dictionaries"}
+    path.write_text(json.dumps(content | {"format": 2}))
+    for index in (folder / "dictionary").glob("*.index"):
+        index.unlink()
+
+
+INDEXES = {
+    "missing": (lambda path: path.unlink(), "is missing or damaged"),
+    "empty": (lambda path: path.write_bytes(b""), "is damaged"),
+    "cut": (lambda path: path.write_bytes(path.read_bytes()[:-1]), "is damaged"),
+    "flipped": (lambda path: flip(path, 99), "is damaged"),
+}
+
+
+@pytest.mark.parametrize("kind", INDEXES)
+def test_a_damaged_index_is_refused(data, tmp_path, kind):
+    damage, message = INDEXES[kind]
+    save_encoder(Dataset(data), tmp_path / "encoder")
+    damage(tmp_path / "encoder" / "dictionary" / "000001.index")
+    with pytest.raises(ValueError, match=rf"dictionary/000001\.index {message}") as error:
+        Encoder(tmp_path / "encoder", (), list(Dataset(data).schema.tables), tmp_path)
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("content", [b"", b"short"])
+def test_an_index_of_another_size_is_refused_where_digests_are_not_looked_at(data, tmp_path, content):
+    save_encoder(Dataset(data), tmp_path / "encoder")
+    (tmp_path / "encoder" / "dictionary" / "000000.index").write_bytes(content)
+    with pytest.raises(ValueError, match=r"dictionary/000000\.index is (missing or )?damaged"):
+        Encoder(tmp_path / "encoder", (), list(Dataset(data).schema.tables), tmp_path, built=True)
+
+
+def test_a_dictionary_with_a_value_twice_is_refused(data, tmp_path):
+    path = data / "dictionary" / "000000.parquet"
+    frame = pl.read_parquet(path)
+    values = frame["value"].to_list()
+    frame.with_columns(value=pl.Series([*values[:-1], values[0]])).write_parquet(path)
+    with pytest.raises(ValueError, match=rf"000000\.parquet holds the value '{values[0]}' twice") as error:
+        save_encoder(Dataset(data), tmp_path / "encoder")
+    assert str(error.value).isprintable()
+
+
 RECIPES = {
     "no JSON": ("[", "is missing or damaged"),
-    "format": (lambda c: c | {"format": 7}, "has format 7, not 2"),
+    "format": (lambda c: c | {"format": 7}, "has format 7, not 3"),
     "name": (lambda c: c | {"name": ["table"]}, "name is a list of 1; it must be one of criteo"),
-    "other name": (lambda c: c | {"name": "interactions"}, "name is 'interactions'; it must be one of criteo"),
+    "other name": (lambda c: c | {"name": "other"}, "name is 'other'; it must be one of criteo"),
     "ids": (lambda c: c | {"ids": None}, "ids is null; it must be one of dictionary, hash"),
+    "no digests": (lambda c: c | {"dictionaries": None}, "dictionaries is null; it must be a list"),
+    "a digest": (lambda c: c | {"dictionaries": c["dictionaries"][:1]}, "it must be a list of 2, one for each table"),
+    "digests": (lambda c: c | {"dictionaries": [{}, {}]}, r"dictionaries\[0\].values is missing; it must be text"),
     "no columns": (lambda c: c | {"columns": None}, "columns is null; it must be the columns of a table"),
     "a column of numbers": (lambda c: with_columns(c, categorical=[1]), r"columns.categorical\[0\] is 1"),
     "unknown": (lambda c: with_columns(c, path="/etc"), "columns.path is unknown"),
@@ -334,6 +384,8 @@ def test_damaged_figures_beside_a_log_are_refused_before_the_work(tmp_path, valu
 def as_format_1(folder):
     """A dataset, or an encoder, as the release before wrote it: dictionaries named after their columns."""
     path = folder / ("schema.json" if (folder / "schema.json").exists() else "encoder.json")
+    if path.name == "encoder.json":
+        without_indexes(folder)
     content = json.loads(path.read_text())
     for part in content.get("parts", {}).values():
         del part["checksums"]

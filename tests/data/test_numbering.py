@@ -10,7 +10,7 @@ from raw_logs import criteo_lines, read_dictionary, tree
 from tablefold.data import Dataset
 from tablefold.data.criteo import Criteo
 from tablefold.data.dictionary_file import read_counts, read_values
-from tablefold.data.encoder import save_encoder
+from tablefold.data.encoder_folder import save_encoder
 from tablefold.data.numbering import Numbering
 from tablefold.data.preparation import Options, prepare
 

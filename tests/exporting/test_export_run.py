@@ -70,7 +70,7 @@ def test_vectors_come_with_their_raw_values(run, tmp_path, capsys):
     assert found.schema["vector"] == pl.Array(pl.Float32, 8)
     assert found["value"][:2].to_list() == [None, None]
     assert found["value"][2:].null_count() == 0
-    (dictionary,) = list((run / "encoder" / "dictionary").glob("000002*"))
+    (dictionary,) = list((run / "encoder" / "dictionary").glob("000002*.parquet"))
     assert found["value"][2:].to_list() == pl.read_parquet(dictionary)["value"].to_list()
     assert main(["embed", str(run), "--table", "C3", "--out", str(tmp_path / "c3.npy"), "--format", "npy"]) == 0
     np.testing.assert_array_equal(np.load(tmp_path / "c3.npy"), np.stack(found["vector"].to_list()))

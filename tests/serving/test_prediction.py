@@ -186,12 +186,12 @@ def test_mistakes_are_one_line_and_leave_nothing(criteo_run, data, tmp_path, cap
     (tmp_path / "cut.gz").write_bytes(gzip.compress(raw.read_bytes())[:-99])
     plain = train(data, tmp_path / "plain")
     lost = shutil.copytree(run, tmp_path / "lost")
-    (lost / "encoder" / "dictionary" / "000003.parquet").unlink()
+    (lost / "encoder" / "dictionary" / "000003.index").unlink()
     broken = shutil.copytree(run, tmp_path / "broken")
     (broken / "encoder" / "encoder.json").write_text("{")
     swapped = shutil.copytree(run, tmp_path / "swapped")
     dictionary = swapped / "encoder" / "dictionary"
-    pl.read_parquet(dictionary / "000000.parquet")[:-1].write_parquet(dictionary / "000001.parquet")
+    shutil.copyfile(dictionary / "000000.index", dictionary / "000001.index")
     before = {path.name for path in tmp_path.iterdir()}
     for folder, file, message in (
         (run, "none", "none: no such file"),
@@ -201,9 +201,9 @@ def test_mistakes_are_one_line_and_leave_nothing(criteo_run, data, tmp_path, cap
         (run, "cut.gz", "the gzip stream is cut off"),
         (tmp_path / "none", raw, "holds no finished run"),
         (plain, raw, "cannot read raw lines (no encoder/encoder.json)"),
-        (lost, raw, "000003.parquet is missing or damaged"),
+        (lost, raw, "000003.index is missing or damaged"),
         (broken, raw, "encoder.json is missing or damaged"),
-        (swapped, raw, "000001.parquet is missing or damaged (it holds"),
+        (swapped, raw, "000001.index is damaged (its digest is not that of encoder.json)"),
     ):
         assert main(["predict", str(folder), str(tmp_path / file), "--out", str(tmp_path / "out")]) == 2
         error = capsys.readouterr().err

@@ -79,10 +79,12 @@ def _serving_lines(folder: str) -> list[str]:
     figures["in training"] = "training_bytes"
     process = found.weight_bytes + found.lookup_bytes
     weights, lookups = show_bytes(found.weight_bytes), show_bytes(found.lookup_bytes)
+    odds = [f"unseen values    {found.false_match:.2g} are the odds that one is taken for a value of training"]
     return [
         *(f"{name:<15}  {show_bytes(result[key])}" for name, key in figures.items() if result.get(key) is not None),
         f"in its files     {show_bytes(found.file_bytes)}",
-        f"in the process   {show_bytes(process)}: weights {weights}, look-up tables {lookups}",
+        f"in the process   {show_bytes(process)}: weights {weights}, dictionaries {lookups}",
+        *(odds if found.false_match else []),
         *(
             f"{f'{rows:,} row' + 's' * (rows > 1):<15}  {taken:.3g} ms from raw values to scores, one thread, here"
             for rows, taken in found.milliseconds.items()

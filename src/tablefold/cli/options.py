@@ -84,7 +84,7 @@ def _tables(args: Namespace) -> list[TableSpec]:
 def figures(plan: Plan, data: str | None) -> str:
     """The bytes of a plan in a line: of its embeddings, and of all that is needed beside."""
     from tablefold.data import Dataset
-    from tablefold.data.encoder import dictionary_bytes
+    from tablefold.data.encoder_folder import dictionary_bytes
 
     found = plan.bytes(STATE_FLOATS)
     words = [

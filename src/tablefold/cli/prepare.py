@@ -14,7 +14,7 @@ from tablefold.quoting import quoted
 
 if TYPE_CHECKING:
     from tablefold.data.schema import Schema
-    from tablefold.data.source import Source
+    from tablefold.data.source import RawSource
 
 _INTERACTIONS = """\
 FILE (Parquet, or CSV with a header) lists what users took, one row each; items that the user never took are drawn as
@@ -59,6 +59,11 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         default=0.001,
         metavar="SHARE",
         help="fail if a larger share of the lines is malformed (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--private",
+        metavar="FILE",
+        help="keep keyed hashes in the place of raw values, under the secret in FILE, which is made if it is not there",
     )
     parser.add_argument(
         "--permute-ids", type=seed, metavar="SEED", help="permute the ids (default: ranked by frequency)"
@@ -168,9 +173,13 @@ def _table(args: argparse.Namespace) -> Schema:
     return _prepare_log(Table(tuple(args.files), Columns.load(args.schema)), args)
 
 
-def _prepare_log(source: Source, args: argparse.Namespace) -> Schema:
+def _prepare_log(source: RawSource, args: argparse.Namespace) -> Schema:
     from tablefold.data.preparation import Options, prepare
+    from tablefold.data.private import Private
 
+    secret = _secret(args)
+    if secret is not None:
+        source = Private(source, secret)
     options = Options(
         ids=args.ids,
         min_count=args.min_count,
@@ -202,4 +211,10 @@ def _interactions(args: argparse.Namespace) -> Schema:
         seed=args.seed,
         max_rejects=args.max_rejects,
     )
-    return prepare_interactions(source, args.out)
+    return prepare_interactions(source, args.out, _secret(args))
+
+
+def _secret(args: argparse.Namespace) -> bytes | None:
+    from tablefold.data.private import find_secret
+
+    return None if args.private is None else find_secret(args.private)

@@ -52,6 +52,7 @@ class Dataset:
         folder: where it is.
         schema: of what is read; in a view it may differ from the folder's.
         numbering: the order of the ids, where it is not that of the folder's dictionaries.
+        encoder: the dictionaries of a run whose ids these are (`tablefold.data.joined`), if they are.
 
     Raises:
         ValueError: if the folder holds no prepared dataset.
@@ -61,6 +62,7 @@ class Dataset:
         self.folder = Path(folder)
         self.schema = Schema.load(folder)
         self.numbering: Numbering | None = None
+        self.encoder: Path | None = None
         self._given = self.schema  # as the folder has it, the rows of a head aside
         self._is_head = False
         self._maps: tuple[IdMap | None, ...] = (None,) * len(self.schema.tables)
@@ -81,21 +83,25 @@ class Dataset:
         Raises:
             ValueError: for a numbering of other tables, or one that moves ids that stand for no value.
         """
+        if self.encoder is not None:
+            raise ValueError(f"{self.folder} is read with the ids of {self.encoder.parent}: it cannot be numbered anew")
         numbering.check(self.schema.tables, self.schema.first_id)
         maps = _compose(self._maps, numbering.new_ids)
         view = self._view(maps, self.schema.tables)
         view.numbering = Numbering(maps)
         return view
 
-    def translated(self, maps: Sequence[IdMap | None], tables: Sequence[TableSchema]) -> Dataset:
-        """The same rows, their ids those of other `tables`; see `tablefold.data.joined`."""
-        return self._view(_compose(self._maps, maps), tables)
+    def translated(self, maps: Sequence[IdMap | None], tables: Sequence[TableSchema], encoder: Path) -> Dataset:
+        """The same rows, their ids those of the run with the dictionaries `encoder`; see `tablefold.data.joined`."""
+        view = self._view(_compose(self._maps, maps), tables)
+        view.encoder = encoder
+        return view
 
     def head(self, train_rows: int) -> Dataset:
         """The first `train_rows` rows of the training part; the other parts shrink alike."""
         share = min(1.0, train_rows / max(1, self.schema.parts["train"].rows))
         view = self._view(self._maps, self.schema.tables)
-        view._is_head, view.numbering, parts = True, self.numbering, {}
+        view._is_head, view.numbering, view.encoder, parts = True, self.numbering, self.encoder, {}
         view.__dict__.pop("_first_counts", None)
         for name, part in self.schema.parts.items():
             rows = round(part.rows * share)
@@ -158,7 +164,7 @@ class Dataset:
 
     def _view(self, maps: tuple[IdMap | None, ...], tables: Sequence[TableSchema]) -> Dataset:
         view = copy.copy(self)
-        view.numbering, view._maps, view._parts = None, maps, {}
+        view.numbering, view.encoder, view._maps, view._parts = None, None, maps, {}
         view.schema = replace(self.schema, tables=tuple(tables))
         return view
 

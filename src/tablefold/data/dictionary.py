@@ -135,7 +135,7 @@ def insert(slots: NDArray[np.int64], keys: NDArray[np.int64], ids: NDArray[np.in
     """Add distinct `keys` and their `ids` to a hash table."""
     mask = len(slots) - 1
     for number in range(len(keys)):
-        at = _scramble(keys[number]) & mask
+        at = scramble(keys[number]) & mask
         while slots[at, 1] != _EMPTY:
             at = (at + 1) & mask
         slots[at, 0] = keys[number]
@@ -151,7 +151,7 @@ def look_up(slots: NDArray[np.int64], keys: NDArray[np.int64], ids: NDArray[np.i
         if key == MISSING:
             ids[row] = MISSING_ID
             continue
-        at = _scramble(key) & mask
+        at = scramble(key) & mask
         while slots[at, 1] != _EMPTY and slots[at, 0] != key:
             at = (at + 1) & mask
         ids[row] = UNSEEN_ID if slots[at, 1] == _EMPTY else slots[at, 1]
@@ -164,7 +164,7 @@ def _count(keys: NDArray[np.int64], slots: NDArray[np.int64], taken: NDArray[np.
     for key in keys:
         if key == MISSING:
             continue
-        at = _scramble(key) & mask
+        at = scramble(key) & mask
         while slots[at, 1] != 0 and slots[at, 0] != key:
             at = (at + 1) & mask
         if slots[at, 1] == 0:
@@ -179,11 +179,11 @@ def _count(keys: NDArray[np.int64], slots: NDArray[np.int64], taken: NDArray[np.
 def hash_ids(keys: NDArray[np.int64], ids: NDArray[np.int64]) -> None:
     """Write ids that need no dictionary: a bijection of the keys, spread over all of int64."""
     for row in range(len(keys)):
-        ids[row] = _scramble(keys[row])
+        ids[row] = scramble(keys[row])
 
 
 @compiled
-def _scramble(key: int) -> int:
+def scramble(key: int) -> int:
     """A bijection of int64 whose low bits depend on all bits of the key; products wrap at 64 bits."""
     word = key * _MULTIPLIER
     word ^= word >> 32 & 0xFFFFFFFF

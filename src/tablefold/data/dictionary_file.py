@@ -56,15 +56,15 @@ def write_reordered(path: Path, original: Path, order: NDArray[np.int32]) -> Non
     write_dictionary(path, ((text.take(pa.array(piece)), counts[piece]) for piece in pieces))
 
 
-def read_values(path: Path, values: int) -> Iterator[list[str]]:
-    """The values of a dictionary of `values` values, piece by piece.
+def read_values(path: Path, values: int, *, nulls: bool = False) -> Iterator[list[Any]]:
+    """The values of a dictionary of `values` values, piece by piece: texts, or None where that may be one.
 
     Raises:
         ValueError: where the file is missing or damaged, lacks a value, or does not hold as many.
     """
-    for column in _read(path, "value", values):
+    for column in _read(path, "value", values, nulls=nulls):
         with _reading(path):
-            piece: list[str] = column.to_pylist()
+            piece: list[Any] = column.to_pylist()
         yield piece
 
 

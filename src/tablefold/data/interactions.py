@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from tablefold.data.dictionary_file import write_dictionary
 from tablefold.data.permutation import permute_ids
+from tablefold.data.private import SECRET_FILE, fingerprint, hash_column, write_secret
 from tablefold.data.records import column, read_records
 from tablefold.data.rejects import MAX_REJECTS, RejectRow, check_share, path_text, write_reject_rows
 from tablefold.data.room import free_memory
@@ -117,16 +118,25 @@ class Interactions:
         return one_line(", ".join(names), 300)
 
 
-def prepare_interactions(source: Interactions, out: str | Path) -> Schema:
+def prepare_interactions(source: Interactions, out: str | Path, secret: bytes | None = None) -> Schema:
     """Write the prepared dataset `out`: training rows in a random order; every test and validation positive
     followed by its negatives, so that ranks can be computed per positive.
+
+    Args:
+        source: what to prepare.
+        out: the new folder.
+        secret: under which values are hashed (`tablefold.data.private`); None keeps the values.
 
     Raises:
         ValueError: for a missing or malformed file, or an `out` that is taken. Nothing is left then.
     """
     description = {"name": INTERACTIONS, "files": describe_files([source.file]), **_options(source)}
+    if secret is not None:
+        description["private"] = fingerprint(secret)
     check_free(out)
     positives, rejects = _positives(source)
+    if secret is not None:
+        positives, rejects = _hashed(source, positives, secret), _without_values(rejects)
     check_share(rejects, len(rejects) + len(positives), source.max_rejects, source.file)
     _check_room(source, len(positives))
     with new_folder(out) as folder:
@@ -156,8 +166,20 @@ def prepare_interactions(source: Interactions, out: str | Path) -> Schema:
         write_reject_rows(rejects, folder)
         lookups = {name: attributes for name, attributes in lookups.items() if attributes}
         schema = Schema((), tuple(tables), parts, description, len(rejects), lookups=lookups)
+        if secret is not None:
+            write_secret(secret, folder / SECRET_FILE)
         schema.save(folder)
     return schema
+
+
+def _hashed(source: Interactions, positives: pl.DataFrame, secret: bytes) -> pl.DataFrame:
+    """The positives, hashes in the place of users, items and attributes."""
+    places = [*range(len(_OWNERS)), *(place for side in source.attributes for place in side)]
+    return positives.with_columns(hash_column(positives[column(place)], secret) for place in places)
+
+
+def _without_values(rejects: list[RejectRow]) -> list[RejectRow]:
+    return [(file, line, reason.partition(":")[0], "") for file, line, reason, _ in rejects]
 
 
 def _check_room(source: Interactions, positives: int) -> None:

@@ -4,7 +4,7 @@
     dataset = Dataset("criteo").numbered(numbering)                          # batches and counts in the new order
 
 No shard is rewritten: the reader maps ids as it reads. Whoever keeps a model of such ids keeps dictionaries in that
-order (`tablefold.data.encoder.save_encoder`), and needs no permutation beside them.
+order (`tablefold.data.encoder_folder.save_encoder`), and needs no permutation beside them.
 """
 
 from __future__ import annotations

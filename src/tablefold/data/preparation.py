@@ -18,6 +18,7 @@ from typing import Any
 
 from tablefold.data.engine import ENGINES, Engine
 from tablefold.data.job import Job, Piece
+from tablefold.data.private import SECRET_FILE, Private, write_secret
 from tablefold.data.rejects import MAX_REJECTS, check_rejects, write_rejects
 from tablefold.data.schema import FORMAT, IDS, PARTS, PartSchema, Schema, TableSchema
 from tablefold.data.source import Shard, Source, identify
@@ -107,6 +108,8 @@ def prepare(source: Source, out: str | Path, options: Options | None = None) -> 
             else:
                 counted, sizes, written = _rank_and_encode(job, shards, engine, options.max_rejects)
         write_rejects(shards, counted, work, folder)
+        if isinstance(source, Private):
+            write_secret(source.secret, folder / SECRET_FILE)
         tables = tuple(TableSchema(table, size) for table, size in zip(source.tables, sizes, strict=True))
         rejected = sum(shard["rejects"] for shard in counted)
         schema = Schema(source.dense, tables, _parts(written), description, rejected, best)

@@ -7,6 +7,7 @@ A prepared dataset is a folder:
     dictionary/000000.parquet     raw value and training count of every id of a column, in id order
     lookup/000000.parquet         optional: attributes of every id (of the user: gender, age)
     rejects.parquet               the lines that were no examples: file, line, reason, text
+    secret                        under which values are hashed, where dictionaries hold hashes
 
 Files are numbered, never named after a column: a column may be called anything. The number is the column's place in
 `Schema.columns`.
@@ -262,6 +263,8 @@ def _source(content: JsonValue) -> dict[str, Any]:
     fields = content.fields()
     if "name" in fields:
         fields["name"].text()
+    if "private" in fields:
+        fields["private"].text()
     if "ids" in fields:
         fields["ids"].choice(IDS)
     return {name: value.plain for name, value in fields.items()}

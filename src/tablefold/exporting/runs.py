@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tablefold.data.encoder import ways_of_numbers
+from tablefold.data.encoder_folder import EncoderFolder
 from tablefold.data.schema import MISSING_ID, UNSEEN_ID
 from tablefold.exporting.capture import capture, shipped
 from tablefold.exporting.carried import tables_of
@@ -79,22 +79,23 @@ def export_run(
     tables = tables_of(model, inputs)
     captured = capture(model, inputs, ["probability"])
     encoder = loaded.folder / ENCODER
+    read = EncoderFolder.read(encoder, recipe.dense, recipe.tables) if encoder.is_dir() else None
     signature = describe(
         captured,
         tables,
         model=recipe.config.model,
         outside=[outside or loaded.model.group.outside],
-        columns={"dense": _dense_columns(recipe.dense, encoder)},
-        known_ids={"missing_id": MISSING_ID, "unknown_id": UNSEEN_ID} if encoder.is_dir() else {},
+        columns={"dense": _dense_columns(recipe.dense, read)},
+        known_ids={"missing_id": MISSING_ID, "unknown_id": UNSEEN_ID} if read and not read.is_closed else {},
     )
     parts = (targets, model, inputs, tables, captured, signature)
     return _by_folder(*parts, encoder if encoder.is_dir() else None)
 
 
-def _dense_columns(names: Sequence[str], encoder: Path) -> list[dict[str, str]]:
-    if not encoder.is_dir():
+def _dense_columns(names: Sequence[str], encoder: EncoderFolder | None) -> list[dict[str, str]]:
+    if encoder is None:
         return [{"name": name} for name in names]
-    ways = ways_of_numbers(encoder, names)
+    ways = encoder.ways_of_numbers(names)
     return [{"name": name, "from_raw": way} for name, way in zip(names, ways, strict=True)]
 
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from tablefold.data.dataset import Dataset
 from tablefold.data.dictionary_file import read_values
-from tablefold.data.encoder import find_dictionary
-from tablefold.data.schema import MISSING_ID, RESERVED_IDS, UNSEEN_ID
+from tablefold.data.encoder_folder import EncoderFolder
+from tablefold.data.schema import MISSING_ID, UNSEEN_ID
 from tablefold.files import new_file
 from tablefold.group import TableView
 from tablefold.quoting import quoted
@@ -86,7 +86,8 @@ def _dictionary(run: Run, view: TableView) -> tuple[Path, int]:
     names = [table.name for table in run.recipe.tables]
     encoder = run.folder / ENCODER
     if encoder.is_dir():
-        return find_dictionary(encoder, names, view.table.name), RESERVED_IDS
+        read = EncoderFolder.read(encoder, run.recipe.dense, run.recipe.tables)
+        return read.dictionary(names.index(view.table.name)), read.first_id
     data = run.recipe.config.data
     try:
         schema = Dataset(data).schema
@@ -105,7 +106,7 @@ def _named(dictionary: Path, first: int, rows: int) -> Iterator[tuple[NDArray[np
     """Ids and their raw values, `CHUNK` at most at a time."""
     yield np.arange(first), [None] * first
     begin = first
-    for piece in read_values(dictionary, rows - first):
+    for piece in read_values(dictionary, rows - first, nulls=first == 0):
         for start in range(0, len(piece), CHUNK):
             part: list[str | None] = list(piece[start : start + CHUNK])
             yield np.arange(begin, begin + len(part)), part

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from tablefold.data.encoder_folder import files_to_score
 from tablefold.serving.scorer import Scorer
 
 ROWS = (1, 512)
@@ -24,12 +25,14 @@ class ServingFigures:
         file_bytes: of the run's files that scoring raw values reads.
         weight_bytes: of the model in a process; processes of a service share all but the packed layers.
         lookup_bytes: of the dictionaries in a process; shared likewise.
+        false_match: the odds that a value which training has not shown is taken for one that it has.
         milliseconds: for so many records, from raw values to scores, by one thread: the median.
     """
 
     file_bytes: int
     weight_bytes: int
     lookup_bytes: int
+    false_match: float
     milliseconds: dict[int, float]
 
 
@@ -41,7 +44,7 @@ def measure_serving(folder: str | Path, seconds: float = 1.0) -> ServingFigures:
     """
     folder = Path(folder)
     scorer = Scorer(folder, "cpu")
-    read = [folder / "config.json", folder / "model.safetensors", *(folder / "encoder").rglob("*")]
+    read = [folder / "config.json", folder / "model.safetensors", *files_to_score(folder / "encoder")]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -49,9 +52,10 @@ def measure_serving(folder: str | Path, seconds: float = 1.0) -> ServingFigures:
     finally:
         torch.set_num_threads(threads)
     return ServingFigures(
-        sum(path.stat().st_size for path in read if path.is_file()),
+        sum(path.stat().st_size for path in read),
         scorer.weight_bytes,
         scorer.encoder.lookup_bytes,
+        scorer.encoder.false_match,
         milliseconds,
     )
 

@@ -61,9 +61,9 @@ class Scorer:
         run: a finished run (or its folder) whose data was prepared from raw values: by `ClickModel`, or from a table,
             Criteo's or Avazu's logs.
         device: "auto" (CUDA where there is one), "cpu" or "cuda".
-        work: an existing folder for look-up tables, which are mapped into memory; None keeps them in memory, and
-            writes no file.
-        built: whether another scorer of the same run has made the look-up tables in `work`.
+        work: an existing folder for files that are unpacked, and for the indexes of dictionaries that runs of earlier
+            versions lack; None keeps these in memory, and writes no file.
+        built: whether another scorer of the same run has checked its indexes, or made those in `work`.
 
     Attributes:
         run: the run.

@@ -1,7 +1,7 @@
-"""A run as a service reads it: a copy of its own, checked, with look-up tables that all of its processes map.
+"""A run as a service reads it: a copy of its own, checked; all of its processes map one index of each dictionary.
 
     run/         config.json, result.json, model.safetensors, encoder/
-    lookup/      a look-up table for each dictionary
+    lookup/      an index for each dictionary of a run of an earlier version, whose encoder has none
     version      the first digits of a hash of the run's config and weights
 
 The run in its place may then be replaced, or vanish: nothing that is served changes.
@@ -13,6 +13,7 @@ import hashlib
 import shutil
 from pathlib import Path
 
+from tablefold.data.encoder_folder import files_to_score
 from tablefold.serving.run_identity import identify
 from tablefold.serving.scorer import Scorer
 from tablefold.train.run import CONFIG, ENCODER, RESULT, WEIGHTS, load_run
@@ -23,7 +24,7 @@ _DIGITS = 12
 
 
 def take_snapshot(run: Path, folder: Path) -> None:
-    """Copy a run to the new folder `folder`, make its look-up tables, and score a row of missing values with it.
+    """Copy what scoring reads of a run to the new folder `folder`, and score a row of missing values with it.
 
     Raises:
         ValueError: for a run that is none, is damaged, cannot read raw values, gives scores that are not finite, or was
@@ -37,8 +38,10 @@ def take_snapshot(run: Path, folder: Path) -> None:
     lookup.mkdir()
     for name in (CONFIG, RESULT, WEIGHTS):
         shutil.copyfile(place / name, copy / name)
-    if (place / ENCODER).is_dir():
-        shutil.copytree(place / ENCODER, copy / ENCODER)
+    for path in files_to_score(place / ENCODER):
+        own = copy / path.relative_to(place)
+        own.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, own)
     if identify(run) != before:
         raise ValueError(f"{run} was replaced while it was read; it is tried again")
     try:
@@ -54,7 +57,7 @@ def take_snapshot(run: Path, folder: Path) -> None:
 
 
 def open_snapshot(folder: Path) -> tuple[Scorer, str]:
-    """A scorer on what `take_snapshot` left, its weights and look-up tables mapped; and its version."""
+    """A scorer on what `take_snapshot` left, its weights and indexes mapped; and its version."""
     run = load_run(folder / _RUN, mapped=True)
     scorer = Scorer(run, "cpu", work=folder / _LOOKUP, built=True)
     try_out(scorer)

@@ -95,6 +95,13 @@ class Recipe:
         """Whether the matrix of ids has a column for each table and nothing is said of them."""
         return self.columns == plain_columns(table.name for table in self.tables)
 
+    def check_columns(self, schema: Schema) -> None:
+        """Refuse data whose columns are not called as those of this run."""
+        if [table.name for table in schema.tables] != [
+            table.name for table in self.tables
+        ] or schema.dense != self.dense:
+            self.check(schema)
+
     def check(self, schema: Schema) -> None:
         """Refuse data whose columns are not those of this run."""
         if schema.dense != self.dense:

@@ -21,7 +21,8 @@ from typing import Any
 from torch import Tensor
 
 from tablefold.data import Dataset, Schema
-from tablefold.data.encoder import check_encoder, save_encoder
+from tablefold.data.encoder_folder import EncoderFolder, check_encoder, files_to_score, save_encoder
+from tablefold.data.joined import join
 from tablefold.files import check_free, new_folder
 from tablefold.formats.pages import in_large_pages
 from tablefold.json_files import load_json, write_json
@@ -63,9 +64,46 @@ class Run:
         Raises:
             ValueError: when the data's columns are not those of the run.
         """
+        return self.trainer(device).evaluate(self.dataset(data).part(part))
+
+    def dataset(self, data: str | Path | None = None) -> Dataset:
+        """A dataset, by default that it was trained on, with the ids that this run has for its values.
+
+        Values that the run does not know are unseen ones. Nothing is written anew: a map of ids is made once.
+
+        Raises:
+            ValueError: when the data's columns are not those of the run, or its ids cannot be told to be of the same
+                values; where tables are closed catalogues (interactions), for a value that the run does not know.
+        """
         dataset = Dataset(self.recipe.config.data if data is None else data)
+        self.recipe.check_columns(dataset.schema)
+        encoder = self.folder / ENCODER
+        if encoder.is_dir():
+            dataset = join(dataset, EncoderFolder.read(encoder, self.recipe.dense, self.recipe.tables))
+        elif data is not None and dataset.schema.has_dictionaries:
+            dataset = self._by_own_data(dataset)
         self.recipe.check(dataset.schema)
-        return self.trainer(device).evaluate(dataset.part(part))
+        return dataset
+
+    def _by_own_data(self, dataset: Dataset) -> Dataset:
+        """A dataset for a run of an earlier version, without dictionaries: joined with the data it was trained on."""
+        own = Path(self.recipe.config.data)
+        if own.exists() and own.samefile(dataset.folder):
+            return dataset
+        try:
+            given = Dataset(own)
+            self.recipe.check(given.schema)
+            if not given.schema.has_dictionaries:
+                raise ValueError(f"{own} has no dictionaries either")  # noqa: TRY301
+            check_encoder(given)
+        except ValueError as error:
+            raise ValueError(
+                f"{self.folder} has no dictionaries, so the ids of {dataset.folder} cannot be told to be its own: "
+                f"evaluate it beside the data it was trained on ({one_line(str(error), 200)})"
+            ) from error
+        with TemporaryDirectory(prefix="tablefold-") as work:
+            save_encoder(given, Path(work) / ENCODER)
+            return join(dataset, EncoderFolder.read(Path(work) / ENCODER, self.recipe.dense, self.recipe.tables))
 
     def trainer(self, device: str = "auto") -> Trainer:
         """What evaluates the model and predicts with it, in the precision it was trained in if the device has it."""
@@ -168,8 +206,8 @@ def _write(
         trainer.model.group.freeze()
         save_tensors(folder / WEIGHTS, trainer.model.state_dict(), note)
         save_encoder(dataset, folder / ENCODER)
-        files = [folder / CONFIG, folder / WEIGHTS, *(folder / ENCODER).rglob("*")]
-        result = {**result, "artefact_bytes": sum(file.stat().st_size for file in files if file.is_file())}
+        files = [folder / CONFIG, folder / WEIGHTS, *files_to_score(folder / ENCODER)]
+        result = {**result, "artefact_bytes": sum(file.stat().st_size for file in files)}
         write_json(folder / RESULT, result)
     return result
 
