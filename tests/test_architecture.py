@@ -73,6 +73,7 @@ ALLOWED = {
         *("models", "optim", "plans", "processes", "quoting", "tables", "train"),
     },
     "serving": {"data", "files", "json_files", "models", "processes", "quoting", "serving", "train"},
+    "ranking": {"data", "files", "quoting", "ranking", "tables", "train"},
     "click_model": {"data", "files", "panics", "quoting", "serving", "train"},
 }
 

@@ -20,7 +20,7 @@ from tablefold.quoting import one_line
 
 VERBS = (
     *("generate", "prepare", "describe", "methods", "plan", "inspect", "theory"),
-    *("train", "evaluate", "predict", "serve", "export", "embed", "compare", "study", "demo", "warmup"),
+    *("train", "evaluate", "predict", "recommend", "serve", "export", "embed", "compare", "study", "demo", "warmup"),
 )
 
 LONGEST_LINE = 1000

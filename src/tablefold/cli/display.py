@@ -65,3 +65,31 @@ class TrainingDisplay(Listener):
         """Clear the bar."""
         if self._bar is not None:
             self._bar.close()
+
+
+class Counting:
+    """A progress bar of things that are done, on a terminal; nothing elsewhere.
+
+    Args:
+        unit: what is counted.
+    """
+
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
+        self._bar: tqdm[None] | None = None
+
+    def __enter__(self) -> Counting:
+        return self
+
+    def tell(self, done: int, total: int) -> None:
+        """So many of all are done."""
+        from tqdm import tqdm
+
+        if self._bar is None and sys.stderr.isatty():
+            self._bar = tqdm(total=total, unit=self._unit, dynamic_ncols=True, leave=False)
+        if self._bar is not None:
+            self._bar.update(done - self._bar.n)
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()

@@ -6,8 +6,10 @@ The figures are printed as JSON; on the test part of the run's own data they are
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from typing import Any
 
 from tablefold.cli.options import add_device_option
+from tablefold.cli.values import integers
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -17,6 +19,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         "data", nargs="?", metavar="DIR", help="a dataset with the same columns (default: the run's own)"
     )
     parser.add_argument("--part", default="test", help="train, test or validation (default: test)")
+    parser.add_argument(
+        "--ranking",
+        type=integers,
+        metavar="K,K",
+        help="of interactions: recall and NDCG at each K and MRR, over all items that a user has not taken before",
+    )
     add_device_option(parser)
 
 
@@ -25,5 +33,12 @@ def run(args: Namespace) -> None:
     from tablefold.json_files import show_json
     from tablefold.train.run import load_run
 
-    metrics = load_run(args.run).evaluate(args.data, args.part, args.device)
-    print(show_json(metrics.as_dict()))
+    loaded = load_run(args.run)
+    figures: dict[str, Any] = dict(loaded.evaluate(args.data, args.part, args.device).as_dict())
+    if args.ranking:
+        from tablefold.cli.display import Counting
+        from tablefold.ranking.measures import ranking_figures
+
+        with Counting("user") as counting:
+            figures["ranking"] = ranking_figures(loaded, args.ranking, args.part, args.device, args.data, counting.tell)
+    print(show_json(figures))

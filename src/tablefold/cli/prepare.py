@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 _INTERACTIONS = """\
 FILE (Parquet, or CSV with a header) lists what users took, one row each; items that the user never took are drawn as
 negatives. --split random: 10 % of the positives test, 5 % validate; leave-last-out: the last of every user tests, the
-one before validates; by-time: the last seventh, first half test, second half validation."""
+one before validates; by-user: the first four fifths of every user train, the rest test; by-time: the last seventh,
+first half test, second half validation."""
 
 _LEAST_GIGABYTES = 0.001
 _MOST_GIGABYTES = 1e9
@@ -103,7 +104,9 @@ def _add_interactions(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--negatives", type=not_negative, default=4, metavar="N", help="items drawn per positive (default: %(default)s)"
     )
-    parser.add_argument("--split", default="random", help="random, leave-last-out or by-time (default: %(default)s)")
+    parser.add_argument(
+        "--split", default="random", help="random, leave-last-out, by-user or by-time (default: %(default)s)"
+    )
     parser.add_argument("--time", type=_name, metavar="COL", help="column to order by (default: the order of the file)")
     parser.add_argument("--rating", type=_name, metavar="COL", help="column of a rating")
     parser.add_argument(
@@ -114,6 +117,13 @@ def _add_interactions(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--item-columns", type=_names, default=(), metavar="COL,..", help="attributes of the item, kept as look-ups"
+    )
+    parser.add_argument(
+        "--history",
+        type=not_negative,
+        default=0,
+        metavar="N",
+        help="let every example carry the last N items that its user took before (default: none)",
     )
     parser.add_argument("--side-tables", action="store_true", help="make the attributes tables of their own, too")
     parser.add_argument(
@@ -207,6 +217,7 @@ def _interactions(args: argparse.Namespace) -> Schema:
         user_columns=args.user_columns,
         item_columns=args.item_columns,
         side_tables=args.side_tables,
+        history=args.history,
         permute=args.permute_ids,
         seed=args.seed,
         max_rejects=args.max_rejects,

@@ -31,15 +31,20 @@ from tablefold.data.order import BLOCK_ROWS, EpochOrder
 from tablefold.data.schema import PartSchema, Schema, TableSchema
 from tablefold.data.shards import Examples, ShardLayout, read_shard
 from tablefold.quoting import one_line, quoted
+from tablefold.tables import NOTHING
 
 MAX_OPEN_SHARDS = 128
 
 
 class Batch(NamedTuple):
-    """One batch: `dense` float32 [batch, dense_columns], `ids` int64 [batch, tables], `label` float32 [batch]."""
+    """One batch: `dense` float32 [batch, dense_columns], `ids` int64 [batch, ids], `label` float32 [batch].
+
+    `ids` has the columns that `schema.id_columns` lists: one for each single id, then those of lists, which hold
+    `tablefold.tables.NOTHING` where a list is shorter.
+    """
 
     dense: Float32[Tensor, "batch dense"]
-    ids: Int64[Tensor, "batch tables"]
+    ids: Int64[Tensor, "batch ids"]
     label: Float32[Tensor, " batch"]
 
 
@@ -73,9 +78,19 @@ class Dataset:
         if name not in self.schema.parts:
             raise ValueError(f"{self.folder} has no part {quoted(name)}; choose one of {', '.join(self.schema.parts)}")
         if name not in self._parts:  # kept, so that its shards are checked once
-            layout = ShardLayout(len(self.schema.dense), tuple(table.rows for table in self._given.tables))
-            self._parts[name] = Part(self.folder / name, self.schema.parts[name], layout, self._maps)
+            places = self.id_tables
+            singles = sum(column.length is None for column in self.schema.id_columns)
+            tables = tuple(self._given.tables[place].rows for place in places)
+            layout = ShardLayout(len(self.schema.dense), tables, singles)
+            maps = tuple(self._maps[place] for place in places)
+            self._parts[name] = Part(self.folder / name, self.schema.parts[name], layout, maps)
         return self._parts[name]
+
+    @cached_property
+    def id_tables(self) -> list[int]:
+        """For every column of the matrix of ids, the number of its table."""
+        names = [table.name for table in self.schema.tables]
+        return [names.index(column.table) for column in self.schema.id_columns for _ in range(column.width)]
 
     def numbered(self, numbering: Numbering) -> Dataset:
         """The same rows, their ids in another order.
@@ -130,6 +145,11 @@ class Dataset:
         np.add.at(mapped, into, counts)
         return mapped
 
+    def new_ids(self, number: int) -> NDArray[np.int64]:
+        """For every id that a table has in the folder, the one that is read."""
+        own = self._maps[number]
+        return np.arange(self._given.tables[number].rows or 0) if own is None else own.astype(np.int64)
+
     def dictionary(self, number: int) -> Path | None:
         """The dictionary of a table, whose values are in the order that they have in the folder; None without one."""
         path = self.folder / self._given.dictionary_file(self._given.tables[number].name)
@@ -144,8 +164,17 @@ class Dataset:
             )
         if path is not None and not self._is_head and not self._given.is_attribute(number):
             return np.append(self._first_counts[:first, number], read_counts(path, table.rows - first))
-        ids = [examples.ids[:, number] for examples in self._own_training()]
-        return sum((np.bincount(each, minlength=table.rows) for each in ids), np.zeros(table.rows, dtype=np.int64))
+        counts = np.zeros(table.rows, dtype=np.int64)
+        for examples in self._own_training():
+            ids = examples.ids[:, self._places(number)]
+            counts += np.bincount(ids[ids != NOTHING], minlength=table.rows)
+        return counts
+
+    def _places(self, number: int) -> list[int]:
+        """The columns of ids that say how often a table's ids occur: its own, else those of lists."""
+        places = [place for place, table in enumerate(self.id_tables) if table == number]
+        singles = sum(column.length is None for column in self.schema.id_columns)
+        return [place for place in places if place < singles] or places
 
     @cached_property
     def _first_counts(self) -> NDArray[np.int64]:
@@ -153,7 +182,8 @@ class Dataset:
         counts = np.zeros((self._given.first_id, len(self._given.tables)), dtype=np.int64)
         for examples in self._own_training() if len(counts) else ():
             for each, count in enumerate(counts):
-                count += (examples.ids == each).sum(axis=0)
+                shown = (examples.ids == each).sum(axis=0)
+                count += [shown[self._places(number)].sum() for number in range(len(count))]
         return counts
 
     def _own_training(self) -> Iterator[Examples]:
@@ -184,7 +214,7 @@ class Part:
         folder: where the shard files are.
         schema: rows and checksum of each shard.
         layout: what each shard holds; a file is checked as a whole when it is opened for the first time.
-        maps: per table, what each id of the shards is read as; None as it is.
+        maps: per column of ids, what each id of the shards is read as; None as it is.
     """
 
     def __init__(
@@ -263,7 +293,7 @@ class Part:
         ids = np.array(examples.ids)
         for number, each in enumerate(self._maps):
             if each is not None:
-                ids[:, number] = each[ids[:, number]]
+                ids[:, number] = np.where(ids[:, number] == NOTHING, NOTHING, each[ids[:, number]])
         return replace(examples, ids=ids)
 
     def num_batches(self, batch_size: int, world: int = 1) -> int:

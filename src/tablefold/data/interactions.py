@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,16 @@ from tablefold.data.private import SECRET_FILE, fingerprint, hash_column, write_
 from tablefold.data.records import column, read_records
 from tablefold.data.rejects import MAX_REJECTS, RejectRow, check_share, path_text, write_reject_rows
 from tablefold.data.room import free_memory
-from tablefold.data.schema import INTERACTIONS, PARTS, PartSchema, Schema, TableSchema, dictionary_file, lookup_file
+from tablefold.data.schema import (
+    HISTORY_FILE,
+    INTERACTIONS,
+    PARTS,
+    PartSchema,
+    Schema,
+    TableSchema,
+    dictionary_file,
+    lookup_file,
+)
 from tablefold.data.shards import Examples, shard_name, write_shard
 from tablefold.data.source import describe_files
 from tablefold.data.split import Split
@@ -31,12 +40,15 @@ from tablefold.fields import settle_fields
 from tablefold.files import check_free, new_folder
 from tablefold.json_files import write_json
 from tablefold.quoting import one_line, quoted
-from tablefold.tables import LOOKUP_FILES, show_bytes
+from tablefold.tables import LONGEST_LIST, LOOKUP_FILES, NOTHING, Column, show_bytes
 
-SPLITS = ("random", "leave-last-out", "by-time")
+SPLITS = ("random", "leave-last-out", "by-time", "by-user")
+HISTORY = "history"
+"""The column of the items that a user took before."""
 TEST_SHARE = 0.10
 VALIDATION_SHARE = 0.05
 SHARD_ROWS = 1 << 20
+_TRAIN_FIFTHS = 4
 _REDRAWS = 20
 _ROW_BYTES, _SIDE_BYTES = 80, 16
 """Memory that an example takes while it is made, and an attribute of it that is a table of its own."""
@@ -55,13 +67,17 @@ class Interactions:
         item: column of the item.
         negatives: items drawn per positive, uniformly among those the user never took.
         split: "random" (10 % of the positives test, 5 % validate), "leave-last-out" (of every user with at least
-            three positives, the last tests and the one before validates), or "by-time" (the last seventh, halved).
+            three positives, the last tests and the one before validates), "by-user" (of every user, the first four
+            fifths train and the rest tests; none validates), or "by-time" (the last seventh, halved).
         time: column to order by; without it, the order of the file counts.
         rating: column of a rating; only rows of at least `min_rating` are positives.
         min_rating: see `rating`.
         user_columns: attributes of the user, kept in `lookup/000000.parquet`.
         item_columns: attributes of the item, kept in `lookup/000001.parquet`.
         side_tables: whether the attributes are tables of their own as well.
+        history: items that every example carries of what its user took before, at most; 0 for none. Of an example of
+            training those before it in training, in test and validation the last ones of training. A random split
+            knows no before: there the user's items of training count in a circle.
         permute: seed of a permutation of the ids; None keeps them ranked.
         seed: of the split, the negatives and the order of the training rows.
         max_rejects: the share of records that may lack a user, an item, or a rating.
@@ -78,6 +94,7 @@ class Interactions:
     user_columns: tuple[str, ...] = ()
     item_columns: tuple[str, ...] = ()
     side_tables: bool = False
+    history: int = 0
     permute: int | None = None
     seed: int = 0
     max_rejects: float = MAX_REJECTS
@@ -86,6 +103,10 @@ class Interactions:
         settle_fields(self)
         if self.split not in SPLITS:
             raise ValueError(f"--split {quoted(self.split)}: choose one of {', '.join(SPLITS)}")
+        if not 0 <= self.history <= LONGEST_LIST:
+            raise ValueError(f"--history {quoted(self.history)} must be 0 .. {LONGEST_LIST}")
+        if self.history and HISTORY in (self.user, self.item, *self.user_columns, *self.item_columns):
+            raise ValueError(f"--history makes a column {HISTORY!r}, and the file has one: rename that")
         if self.negatives < 0 or self.seed < 0 or (self.permute is not None and self.permute < 0):
             raise ValueError("--negatives, --seed and --permute-ids must not be negative")
         if self.split == "by-time" and self.time is None:
@@ -149,6 +170,7 @@ def prepare_interactions(source: Interactions, out: str | Path, secret: bytes | 
         user, item = (catalogue.ranks for catalogue in catalogues)
         side = _write_lookups(source, positives, catalogues, folder)
         taken = np.sort(user * catalogues[1].rows + item)
+        history = _history(source, catalogues, part) if source.history else None
         parts = {}
         for number, name in enumerate(PARTS):
             chosen = np.flatnonzero(part == number)
@@ -156,6 +178,7 @@ def prepare_interactions(source: Interactions, out: str | Path, secret: bytes | 
             ids = np.stack([catalogue.ids[ranks[:, n]] for n, catalogue in enumerate(catalogues)], axis=1)
             order = random.permutation(len(label)) if name == "train" else np.arange(len(label))
             columns = [ids, *(table[ids[:, [owner]]] for owner, _, table in side if source.side_tables)]
+            columns += [np.repeat(history.before[chosen], 1 + source.negatives, axis=0)] if history else []
             parts[name] = _write_part(folder / name, np.hstack(columns), label, order)
         tables = [TableSchema(catalogue.name, catalogue.rows) for catalogue in catalogues]
         tables += [TableSchema(name, int(table.max()) + 1) for _, name, table in side if source.side_tables]
@@ -168,6 +191,10 @@ def prepare_interactions(source: Interactions, out: str | Path, secret: bytes | 
         schema = Schema((), tuple(tables), parts, description, len(rejects), lookups=lookups)
         if secret is not None:
             write_secret(secret, folder / SECRET_FILE)
+        if history:
+            history.write(folder)
+            items = Column(HISTORY, source.item, length=source.history, side="user")
+            schema = replace(schema, id_columns=(*schema.id_columns, items))
         schema.save(folder)
     return schema
 
@@ -182,10 +209,55 @@ def _without_values(rejects: list[RejectRow]) -> list[RejectRow]:
     return [(file, line, reason.partition(":")[0], "") for file, line, reason, _ in rejects]
 
 
+def _history(source: Interactions, catalogues: list[_Catalogue], part: NDArray[np.int64]) -> _History:
+    """What users took in training, before every positive and in all."""
+    user, item = (catalogue.ranks for catalogue in catalogues)
+    train = np.flatnonzero(part == 0)
+    train = train[np.argsort(user[train], kind="stable")]  # by user, in the order of time
+    firsts = np.searchsorted(user[train], np.arange(catalogues[0].rows + 1))
+    size = np.diff(firsts)
+    place = size[user]  # of the first item that is not before: in training the example itself
+    place[train] = np.arange(len(train)) - firsts[user[train]]
+    taken = catalogues[1].ids[item[train]]
+    own = (part == 0) & (source.split == "random")
+    before = np.stack([_back(place, size[user], back, own) for back in range(source.history)], axis=1)
+    at_end = np.stack(
+        [_back(size, size, back, np.zeros_like(size, np.bool_)) for back in range(source.history)], axis=1
+    )
+    of_users = _items(taken, firsts[:-1], at_end)[np.argsort(catalogues[0].ids)]
+    return _History(_items(taken, firsts[user], before), of_users)
+
+
+def _back(place: NDArray[np.int64], size: NDArray[np.int64], back: int, circle: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The place of the item that lies `back` before the one before `place`, or `NOTHING`; in a circle where asked."""
+    at = place - 1 - back
+    turned = np.where(back + 1 < size, at % np.maximum(size, 1), NOTHING)  # not as far as the example itself
+    return np.where(circle, turned, np.maximum(at, NOTHING))
+
+
+def _items(taken: NDArray[np.int64], first: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The items at some places of each row's own, which begin at `first`."""
+    at = np.where(places == NOTHING, len(taken), first[:, None] + places)
+    return np.append(taken, NOTHING)[at]
+
+
+@dataclass(frozen=True)
+class _History:
+    """Ids of items, the last first: before each positive `[positives, history]`; at the end, of users by their ids."""
+
+    before: NDArray[np.int64]
+    of_users: NDArray[np.int64]
+
+    def write(self, folder: Path) -> None:
+        """Keep what users took in all."""
+        items = pl.Series("items", self.of_users.astype(np.int32), dtype=pl.Array(pl.Int32, self.of_users.shape[1]))
+        items.to_frame().write_parquet(folder / HISTORY_FILE)
+
+
 def _check_room(source: Interactions, positives: int) -> None:
     """Refuse more negatives than memory holds."""
     side = len(source.user_columns + source.item_columns) if source.side_tables else 0
-    per_row, free = _ROW_BYTES + side * _SIDE_BYTES, free_memory()
+    per_row, free = _ROW_BYTES + (side + source.history) * _SIDE_BYTES, free_memory()
     needed = positives * (1 + source.negatives) * per_row
     if needed > free:
         most = free // (positives * per_row) - 1
@@ -246,6 +318,9 @@ def _split(source: Interactions, positives: pl.DataFrame, random: np.random.Gene
     elif source.split == "by-time":
         for number, (_, piece) in enumerate(Split.by_order(size).pieces(0, size)):
             part[piece] = number
+    elif source.split == "by-user":
+        place = positives.select(number=pl.int_range(pl.len()).over(_USER), count=pl.len().over(_USER))
+        part[(place["number"] >= place["count"] * _TRAIN_FIFTHS // 5).to_numpy()] = 1
     else:
         place = positives.select(last=pl.int_range(pl.len()).reverse().over(_USER), count=pl.len().over(_USER))
         enough = (place["count"] >= len(PARTS)).to_numpy()

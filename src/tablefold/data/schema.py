@@ -5,6 +5,7 @@ A prepared dataset is a folder:
     schema.json                   this page
     train/000000.arrow ...        shards (Arrow IPC, memory-mappable): dense, ids, label; likewise test/, validation/
     dictionary/000000.parquet     raw value and training count of every id of a column, in id order
+    history.parquet               optional: the last items that every user took in training
     lookup/000000.parquet         optional: attributes of every id (of the user: gender, age)
     rejects.parquet               the lines that were no examples: file, line, reason, text
     secret                        under which values are hashed, where dictionaries hold hashes
@@ -16,7 +17,7 @@ Files are numbered, never named after a column: a column may be called anything.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,11 @@ FORMAT = 2
 """Version of the layout above; a reader refuses one that it does not know."""
 FORMAT_OF_NAMES = 1
 """The layout before it, which is read: dictionaries are named after their columns, shards have no checksums."""
+HISTORY_FILE = "history.parquet"
+"""Of interactions with histories: the last items that each user took in training, by the users' ids."""
+
+INTERACTIONS_ITEM = 1
+"""Of its tables the first are the users, the second the items."""
 
 PARTS = ("train", "test", "validation")
 IDS = ("dictionary", "hash")
@@ -135,8 +141,25 @@ class Schema:
 
     def __post_init__(self) -> None:
         names = [table.name for table in self.tables]
-        columns = check_columns(self.id_columns, names) if self.id_columns else plain_columns(names)
+        columns = check_columns(self.id_columns, names) if self.id_columns else self._plain_columns
         object.__setattr__(self, "id_columns", columns)
+
+    @property
+    def _plain_columns(self) -> tuple[Column, ...]:
+        """A column of single ids for each table; of interactions it is known of whom they tell."""
+        columns = plain_columns(table.name for table in self.tables)
+        if self.source.get("name") != INTERACTIONS or len(columns) <= INTERACTIONS_ITEM:
+            return columns
+        items = {INTERACTIONS_ITEM, *(self.columns.index(name) for name in self._of_items)}
+        return tuple(
+            replace(column, side="item" if number in items else "user") for number, column in enumerate(columns)
+        )
+
+    @property
+    def _of_items(self) -> list[str]:
+        """The items' attributes."""
+        names = [table.name for table in self.tables]
+        return [name for name in self.lookups.get(names[INTERACTIONS_ITEM], {}) if name in names]
 
     @property
     def rows(self) -> int:
@@ -185,7 +208,7 @@ class Schema:
     def save(self, folder: Path) -> None:
         """Write `folder/schema.json`."""
         content = {"rows": self.rows, "label_rate": self.label_rate, **asdict(self), "format": FORMAT}
-        if self.id_columns == plain_columns(table.name for table in self.tables):
+        if self.id_columns == self._plain_columns:
             del content["id_columns"]
         for name, part in self.parts.items():
             content["parts"][name]["label_rate"] = part.label_rate

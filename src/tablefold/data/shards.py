@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from tablefold.files import new_file
 from tablefold.quoting import one_line
+from tablefold.tables import NOTHING
 
 _BLOCK_ROWS = 64
 
@@ -65,11 +66,13 @@ class ShardLayout:
 
     Args:
         dense: dense columns.
-        tables: how many ids each table has; None for any int64.
+        tables: for every column of ids, how many its table has; None for any int64.
+        singles: how many of these hold an id in every row; those behind them, of lists, may hold `NOTHING`. None: all.
     """
 
     dense: int
     tables: tuple[int | None, ...]
+    singles: int | None = None
 
     def check(self, examples: Examples) -> None:
         """Look at every value.
@@ -79,11 +82,14 @@ class ShardLayout:
                 label that is not 0 or 1.
         """
         if examples.dense.shape[1] != self.dense or examples.ids.shape[1] != len(self.tables):
-            found = f"{examples.dense.shape[1]} dense columns and {examples.ids.shape[1]} tables"
+            found = f"{examples.dense.shape[1]} dense columns and {examples.ids.shape[1]} columns of ids"
             raise ValueError(f"it has {found}, its schema lists {self.dense} and {len(self.tables)}")
         if examples.dense.size and not np.isfinite([examples.dense.min(), examples.dense.max()]).all():
             raise ValueError("it holds a dense value that is not finite")
-        largest = _largest(examples.ids).tolist()
+        singles = len(self.tables) if self.singles is None else self.singles
+        largest = _largest(examples.ids[:, :singles]).tolist()
+        if singles < len(self.tables):
+            largest += [each + NOTHING for each in _largest(examples.ids[:, singles:] - NOTHING).tolist()]
         for number, (found_id, rows) in enumerate(zip(largest, self.tables, strict=True)):
             if rows is not None and found_id >= rows:
                 raise ValueError(f"it holds an id of table {number} outside 0 .. {rows - 1}")

@@ -66,6 +66,32 @@ class Network(nn.Module, ABC):
     ) -> Float[Tensor, " batch"]:
         """The logit of a click from the dense columns and the vectors: all that `torch.compile` gains by."""
 
+    def split_sides(self) -> tuple[list[int], list[int]]:
+        """Which of the features are the user's, and which the item's.
+
+        Raises:
+            ValueError: where the columns do not say so of both.
+        """
+        sides = self.features.sides
+        users, items = ([place for place, side in enumerate(sides) if side == one] for one in ("user", "item"))
+        if not users or not items or len(users) + len(items) < len(sides):
+            raise ValueError("the columns do not say which are the user's and which the item's")
+        return users, items
+
+    def score_pairs(
+        self, users: Float[Tensor, "users features dim"], items: Float[Tensor, "items features_ dim"]
+    ) -> Float[Tensor, "users items"]:
+        """The logit of every user with every item, from the vectors of their columns; of a model without dense columns.
+
+        A model whose users and items meet in a product alone computes it as one of matrices.
+        """
+        places = [place for side in self.split_sides() for place in side]
+        both = users.new_empty(len(users), len(items), len(places), users.shape[2])
+        both[:, :, places[: users.shape[1]]] = users[:, None]
+        both[:, :, places[users.shape[1] :]] = items[None]
+        vectors = both.flatten(0, 1)
+        return self.logits(vectors.new_empty(len(vectors), 0), vectors).view(len(users), len(items))
+
     @property
     def num_network_parameters(self) -> int:
         """Parameters outside the embeddings."""

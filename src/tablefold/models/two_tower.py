@@ -52,7 +52,7 @@ class TwoTower(Network):
     ) -> None:
         super().__init__(group, dense_columns, columns)
         generator = torch.Generator().manual_seed(seed)
-        self.places = _places(self)
+        self.places = self.split_sides()
         dim = self.features.dim
         self.user = _tower(len(self.places[0]) * dim + dense_columns, user_mlp, dim, generator) if user_mlp else None
         self.item = _tower(len(self.places[1]) * dim, item_mlp, dim, generator) if item_mlp else None
@@ -63,6 +63,21 @@ class TwoTower(Network):
         """Logits `[batch]`; see the class."""
         user, item = (vectors[:, places] for places in self.places)
         return (self.users(dense, user) * self.items(item)).sum(dim=1) + self.bias
+
+    def split_sides(self) -> tuple[list[int], list[int]]:
+        """As of any model; where nothing is said, the first feature is the user's, all others the item's."""
+        if any(self.features.sides):
+            return super().split_sides()
+        places = list(range(self.features.num_features))
+        if len(places) < 2:
+            raise ValueError("two_tower needs a column of the user and one of the item; this data has one column alone")
+        return places[:1], places[1:]
+
+    def score_pairs(
+        self, users: Float[Tensor, "users features dim"], items: Float[Tensor, "items features_ dim"]
+    ) -> Float[Tensor, "users items"]:
+        """One product of matrices."""
+        return self.users(users.new_empty(len(users), 0), users) @ self.items(items).T + self.bias
 
     def users(
         self, dense: Float[Tensor, "batch dense"], vectors: Float[Tensor, "batch features dim"]
@@ -78,18 +93,6 @@ class TwoTower(Network):
         """The item's vector, from the vectors of the item's columns."""
         tower: Tensor = vectors.sum(dim=1) if self.item is None else self.item(vectors.flatten(1))
         return tower
-
-
-def _places(model: Network) -> tuple[list[int], list[int]]:
-    """Which of the features are the user's, and which the item's."""
-    sides: list[str] = list(model.features.sides)
-    if not any(sides):
-        sides = ["user", *["item"] * (len(sides) - 1)]
-    items = [place for place, side in enumerate(sides) if side == "item"]
-    users = [place for place in range(len(sides)) if place not in items]
-    if not items or not users:
-        raise ValueError("two_tower needs a column of the user and one of the item; this data has one column alone")
-    return users, items
 
 
 def _tower(inputs: int, hidden: Sequence[int], dim: int, generator: torch.Generator) -> nn.Module:

@@ -117,7 +117,7 @@ class Recipe:
                 f"the data's tables are not those the run was trained on ({detail}); "
                 "prepare both from the same training part"
             )
-        if schema.id_columns != self.columns:
+        if [replace(each, side="") for each in schema.id_columns] != [replace(each, side="") for each in self.columns]:
             raise ValueError("the data's lists are not those the run was trained on; prepare both by the same schema")
 
     def to_json(self) -> dict[str, Any]:

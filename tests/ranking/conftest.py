@@ -1,0 +1,1 @@
+from prepared import data as data
