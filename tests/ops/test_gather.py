@@ -332,3 +332,20 @@ def test_memory_begins_with_a_cache_line(rows):
     for array in parse("hash_embeddings:floats=10007").build([TableSpec("a", 200_000, 16)]).arrays:
         assert array.data_ptr() % 64 == 0
     assert one_array(parse("full").build([TableSpec("a", rows, 16)])).data_ptr() % 64 == 0
+
+
+@pytest.mark.parametrize("storage", FORMATS)
+@pytest.mark.parametrize("cut", [8, 24, 40])
+def test_parts_of_rows_that_begin_anywhere_in_a_block_are_read_whole(storage, cut):
+    """A second term cuts the first into parts; one of a line's width may cross the end of a block of codes."""
+    regions = (Region(320, 8, Start(std=1.0)), Region(10, 16, Start(std=1.0)))
+    wide, over = Term(Partition(40), 0, 64, 64), Term(Partition(10), 40 * 64, 16, 16, slot=cut)
+    tables = (TableSpec("a", 1000, 64),)
+    group = Reader(AddressMap(tables, ((wide, over),), regions).in_format(FORMATS[storage]))
+    ids = some_ids(130, [1000])
+    (vectors, gradient), (fast_vectors, fast_gradient) = both(group, ids)
+    assert torch.equal(fast_vectors, vectors)
+    torch.testing.assert_close(fast_gradient, gradient, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        frozen = [array.format.encode(own) for array, own in zip(group.address_map.arrays, group.arrays, strict=True)]
+        assert torch.equal(group.gather(frozen, None, ids), vectors)

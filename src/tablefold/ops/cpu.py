@@ -270,7 +270,7 @@ def gather(
         arguments.streams = 1
     is_apart = program.is_ranged or (arguments.streams and not program.is_in_lines)
     if arguments.streams or is_apart:
-        tiles = _tiles(kind, program)
+        tiles = _tiles(program)
         arguments.space = tiles.data_ptr()
     kernel("vectors", program.reading("apart" if is_apart else "gather"))(arguments, kind, -(-ids.shape[0] // TILE))
     _refuse_wild(arguments, ids)
@@ -288,7 +288,7 @@ def pool(
     kind = vector_type(memory)
     sums = _empty(memory[0], kind, bags.offsets.shape[1], program)
     arguments = _arguments(sources_of(memory, program), lookup, edges, bags, program, sums)
-    tiles = _tiles(kind, program)
+    tiles = _tiles(program)
     arguments.space = tiles.data_ptr()
     kernel("vectors", program.reading("bags"))(arguments, kind, -(-sums.shape[0] // TILE))
     _refuse_wild(arguments, bags)
@@ -306,10 +306,10 @@ def _empty(memory: Tensor, kind: torch.dtype, batch: int, program: Program) -> T
     return memory.new_empty(shape) if memory.dtype == kind else memory.new_empty(shape, dtype=kind)
 
 
-def _tiles(kind: torch.dtype, program: Program) -> Tensor:
-    """Scratch for a tile of vectors per thread."""
-    floats = 2 * max(1, torch.get_num_threads()) * TILE * program.features * program.dim
-    return torch.empty(floats, dtype=kind, device="cpu")
+def _tiles(program: Program) -> Tensor:
+    """Scratch for a tile of one table's vectors per thread."""
+    words = max(1, torch.get_num_threads()) * TILE * program.header.most_slots
+    return torch.empty(words, dtype=torch.int64, device="cpu")
 
 
 def gradients(

@@ -6,6 +6,7 @@ array of int64 words, the same for every device:
 
     Header     the counts of what follows, and where each section begins
     rows       per table: its rows, 0 for an open vocabulary
+    lines      per table: whether its pieces write whole lines, each at once
     columns    per table: its first range, one more at the end
     ranges     a `Range` each, one more at the end: ids of a table that are read by the same terms
     chains     per chain: its first piece, one more at the end
@@ -59,8 +60,6 @@ LINE = 16
 ALIGNMENT = 64
 """Arrays begin at places that are multiples of it: whole lines, whole blocks of every format."""
 
-_IN_LINES = ("slot", "width", "wrap", "projected")
-
 _EXACT_IN_FLOAT64 = 1 << 53
 
 
@@ -73,14 +72,14 @@ class Header(ctypes.Structure):
 
     tables, arrays, segments, reads: how many. computed: floats of one example's reads whose gradient must be computed
     before it is summed. most_reads: of one segment. longest: pieces of the longest chain. widest: floats of the widest
-    piece. innermost: of the widest row that is projected. matrix_parts: pieces of the projection that most pieces read.
-    *_at: the word at which a section begins.
+    piece. innermost: of the widest row that is projected. most_slots: of a table. matrix_parts: pieces of the
+    projection that most pieces read. *_at: the word at which a section begins.
     """
 
     _fields_ = _words(
         *("tables", "arrays", "segments", "reads", "computed", "most_reads", "longest", "widest", "innermost"),
-        *("matrix_parts",),
-        *("rows_at", "columns_at", "ranges_at", "chains_at", "pieces_at", "arrays_at", "quantiles_at"),
+        *("most_slots", "matrix_parts"),
+        *("rows_at", "lines_at", "columns_at", "ranges_at", "chains_at", "pieces_at", "arrays_at", "quantiles_at"),
         *("segments_at", "reads_at"),
     )
 
@@ -206,8 +205,8 @@ class Program:
     It holds no state: kernels read it, nothing writes it, copies of a group share it.
 
     read_starts: the number of the first read of each array, one more at the end.
-    is_ranged: whether some ids of a table are read by other terms than others. is_in_lines: whether each piece writes
-    whole lines at once.
+    is_ranged: whether some ids of a table are read by other terms than others. is_in_lines: whether pieces write
+    whole lines, each at once.
     """
 
     def __init__(self, address_map: AddressMap) -> None:
@@ -222,9 +221,7 @@ class Program:
         self.edge_size = sum(len(edges.firsts) for edges in address_map.edges)
         self.is_indexed = self.lookup_size + self.edge_size > 0
         self.is_ranged = any(len(ranges) > 1 for ranges in address_map.ranges)
-        pieces = self.array[self.header.pieces_at : self.header.arrays_at].reshape(-1, words(Piece))
-        slot, width, wrap, projected = (pieces[:, word(f"piece.{name}")] for name in _IN_LINES)
-        self.is_in_lines = not (((slot | width) % LINE) | wrap | projected).any()
+        self.is_in_lines = bool(self.array[self.header.lines_at :][: self.header.tables].all())
         self.arrays = address_map.arrays
         self.starts = array_starts(address_map)
         self.layouts = [
@@ -345,7 +342,10 @@ def array_program(address_map: AddressMap) -> NDArray[np.int64]:
         readers[piece.matrix_base] += int(piece.projected > 0)
     arrays = _arrays(address_map)
     segments, reads, computed = _segments(pieces, chain_of, arrays)
-    sections = [[table.rows or 0 for table in address_map.tables], columns, _flat(ranges), chains, _flat(pieces)]
+    lines = [1] * len(address_map.tables)
+    for piece in pieces:
+        lines[piece.table] &= _is_in_lines(piece)
+    sections = [[table.rows or 0 for table in address_map.tables], lines, columns, _flat(ranges), chains, _flat(pieces)]
     sections += [_flat(arrays), _quantiles(pieces, places_end(arrays)), _flat(segments), _flat(reads)]
     header = Header(
         len(address_map.tables),
@@ -357,10 +357,15 @@ def array_program(address_map: AddressMap) -> NDArray[np.int64]:
         longest,
         max(piece.width for piece in pieces),
         max(piece.projected for piece in pieces),
+        max(own * table.dim for own, table in zip(address_map.features, address_map.tables, strict=True)),
         max([1, *readers.values()]),
         *_starts([len(section) for section in sections], words(Header)),
     )
     return np.array(_flat([header]) + [each for section in sections for each in section], dtype=np.int64)
+
+
+def _is_in_lines(piece: Piece) -> bool:
+    return not ((piece.slot | piece.width) % LINE or piece.wrap or piece.projected)
 
 
 def _size(first: int, stop: int | None, rows: int | None) -> int:

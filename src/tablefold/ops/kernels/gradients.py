@@ -27,6 +27,7 @@ from tablefold.ops.kernels.lanes import (
     fetch_add,
     header,
     make_kernel,
+    past,
     piece_at,
     pointer_int64,
     pointer_like,
@@ -44,7 +45,7 @@ from tablefold.ops.kernels.lanes import (
 )
 from tablefold.ops.kernels.places import places_of, quotients, signs_of, weights_of
 from tablefold.ops.kernels.projections import add_to_projection, unproject
-from tablefold.ops.kernels.vectors import examples_of, is_whole, load_ids, read_inner, read_rows, read_run, select
+from tablefold.ops.kernels.vectors import examples_of, is_whole, load_ids, read_inner, read_rows, read_runs, select
 from tablefold.ops.program import MULTIPLY, QUANTILES
 
 
@@ -278,8 +279,8 @@ def _scatter_piece(arguments, coded, piece, array, low, high, space, source, sta
             _spill_clipped(piece, low, high, places, factors, gradient, given, begin, step, count)
     if _projection_touches(arguments, piece, low, high):
         width = piece.inner
+        read_inner(arguments, coded, piece, array, places, 0, width, (inner, 0, width), count)
         for i in range(count):
-            read_inner(arguments, coded, piece, array, places[i], 0, width, inner, i * width)
             set_scaled(inner, i * width, inner, i * width, factors[i], width)
         add_to_projection(arguments, piece, low, high, inner, source, start, stride, count)
     if _weight_touches(arguments, piece, low, high):
@@ -288,19 +289,19 @@ def _scatter_piece(arguments, coded, piece, array, low, high, space, source, sta
             if low <= weights[i] < high:
                 above = start + i * stride
                 gradient[weights[i]] += signs[i] * inner_product(
-                    arguments, coded, piece, array, places[i], source, above
+                    arguments, coded, piece, array, past(places, i), source, above
                 )
 
 
 @part
-def inner_product(arguments, coded, piece, array, place, source, begin):
-    """The inner product of the row that a piece reads at a place and a row of `source`."""
+def inner_product(arguments, coded, piece, array, places, source, begin):
+    """The inner product of the row that a piece reads at the first of some places and a row of `source`."""
     stage = scratch_like(source)
     stage[0] = 0
     result = stage[0]
     for first in range(0, piece.width, TILE):
         count = min(TILE, piece.width - first)
-        read_run(arguments, coded, piece, array, place, first, count, stage, 0)
+        read_runs(arguments, coded, piece, array, places, first, count, (stage, 0, count), 1)
         for j in range(count):
             result += source[begin + first + j] * stage[j]
     return result
@@ -439,7 +440,7 @@ def _write_gradients(arguments, coded, program, piece, own, begin, chosen, count
     if piece.weighted:
         first = piece.weight_reads.first_computed * batch + begin
         for i in range(count):
-            product = inner_product(arguments, coded, piece, array, places[i], rows, i * width)
+            product = inner_product(arguments, coded, piece, array, past(places, i), rows, i * width)
             gradients[first + chosen[i]] = signs[i] * product
     if piece.projected:
         unproject(arguments, piece, rows, 0, width, inner, count)

@@ -136,27 +136,49 @@ def _entry(address):
     body(arguments, pointer(0), coded)  # noqa: F821
 
 
+def _room(context, builder, signature, size):
+    """Room on the stack for what a signature's pointer points to. Numba's own would be zeroed at each call, which took
+    a quarter of a lookup."""
+    kind = context.get_value_type(signature.return_type)
+    with builder.goto_entry_block():
+        block = builder.alloca(ir.ArrayType(kind.pointee, size))
+    return builder.bitcast(block, kind)
+
+
 @intrinsic
 def scratch_words(_context):
     """Room for `TILE` int64, on the stack."""
 
     def generate(context, builder, signature, _arguments):
-        block = cgutils.alloca_once(builder, ir.ArrayType(ir.IntType(64), TILE))
-        return builder.bitcast(block, context.get_value_type(signature.return_type))
+        return _room(context, builder, signature, TILE)
 
     return types.CPointer(types.int64)(), generate
 
 
+def _scratch(size):
+    @intrinsic
+    def scratch(_context, pointer):
+        """Room for so many values of the pointer's type, on the stack."""
+
+        def generate(context, builder, signature, _arguments):
+            return _room(context, builder, signature, size)
+
+        return pointer(pointer), generate
+
+    return scratch
+
+
+scratch_like, scratch_rows = _scratch(TILE), _scratch(TILE * TILE)
+
+
 @intrinsic
-def scratch_like(_context, pointer):
-    """Room for `TILE` values of the pointer's type, on the stack."""
+def past(_context, pointer, number):
+    """The pointer to what comes so many later."""
 
-    def generate(context, builder, signature, _arguments):
-        word = context.get_value_type(signature.return_type.dtype)
-        block = cgutils.alloca_once(builder, ir.ArrayType(word, TILE))
-        return builder.bitcast(block, context.get_value_type(signature.return_type))
+    def generate(_target, builder, _signature, arguments):
+        return builder.gep(arguments[0], [arguments[1]])
 
-    return pointer(pointer), generate
+    return pointer(pointer, types.int64), generate
 
 
 def _fetch(operation):

@@ -67,19 +67,23 @@ def _ask_for_blocks(source, array, kind, places, count, width):
 
 @part
 def assign_coded(source, array, target, places, count, width, streamed):
-    """Set rows of `target` to what is read at `places`, if all of them are in whole lines; else False, nothing done."""
-    bits = array.bits
-    if bits > 8 or (array.width | width) % LINE:
+    """Set rows of `target` to what is read at `places` in strips of some lanes; False, and nothing done, where other
+    ways are faster or the only ones."""
+    bits, lanes = array.bits, LINE | array.width | width
+    lanes &= -lanes  # the largest power of two that divides all of them, and places: no strip leaves its block
+    if bits > 8 or (streamed and lanes < LINE):
         return False
     if source.packed:
         blocks = pointer_uint8(source.memory)
         if bits == 2:
-            assign_2(target, blocks, places, count, width, streamed)
+            assign_2(target, blocks, places, count, width, lanes, streamed)
         elif bits == 4:
-            assign_4(target, blocks, places, count, width, streamed)
+            assign_4(target, blocks, places, count, width, lanes, streamed)
         else:
-            assign_8(target, blocks, places, count, width, streamed)
+            assign_8(target, blocks, places, count, width, lanes, streamed)
         return True
+    if lanes < LINE and lanes < width:  # each strip would look at its whole block
+        return False
     whole = array.end >> SHIFT << SHIFT
     for i in range(count):
         if places[i] + width > whole:
@@ -87,9 +91,9 @@ def assign_coded(source, array, target, places, count, width, streamed):
     memory, levels, factor = pointer_like(target[0], source.memory), 1 << bits, types.float32(array.factor)
     half, most = types.float32(levels // 2), types.float32(levels - 1)
     if array.of_most:
-        assign_by_largest(target, memory, places, count, width, factor, half, most, streamed)
+        assign_by_largest(target, memory, places, count, width, lanes, factor, half, most, streamed)
     else:
-        assign_by_mean(target, memory, places, count, width, factor, half, most, streamed)
+        assign_by_mean(target, memory, places, count, width, lanes, factor, half, most, streamed)
     return True
 
 
@@ -366,9 +370,9 @@ def _code_words(builder, bits, lanes, codes, first):
     per_word = 32 // bits
     spread = builder.shuffle_vector(loaded, loaded, _constant(_WORD, lanes, [j // per_word for j in range(lanes)]))
     shifts = _constant(_WORD, lanes, [j % per_word * bits for j in range(lanes)])
-    if lanes == 1:
+    if lanes * bits < 8:
         inner = builder.trunc(builder.and_(first_bit, first.type(7)), _WORD)
-        shifts = builder.insert_element(shifts, inner, _WORD(0))
+        shifts = builder.add(shifts, splat(builder, inner, shifts.type))
     return builder.and_(builder.lshr(spread, shifts), _constant(_WORD, lanes, [(1 << bits) - 1] * lanes))
 
 
@@ -422,22 +426,32 @@ def cut(_context, memory, place, out, at, count):
     return types.void(memory, word, out, word, word), generate
 
 
-def _rows(builder, target, places, count, width, streamed, emit):
-    """Code that sets rows of `target` to what `emit(place)` gives, a line at a time."""
+def _rows(builder, target, places, count, width, lanes, streamed, emit):
+    """Code that sets rows of `target` to what `emit(place, lanes)` gives, strip by strip; lines may be streamed."""
     pointer, first, step = cgutils.unpack_tuple(builder, target, 3)
 
-    def loops(streams):
+    def loops(wide, streams=False):
         with cgutils.for_range_slice(builder, count.type(0), count, count.type(1)) as (i, _):
             place = builder.load(builder.gep(places, [i]))
             to = builder.add(first, builder.mul(step, i))
-            with cgutils.for_range_slice(builder, width.type(0), width, width.type(LINE)) as (v, _):
-                _store(builder, emit(builder.add(place, v)), pointer, builder.add(to, v), streams)
+            with cgutils.for_range_slice(builder, width.type(0), width, width.type(wide)) as (v, _):
+                _store(builder, emit(builder.add(place, v), wide), pointer, builder.add(to, v), streams)
+
+    def of_lanes(wide):
+        if wide == 1:
+            loops(wide)
+            return
+        with builder.if_else(builder.icmp_unsigned("==", lanes, lanes.type(wide))) as (these, fewer):
+            with these:
+                loops(wide)
+            with fewer:
+                of_lanes(wide // 2)
 
     with builder.if_else(builder.trunc(streamed, ir.IntType(1))) as (past, plain):
         with past:
-            loops(True)
+            loops(LINE, streams=True)
         with plain:
-            loops(False)
+            of_lanes(LINE)
 
 
 def _assign_packed(bits):
@@ -445,21 +459,21 @@ def _assign_packed(bits):
     size = 1 + bits * BLOCK // 8
 
     @intrinsic
-    def assign(_context, target, blocks, places, count, width, streamed):
+    def assign(_context, target, blocks, places, count, width, lanes, streamed):
         def generate(_target, builder, _signature, arguments):
-            target, blocks, places, count, width, streamed = arguments
+            target, blocks, places, count, width, lanes, streamed = arguments
 
-            def emit(place):
+            def emit(place, wide):
                 block = builder.mul(builder.lshr(place, place.type(SHIFT)), place.type(size))
                 begin = builder.gep(blocks, [block])
                 scale = _scale_of_byte(builder, builder.zext(builder.load(begin), _WORD))
                 codes = builder.gep(begin, [place.type(1)])
-                return _unpacked(builder, bits, LINE, codes, builder.and_(place, place.type(BLOCK - 1)), scale)
+                return _unpacked(builder, bits, wide, codes, builder.and_(place, place.type(BLOCK - 1)), scale)
 
-            _rows(builder, target, places, count, width, streamed, emit)
+            _rows(builder, target, places, count, width, lanes, streamed, emit)
 
         word = types.int64
-        return types.void(target, blocks, places, word, word, types.boolean), generate
+        return types.void(target, blocks, places, word, word, word, types.boolean), generate
 
     return assign
 
@@ -471,21 +485,21 @@ def _assign_encoded(join, mean):
     """An intrinsic that sets rows of `target` to what is read of the master at `places`, in whole blocks."""
 
     @intrinsic
-    def assign(_context, target, memory, places, count, width, factor, half, most, streamed):
+    def assign(_context, target, memory, places, count, width, lanes, factor, half, most, streamed):
         def generate(_target, builder, _signature, arguments):
-            target, memory, places, count, width, factor, half, most, streamed = arguments
+            target, memory, places, count, width, lanes, factor, half, most, streamed = arguments
 
-            def emit(place):
+            def emit(place, wide):
                 found = _joined(builder, join, memory, builder.and_(place, place.type(-BLOCK)))
                 if mean:
                     found = builder.fmul(found, _FLOAT(1 / BLOCK))
                 scale = _rounded(builder, found, factor)
-                return _requantised(builder, _load(builder, memory, place, LINE), scale, half, most)
+                return _requantised(builder, _load(builder, memory, place, wide), scale, half, most)
 
-            _rows(builder, target, places, count, width, streamed, emit)
+            _rows(builder, target, places, count, width, lanes, streamed, emit)
 
         word, number = types.int64, types.float32
-        return types.void(target, memory, places, word, word, number, number, number, types.boolean), generate
+        return types.void(target, memory, places, *[word] * 3, *[number] * 3, types.boolean), generate
 
     return assign
 

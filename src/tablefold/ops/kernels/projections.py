@@ -21,34 +21,39 @@ from tablefold.ops.kernels.lanes import for_lanes, loop, pointer_like, rows_of, 
 
 def _projection(adds):
     @intrinsic
-    def project(_context, target, at, row, count, matrix, place, step, width):
-        """target[at : + width] takes the sum of row[k] * matrix[place + k * step : + width] for each k below `count`,
-        in that order; if `adds`, on top of what is there.
+    def project(_context, target, rows, inner, matrix, place, step, count, width):
+        """Each of `count` rows of `target` takes the sum of row[k] * matrix[place + k * step : + width] for each k
+        below `inner`, in that order, of the `rows` that lie side by side; if `adds`, on top of what is there.
         """
 
         def generate(context, builder, signature, arguments):
-            _, at, row, count, _, place, step, width = arguments
-            to, rows = (rows_of(context, builder, signature.args[n], arguments[n]) for n in (0, 4))
+            target, rows, inner, matrix, place, step, count, width = arguments
+            to, *to_at = cgutils.unpack_tuple(builder, target, 3)
+            to, columns = (rows_of(context, builder, signature.args[n], each) for n, each in ((1, to), (3, matrix)))
 
-            def product(k, v, lanes):
-                value = rows.load(builder.add(builder.add(place, v), builder.mul(k, step)), lanes)
-                return builder.fmul(splat(builder, builder.load(builder.gep(row, [k])), value.type), value)
+            def product(row, k, v, lanes):
+                value = columns.load(builder.add(builder.add(place, v), builder.mul(k, step)), lanes)
+                return builder.fmul(
+                    splat(builder, builder.load(builder.gep(rows, [builder.add(row, k)])), value.type), value
+                )
 
             def strips(lanes):
                 zero = count.type(0)
-                with loop(builder, zero, width, lanes) as (v, _):
-                    begin = builder.add(at, v)
-                    first = to.load(begin, lanes) if adds else product(zero, v, lanes)
-                    total = cgutils.alloca_once_value(builder, first)
-                    with loop(builder, count.type(0 if adds else 1), count) as (k, _):
-                        builder.store(builder.fadd(builder.load(total), product(k, v, lanes)), total)
-                    to.store(builder.load(total), begin)
+                with loop(builder, zero, count) as (i, _):
+                    row, begin = builder.mul(i, inner), builder.add(to_at[0], builder.mul(i, to_at[1]))
+                    with loop(builder, zero, width, lanes) as (v, _):
+                        here = builder.add(begin, v)
+                        first = to.load(here, lanes) if adds else product(row, zero, v, lanes)
+                        total = cgutils.alloca_once_value(builder, first)
+                        with loop(builder, count.type(0 if adds else 1), inner) as (k, _):
+                            builder.store(builder.fadd(builder.load(total), product(row, k, v, lanes)), total)
+                        to.store(builder.load(total), here)
 
             for_lanes(builder, width, strips)
             return context.get_dummy_value()
 
         word = types.int64
-        return types.void(target, word, row, word, matrix, word, word, word), generate
+        return types.void(target, rows, word, matrix, word, word, word, word), generate
 
     return project
 

@@ -31,8 +31,8 @@ from tablefold.ops.kernels.lanes import (
     pointer_like,
     range_at,
     scratch_like,
+    scratch_rows,
     scratch_words,
-    set_scaled,
     source_of,
     word_at,
     zero,
@@ -52,7 +52,7 @@ def gather_tiles(arguments, kind, coded):
     """
     program, step = header(arguments.program), arguments.floats
     vectors = pointer_like(kind, arguments.vectors)
-    tile = pointer_like(kind, arguments.space + 8 * TILE * step * fetch_add(arguments, "slot", 1))
+    tile = pointer_like(kind, arguments.space + 8 * TILE * program.most_slots * fetch_add(arguments, "slot", 1))
     batch, ids, streams = arguments.batch, scratch_words(), arguments.streams != 0
     while True:
         begin = TILE * fetch_add(arguments, "next", 1)
@@ -72,12 +72,13 @@ def gather_tiles(arguments, kind, coded):
 @part
 def gather_apart(arguments, kind, coded):
     """`gather_tiles` where ranges of ids have terms of their own, or lines are to be streamed that no piece writes
-    whole: vectors are put together in scratch, and copied.
+    whole: the vectors of such a table are put together in scratch, and copied.
     """
     program, step = header(arguments.program), arguments.floats
     vectors = pointer_like(kind, arguments.vectors)
-    tile = pointer_like(kind, arguments.space + 8 * TILE * step * fetch_add(arguments, "slot", 1))
+    tile = pointer_like(kind, arguments.space + 8 * TILE * program.most_slots * fetch_add(arguments, "slot", 1))
     batch, ids, rows_at = arguments.batch, scratch_words(), scratch_words()
+    streams = arguments.streams != 0
     while True:
         begin = TILE * fetch_add(arguments, "next", 1)
         if begin >= batch:
@@ -86,9 +87,14 @@ def gather_apart(arguments, kind, coded):
         count = min(TILE, batch - begin)
         for table in range(program.tables):
             if load_ids(arguments, program, table, begin, ids, count):
+                target = (vectors, begin * step, step)
                 composed = (tile, -first_slot(program, table), table_floats(program, table, step))
-                compose_apart(arguments, coded, program, table, ids, count, kind, composed, rows_at)
-                _copy(composed, (vectors, begin * step, step), rows_at, count, arguments.streams != 0)
+                if is_whole(program, table) and (not streams or word_at(program, program.lines_at + table)):
+                    own = word_at(program, program.columns_at + table)
+                    compose(arguments, coded, program, own, ids, count, kind, composed, target, streams)
+                else:
+                    compose_apart(arguments, coded, program, table, ids, count, kind, composed, rows_at)
+                    _copy(composed, target, rows_at, count, streams)
 
 
 @part
@@ -201,6 +207,8 @@ def compose_apart(arguments, coded, program, table, ids, count, kind, rows, rows
     columns, width, filled = program.columns_at + table, rows[2], 0
     for number in range(word_at(program, columns), word_at(program, columns + 1)):
         found = select(program, number, ids, count, own, chosen)
+        if found == 0:
+            continue
         for i in range(found):
             rows_at[chosen[i]] = (filled + i) * width
         target = (rows[0], rows[1] + filled * width, width)
@@ -248,90 +256,97 @@ def compose(arguments, coded, program, own, ids, count, kind, partial, target, s
 @part
 def read_rows(arguments, coded, piece, array, op, scaled, target, base, places, factors, count, streamed):
     """Assign what is read at `places` to the rows of `target`, or its sum or product with those of `base`."""
-    width = piece.width
+    source, width = source_of(arguments, piece.array), piece.width
     if coded is not None:
         done = False
         if array.bits != PLAIN and op == ASSIGN and not (scaled or piece.wrap or piece.projected):
-            done = assign_coded(source_of(arguments, piece.array), array, target, places, count, width, streamed)
+            done = assign_coded(source, array, target, places, count, width, streamed)
         if done:
             return
     if piece.wrap or piece.projected or array.bits != PLAIN:
         _read_staged(arguments, coded, piece, array, op, scaled, target, base, places, factors, count)
         return
-    memory = pointer_like(target[0], source_of(arguments, piece.array).memory)
+    _join(op, scaled, target, base, pointer_like(target[0], source.memory), places, factors, count, width, streamed)
+
+
+@part
+def _join(op, scaled, target, base, rows, places, factors, count, width, streamed):
+    """Assign the `rows` that begin at some places, times factors if `scaled`, or their sum or product with `base`."""
     if op == ASSIGN:
         if scaled:
-            assign_scaled(target, base, memory, places, factors, count, width, streamed)
+            assign_scaled(target, base, rows, places, factors, count, width, streamed)
         else:
-            assign_rows(target, base, memory, places, factors, count, width, streamed)
+            assign_rows(target, base, rows, places, factors, count, width, streamed)
     elif op == ADD:
         if scaled:
-            add_scaled(target, base, memory, places, factors, count, width, streamed)
+            add_scaled(target, base, rows, places, factors, count, width, streamed)
         else:
-            add_rows(target, base, memory, places, factors, count, width, streamed)
+            add_rows(target, base, rows, places, factors, count, width, streamed)
     elif scaled:
-        multiply_scaled(target, base, memory, places, factors, count, width, streamed)
+        multiply_scaled(target, base, rows, places, factors, count, width, streamed)
     else:
-        multiply_rows(target, base, memory, places, factors, count, width, streamed)
+        multiply_rows(target, base, rows, places, factors, count, width, streamed)
 
 
 @part
 def _read_staged(arguments, coded, piece, array, op, scaled, target, base, places, factors, count):
-    """`read_rows` of memory in few bits, of a circular region, or projected: each row by way of the stack, a stretch at
-    a time."""
-    stage = scratch_like(target[0])
-    for i in range(count):
-        for first in range(0, piece.width, TILE):
-            wide = min(TILE, piece.width - first)
-            to, onto = target[1] + i * target[2] + first, base[1] + i * base[2] + first
-            if op == ASSIGN and not scaled:
-                read_run(arguments, coded, piece, array, places[i], first, wide, target[0], to)
-            else:
-                read_run(arguments, coded, piece, array, places[i], first, wide, stage, 0)
-                if scaled:
-                    set_scaled(stage, 0, stage, 0, factors[i], wide)
-                for j in range(wide):
-                    value = stage[j]
-                    if op == ADD:
-                        value += base[0][onto + j]
-                    elif op == MULTIPLY:
-                        value *= base[0][onto + j]
-                    target[0][to + j] = value
+    """`read_rows` of memory in few bits, of a circular region, or projected: by way of the stack, a stretch of each row
+    at a time."""
+    stage, at = scratch_rows(target[0]), scratch_words()
+    for first in range(0, piece.width, TILE):
+        wide = min(TILE, piece.width - first)
+        to, onto = (target[0], target[1] + first, target[2]), (base[0], base[1] + first, base[2])
+        if op == ASSIGN and not scaled:
+            read_runs(arguments, coded, piece, array, places, first, wide, to, count)
+        else:
+            for i in range(count):
+                at[i] = i * wide
+            read_runs(arguments, coded, piece, array, places, first, wide, (stage, 0, wide), count)
+            _join(op, scaled, to, onto, stage, at, factors, count, wide, False)
 
 
 @part
-def read_run(arguments, coded, piece, array, place, first, count, out, at):
-    """Set out[at : + count] to what is read of the row at a place and projected, from its float number `first` on.
+def read_runs(arguments, coded, piece, array, places, first, width, out, count):
+    """Set rows of `out`, `width` floats each, to what is read of the rows at places and projected, from the float
+    number `first` of each on.
 
-    Where the piece wraps, the place is that within its region.
+    Where the piece wraps, places are those within its region.
     """
     if piece.projected == 0:
-        read_inner(arguments, coded, piece, array, place, first, count, out, at)
+        read_inner(arguments, coded, piece, array, places, first, width, out, count)
         return
-    stage, matrix = scratch_like(out), pointer_like(out, source_of(arguments, piece.matrix_array).memory)
+    stage, matrix = scratch_rows(out[0]), pointer_like(out[0], source_of(arguments, piece.matrix_array).memory)
+    step = piece.matrix_step
     for begin in range(0, piece.inner, TILE):
         found = min(TILE, piece.inner - begin)
-        read_inner(arguments, coded, piece, array, place, begin, found, stage, 0)
-        step = piece.matrix_step
+        read_inner(arguments, coded, piece, array, places, begin, found, (stage, 0, found), count)
         row = piece.matrix + first + begin * step
         if begin == 0:
-            set_projected(out, at, stage, found, matrix, row, step, count)
+            set_projected(out, stage, found, matrix, row, step, count, width)
         else:
-            add_projected(out, at, stage, found, matrix, row, step, count)
+            add_projected(out, stage, found, matrix, row, step, count, width)
 
 
 @part
-def read_inner(arguments, coded, piece, array, place, first, count, out, at):
-    """`read_run` before the projection."""
+def read_inner(arguments, coded, piece, array, places, first, width, out, count):
+    """`read_runs` before the projection."""
     source, wrap = source_of(arguments, piece.array), piece.wrap
-    if wrap == 0:
-        read_floats(source, array, coded, place + first, count, out, at)
-        return
-    place = (place + first) % wrap
-    before = min(count, wrap - place)
-    read_floats(source, array, coded, piece.base + place, before, out, at)
-    if before < count:
-        read_floats(source, array, coded, piece.base, count - before, out, at + before)
+    if coded is not None:
+        done = False
+        if array.bits != PLAIN and first == 0 and wrap == 0:
+            done = assign_coded(source, array, out, places, count, width, False)
+        if done:
+            return
+    for i in range(count):
+        to = out[1] + i * out[2]
+        if wrap == 0:
+            read_floats(source, array, coded, places[i] + first, width, out[0], to)
+        else:
+            place = (places[i] + first) % wrap
+            before = min(width, wrap - place)
+            read_floats(source, array, coded, piece.base + place, before, out[0], to)
+            if before < width:
+                read_floats(source, array, coded, piece.base, width - before, out[0], to + before)
 
 
 @part
@@ -341,7 +356,7 @@ def pool_bags(arguments, kind, coded):
     sums, step = pointer_like(kind, arguments.vectors), arguments.floats
     bags, tables = arguments.num_bags, program.tables
     starts, offsets = pointer_int64(arguments.starts), pointer_int64(arguments.offsets)
-    rows = pointer_like(kind, arguments.space + 8 * TILE * step * fetch_add(arguments, "slot", 1))
+    rows = pointer_like(kind, arguments.space + 8 * TILE * program.most_slots * fetch_add(arguments, "slot", 1))
     ids, rows_at = scratch_words(), scratch_words()
     while True:
         first = TILE * fetch_add(arguments, "next", 1)
