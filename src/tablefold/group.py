@@ -32,7 +32,8 @@ SPARSE_FLOATS = 1 << 22
 """16 MB: to clear, update and read that much anew takes a few milliseconds a step."""
 
 SPARSE_WIDTH = 4
-"""Each row of a sparse gradient carries its number, 8 bytes: narrower rows would be more number than gradient."""
+"""Each row of a sparse gradient carries its number, 8 bytes: narrower rows, several at a read, would be more number than
+gradient."""
 
 
 class EmbeddingGroup(nn.Module):
@@ -236,7 +237,10 @@ class EmbeddingGroup(nn.Module):
     def _sparse_arrays(self, arrays: Sequence[Array]) -> Sequence[bool]:
         if self.sparse is False:
             return ()
-        return [array.role != "projections" and (self.sparse is True or pays(array)) for array in arrays]
+        if self.sparse is True:
+            return [array.role != "projections" for array in arrays]
+        singly = self.address_map.read_singly
+        return [array.role != "projections" and pays(array, array.name in singly) for array in arrays]
 
     def pool(
         self,
@@ -482,10 +486,10 @@ def _check_device(own: torch.device, *tensors: Tensor) -> None:
             raise ValueError(f"ids are on {tensor.device}, memory is on {own}: move one to the other")
 
 
-def pays(array: Array) -> bool:
-    """Whether a sparse gradient makes steps faster: of more than 16 MB, in rows not much narrower than the row numbers
-    that go with them."""
-    return array.floats > SPARSE_FLOATS and array.width >= SPARSE_WIDTH
+def pays(array: Array, is_read_singly: bool) -> bool:
+    """Whether a sparse gradient makes steps faster: of more than 16 MB, in rows that are read one at a time, or are not
+    much narrower than the row numbers that go with them."""
+    return array.floats > SPARSE_FLOATS and (is_read_singly or array.width >= SPARSE_WIDTH)
 
 
 def start_memory(address_map: AddressMap, seed: int, device: torch.device | str | None = None) -> dict[str, Tensor]:

@@ -378,6 +378,13 @@ class AddressMap:
                 floats += self.regions[region].floats
         return tuple(found[region] for region in range(len(self.regions)))
 
+    @cached_property
+    def read_singly(self) -> frozenset[str]:
+        """The names of the arrays of which no term reads several rows at once."""
+        reads = [(self.region_at(term.base), term.width) for terms in self.terms for term in terms]
+        several = {self.places[region][0] for region, width in reads if width > self.regions[region].width}
+        return frozenset(array.name for number, array in enumerate(self.arrays) if number not in several)
+
     def region_at(self, base: int) -> int:
         """The number of the region that holds a float of memory."""
         return bisect.bisect_right(self.bases, base) - 1

@@ -305,8 +305,8 @@ def test_a_hashed_partition_of_one_bucket_is_that_bucket():
 
 
 def test_large_arrays_of_wide_rows_have_sparse_gradients():
-    def chosen(spec):
-        group = parse(spec).build([TableSpec("a", 1_000_000, 16)], device="meta")
+    def chosen(spec, rows=1_000_000):
+        group = parse(spec).build([TableSpec("a", rows, 16)], device="meta")
         group.sparse = "auto"
         return [*group._sparse_arrays(group.address_map.arrays)]
 
@@ -315,6 +315,8 @@ def test_large_arrays_of_wide_rows_have_sparse_gradients():
     assert chosen("robe:block=16,floats=5000000") == [False]  # rows of 1 float
     assert chosen("robe:block=16,aligned=true,floats=5000000") == [True]
     assert chosen("hash_embeddings:k=2,floats=7000000") == [True, False]
+    assert chosen("low_rank:rank=2") == [False, False]
+    assert chosen("low_rank:rank=2", rows=3_000_000) == [True, False]  # narrow, but read one at a time
 
 
 @each_case

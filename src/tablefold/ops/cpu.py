@@ -18,6 +18,7 @@ import importlib
 import os
 import sys
 import threading
+from array import array as Words
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -436,24 +437,26 @@ def sources_of(
     if len(memory) != len(program.arrays):
         raise ValueError(f"memory must be {len(program.arrays)} arrays; got {len(memory)}")
     kind = vector_type(memory)
-    size = 8 if kind == torch.float64 else 4
     words: list[int] = []
-    for number, (array, layout) in enumerate(zip(memory, program.layouts, strict=True)):
-        shape, before, dtype = layout.shape, size * layout.start, array.dtype
-        is_packed = dtype == layout.packed
-        first = before
-        if is_packed:
-            shape, first = layout.packed_shape, layout.packed_start
-        if array.shape != shape or not (is_packed or dtype == kind) or not array.is_contiguous():
+    for number, (array, layouts) in enumerate(zip(memory, program.layouts[kind], strict=True)):
+        shape, before, packed = layouts.get(array.dtype, layouts[kind])
+        if array.dtype not in layouts or array.shape != shape or not array.is_contiguous():
             raise ValueError(
                 f"array {program.arrays[number].name} of memory must be {list(shape)}, contiguous, {kind}; "
-                f"got {dtype} {list(array.shape)}"
+                f"got {array.dtype} {list(array.shape)}"
             )
-        words += (array.data_ptr() - first, is_packed)
-        gradient = gradients[number] if gradients else None
-        words.append(0 if gradient is None else gradient.data_ptr() - before)
-        words.append(by_row[number] if by_row else 0)
-    return (ctypes.c_int64 * len(words))(*words)
+        words += (array.data_ptr() - before, packed, 0, 0)
+    for number, gradient in enumerate(gradients):
+        if gradient is not None:
+            words[4 * number + 2] = gradient.data_ptr() - program.layouts[kind][number][kind].before
+    if by_row:
+        words[3::4] = by_row
+    return _as_words(len(words)).from_buffer(Words("q", words))
+
+
+@cache
+def _as_words(count: int) -> type[ctypes.Array[ctypes.c_int64]]:
+    return ctypes.c_int64 * count
 
 
 def _arguments(

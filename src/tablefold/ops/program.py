@@ -185,17 +185,15 @@ def layout() -> int:
 
 
 class Layout(NamedTuple):
-    """What the tensor of an array must be.
+    """What the tensor of an array may be.
 
-    shape: of the master. start: the place of its first float. packed: the type that `freeze()` makes of it, None where
-    that is the master's. packed_shape: its shape then. packed_start: bytes of so many floats as `start` in that format.
+    shape: of the tensor. before: bytes of what comes before the array's first place. packed: whether it is what
+    `freeze()` makes.
     """
 
     shape: torch.Size
-    start: int
-    packed: torch.dtype | None
-    packed_shape: torch.Size
-    packed_start: int
+    before: int
+    packed: int
 
 
 class Program:
@@ -224,17 +222,8 @@ class Program:
         self.is_in_lines = bool(self.array[self.header.lines_at :][: self.header.tables].all())
         self.arrays = address_map.arrays
         self.starts = array_starts(address_map)
-        self.layouts = [
-            Layout(
-                torch.Size(array.shape),
-                start,
-                None if array.format == FP32 else array.format.dtype,
-                array.format.packed_like(*array.shape).shape,
-                array.format.num_bytes(start),
-            )
-            for array, start in zip(self.arrays, self.starts, strict=False)
-        ]
-        self.packed = [layout.packed for layout in self.layouts]
+        self.packed = [None if array.format == FP32 else array.format.dtype for array in self.arrays]
+        self.layouts = {kind: self._layouts(kind) for kind in (torch.float32, torch.float64)}
         self.is_coded = any(packed is not None for packed in self.packed)
         segments = self.array[self.header.segments_at : self.header.reads_at].reshape(-1, words(Segment))
         self.array_of_segment, self.width_of_segment = segments[:, 0].copy(), torch.from_numpy(segments[:, 4].copy())
@@ -243,6 +232,17 @@ class Program:
         counts = np.bincount(segments[:, 0], segments[:, 6], len(self.arrays)).astype(int)
         self.read_starts = _starts([*counts.tolist(), 0])
         self._on_device: dict[torch.device, Tensor] = {}
+
+    def _layouts(self, kind: torch.dtype) -> list[dict[torch.dtype, Layout]]:
+        """For each array what its tensor may be, by its type, where vectors are computed in one kind of float."""
+        found = []
+        for array, start, packed in zip(self.arrays, self.starts, self.packed, strict=False):
+            own = {kind: Layout(torch.Size(array.shape), start * kind.itemsize, 0)}
+            if packed is not None:
+                shape = array.format.packed_like(*array.shape).shape
+                own[packed] = Layout(shape, array.format.num_bytes(start), 1)
+            found.append(own)
+        return found
 
     @cached_property
     def lowered(self) -> LoweredGather | None:
