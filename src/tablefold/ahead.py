@@ -48,8 +48,13 @@ def _load_kernels(dtypes: Sequence[str]) -> Iterator[None]:
 
 def _prepare(folder: Path) -> Iterator[None]:
     """Make a small log and prepare it in each way that has loops of its own: they are compiled for what they meet."""
+    from tablefold.data import Dataset, Numbering
     from tablefold.data.criteo import Criteo
+    from tablefold.data.encoder import Encoder
+    from tablefold.data.encoder_folder import EncoderFolder, save_encoder
+    from tablefold.data.joined import join
     from tablefold.data.preparation import Options, prepare
+    from tablefold.data.private import Private
     from tablefold.data.synthetic import Synthetic, generate
     from tablefold.data.text_hash import hash_texts
 
@@ -57,6 +62,16 @@ def _prepare(folder: Path) -> Iterator[None]:
     yield
     hash_texts(["a"])
     yield
+    log = Criteo((str(folder / "log.txt"),))
     for name, options in (("ranked", Options(permute_ids=0)), ("hashed", Options(ids="hash"))):
-        prepare(Criteo((str(folder / "log.txt"),)), folder / name, options)
+        prepare(log, folder / name, options)
         yield
+    prepare(Private(log, bytes(16)), folder / "private")
+    yield
+    dataset = Dataset(folder / "ranked")
+    save_encoder(dataset.numbered(Numbering.permuted(dataset.schema, 1)), folder / "encoder")
+    yield
+    join(dataset, EncoderFolder.read(folder / "encoder", log.dense, dataset.schema.tables))
+    yield
+    list(Encoder(folder / "encoder", log.dense, dataset.schema.tables).read(log.files[0]))
+    yield

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tablefold.data.dataset import Batch, Dataset, Part
+    from tablefold.data.numbering import Numbering
     from tablefold.data.schema import Schema
 
-__all__ = ["Batch", "Dataset", "Part", "Schema"]
+__all__ = ["Batch", "Dataset", "Numbering", "Part", "Schema"]
 
-_HOME = {"Batch": "dataset", "Dataset": "dataset", "Part": "dataset", "Schema": "schema"}
+_HOME = {"Batch": "dataset", "Dataset": "dataset", "Numbering": "numbering", "Part": "dataset", "Schema": "schema"}
 
 
 def __getattr__(name: str) -> Any:

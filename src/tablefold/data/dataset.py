@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from tablefold.data.dictionary_file import read_counts
-from tablefold.data.numbering import IdMap, Numbering
+from tablefold.data.numbering import IdMap, Numbering, digest_of_maps
 from tablefold.data.order import BLOCK_ROWS, EpochOrder
 from tablefold.data.schema import PartSchema, Schema, TableSchema
 from tablefold.data.shards import Examples, ShardLayout, read_shard
@@ -149,6 +149,11 @@ class Dataset:
         """For every id that a table has in the folder, the one that is read."""
         own = self._maps[number]
         return np.arange(self._given.tables[number].rows or 0) if own is None else own.astype(np.int64)
+
+    @property
+    def digest(self) -> str | None:
+        """Of what the ids of the folder are read as; None where they are read as they are."""
+        return None if all(each is None for each in self._maps) else digest_of_maps(self._maps)
 
     def dictionary(self, number: int) -> Path | None:
         """The dictionary of a table, whose values are in the order that they have in the folder; None without one."""

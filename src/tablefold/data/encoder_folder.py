@@ -281,11 +281,11 @@ def save_encoder(dataset: Dataset, folder: Path) -> None:
         content["private"] = source["private"]
         raw = Private(raw, read_secret(dataset.folder / SECRET_FILE))
         write_secret(raw.secret, folder / SECRET_FILE)
-    digests = []
+    digests, orders = [], dataset.numbering.old_ids if dataset.numbering else ()
     for number, table in enumerate(schema.tables if content["ids"] == IDS[0] else ()):
         path = folder / dictionary_file(number)
         path.parent.mkdir(exist_ok=True)
-        _write_dictionary(dataset, number, path)
+        _write_dictionary(dataset, number, path, orders[number] if orders else None)
         index = path.with_suffix(INDEX)
         build_index(raw, path, table, schema.first_id).save(index)
         digests.append({"values": digest_of(path), "index": digest_of(index)})
@@ -364,10 +364,9 @@ def _digests(content: JsonValue) -> tuple[str, str]:
     return content["values"].text(), content["index"].text()
 
 
-def _write_dictionary(dataset: Dataset, number: int, path: Path) -> None:
-    """The dictionary of a table in the dataset's order; where its ids came as ids these are its values."""
+def _write_dictionary(dataset: Dataset, number: int, path: Path, order: NDArray[np.int32] | None) -> None:
+    """The dictionary of a table with its old ids in a new order; where its ids came as ids these are its values."""
     original, first = dataset.dictionary(number), dataset.schema.first_id
-    order = dataset.numbering.old_ids[number] if dataset.numbering else None
     if original is None:
         table = dataset.schema.tables[number]
         ids = np.arange(table.rows or 0) if order is None else order

@@ -83,14 +83,6 @@ class Numbering:
         """Per table, the old id of every new id."""
         return tuple(None if ids is None else _inverse(ids) for ids in self.new_ids)
 
-    @property
-    def digest(self) -> str:
-        """Of all ids: equal numberings have the same."""
-        found = hashlib.blake2b(digest_size=16)
-        for ids in self.new_ids:
-            found.update(b"stay" if ids is None else np.ascontiguousarray(ids).data)
-        return found.hexdigest()
-
     def check(self, tables: Sequence[TableSchema], first_id: int) -> None:
         """Refuse tables of other sizes, and a table in which an id below `first_id`, which stands for no value, moves.
 
@@ -110,6 +102,14 @@ class Numbering:
                     f"the numbering moves an id of table {quoted(table.name)} that stands for missing or unseen "
                     f"values: ids below {first_id} keep their place"
                 )
+
+
+def digest_of_maps(maps: Sequence[IdMap | None]) -> str:
+    """Of what each id is read as; equal maps have the same."""
+    found = hashlib.blake2b(digest_size=16)
+    for ids in maps:
+        found.update(b"stay" if ids is None else np.ascontiguousarray(ids).data)
+    return found.hexdigest()
 
 
 def _permutation(ids: NDArray[Any], number: int) -> IdMap:

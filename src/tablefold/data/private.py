@@ -222,18 +222,18 @@ def _hash(keys: NDArray[np.int64], secret: NDArray[np.uint64], hashed: NDArray[n
 @compiled
 def _round(a: Any, b: Any, c: Any, d: Any) -> tuple[Any, Any, Any, Any]:
     a = a + b
-    b = _turn(b, 13) ^ a
-    a = _turn(a, 32)
+    b = _turn(b, np.uint64(13)) ^ a
+    a = _turn(a, np.uint64(32))
     c = c + d
-    d = _turn(d, 16) ^ c
+    d = _turn(d, np.uint64(16)) ^ c
     a = a + d
-    d = _turn(d, 21) ^ a
+    d = _turn(d, np.uint64(21)) ^ a
     c = c + b
-    b = _turn(b, 17) ^ c
-    c = _turn(c, 32)
+    b = _turn(b, np.uint64(17)) ^ c
+    c = _turn(c, np.uint64(32))
     return a, b, c, d
 
 
 @compiled
-def _turn(word: Any, bits: int) -> Any:
-    return word << np.uint64(bits) | word >> np.uint64(64 - bits)
+def _turn(word: Any, bits: Any) -> Any:
+    return word << bits | word >> (np.uint64(64) - bits)

@@ -219,8 +219,8 @@ def _identity(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
     for part in content["plan"]["parts"]:
         del part["why"]  # words for people
     content["train_rows"] = dataset.part("train").rows
-    if dataset.numbering is not None:
-        content["numbering"] = dataset.numbering.digest
+    if dataset.digest is not None:
+        content["numbering"] = dataset.digest
     return content
 
 
