@@ -12,10 +12,12 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"```(\w*)\n(.*?)```", flags=re.DOTALL)
 BLOCKS = BLOCK.findall(README)
-FOLD = BLOCK.findall((ROOT / "docs" / "fold.md").read_text(encoding="utf-8"))
+PAGES = [
+    block for page in ("fold", "hosts") for block in BLOCK.findall((ROOT / "docs" / f"{page}.md").read_text("utf-8"))
+]
 
 
-@pytest.mark.parametrize("code", [code for language, code in (*BLOCKS, *FOLD) if language == "python"])
+@pytest.mark.parametrize("code", [code for language, code in (*BLOCKS, *PAGES) if language == "python"])
 def test_python_runs(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})

@@ -15,6 +15,7 @@ from torch import nn
 
 from tablefold.clustering import one_thread_each
 from tablefold.folding.finding import Choice, Ids, Table, Weights, find_tables
+from tablefold.folding.host import hosts_of
 from tablefold.folding.measuring import Costs, Loss, measure
 from tablefold.formats import BF16, FP32, Format
 from tablefold.method import Method, Rung, Trained, all_methods, parse
@@ -70,6 +71,8 @@ def plan(
     if not isinstance(model, nn.Module):
         return make_plan(_fresh(method), model, budget=_bytes(budget), compression=compression)
     check_ids(ids, weights)
+    for host in hosts_of(model):
+        host.check(model)
     tables, _ = find_tables(model, weights, only, skip)
     costs = replace(find_costs(model, tables, counts, data, loss), renumbers=ids == "renumber")
     return plan_tables(tables, _bytes(budget), compression, method, weights, costs, seed)

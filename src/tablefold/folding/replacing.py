@@ -16,6 +16,7 @@ from torch import nn
 
 from tablefold.clustering import one_thread_each
 from tablefold.folding.finding import Choice, Ids, Table, TableModule, Weights, find_tables
+from tablefold.folding.host import hosts_of
 from tablefold.folding.measuring import Loss
 from tablefold.folding.outcome import FoldedTable, Report
 from tablefold.folding.planning import (
@@ -104,6 +105,9 @@ def fold(
     check_choice("fold", "weights", weights, get_args(Weights))
     check_ids(ids, weights)
     model = model if inplace else copy.deepcopy(model)
+    hosts = hosts_of(model)
+    for host in hosts:
+        host.check(model)
     tables, left = find_tables(model, weights, only, skip)
     most = parse_bytes(budget) if isinstance(budget, str) else budget
     costs = replace(find_costs(model, tables, counts, data, loss), renumbers=ids == "renumber")
@@ -122,9 +126,12 @@ def fold(
     for name, each in done.items():
         _replace(model, named[name], each, weights == "keep")
     watch({name: (named[name].weight, each.group) for name, each in done.items()})
-    notes = tuple(_notes(done, weights))
-    for note in notes[:-1]:
+    replaced = {id(named[name].weight): list(each.group.parameters()) for name, each in done.items()}
+    remarks = [note for host in hosts for note in host.mend(model, replaced)]
+    warned = list(_warnings(done))
+    for note in warned:
         warnings.warn(note, stacklevel=2)
+    notes = (*warned, *remarks, "make the optimiser after the fold: one made before holds the old tables")
     return Report(_rows(tables, plan, done), tuple(left), notes, plan, model, _numbering(tables, done, ids))
 
 
@@ -311,7 +318,7 @@ def _rows(tables: Sequence[Table], plan: Plan, done: dict[str, _Done]) -> tuple[
     return tuple(found)
 
 
-def _notes(done: dict[str, _Done], weights: Weights) -> Iterator[str]:
+def _warnings(done: dict[str, _Done]) -> Iterator[str]:
     if untrained := [name for name, each in done.items() if each.untrained]:
         yield (
             f"{', '.join(untrained[:5])}: the rows are noise, as before a training, and a fold that keeps noise leaves "
@@ -320,4 +327,3 @@ def _notes(done: dict[str, _Done], weights: Weights) -> Iterator[str]:
     far = [name for name, each in done.items() if each.judged > MUCH and not each.untrained]
     if far:
         yield f"{', '.join(far[:5])}: lost more than {MUCH:.0%} of the squared norm: tune the model, or take more bytes"
-    yield "make the optimiser after the fold: one made before holds the old tables"

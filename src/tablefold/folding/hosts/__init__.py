@@ -1,0 +1,1 @@
+"""The frameworks whose models `fold` knows, one file each; see `tablefold.folding.host`."""
