@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from tablefold.method import Method, all_methods, parse
     from tablefold.methods.chinese_remainder import ChineseRemainder
     from tablefold.methods.clustered_residual import ClusteredResidual
+    from tablefold.methods.clusters import Clusters
     from tablefold.methods.custom import Custom
     from tablefold.methods.full import Full
+    from tablefold.methods.graded import Graded
     from tablefold.methods.hash import Hash
     from tablefold.methods.hash_embeddings import HashEmbeddings
     from tablefold.methods.hot import Hot
@@ -42,11 +44,13 @@ __all__ = [
     "ChineseRemainder",
     "ClickModel",
     "ClusteredResidual",
+    "Clusters",
     "Custom",
     "Embedding",
     "EmbeddingBag",
     "EmbeddingGroup",
     "Full",
+    "Graded",
     "Hash",
     "HashEmbeddings",
     "Hot",
@@ -85,6 +89,8 @@ _HOMES = {
     "Hash": "methods.hash",
     "Method": "method",
     "ChineseRemainder": "methods.chinese_remainder",
+    "Clusters": "methods.clusters",
+    "Graded": "methods.graded",
     "Hot": "methods.hot",
     "LowRank": "methods.low_rank",
     "MixedDimensions": "methods.mixed_dimensions",

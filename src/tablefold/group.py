@@ -108,6 +108,25 @@ class EmbeddingGroup(nn.Module):
         for array, own in zip(address_map.arrays, self.arrays, strict=True):
             check_master(array, own)
 
+    def place_edges(self, edges: Mapping[str, np.ndarray[Any, Any]]) -> None:
+        """Set the edges that a clustering has found, by their names; the others stay.
+
+        Raises:
+            ValueError: for edges that are not as many as there are, or do not rise within the ids.
+        """
+        for each, first in starts_of(self.address_map.edges).items():
+            if not isinstance(each, FoundEdges) or each.name not in edges:
+                continue
+            found = np.asarray(edges[each.name], dtype=np.int64)
+            if not each.takes(found):
+                raise ValueError(
+                    f"edges {each.name!r} must be {len(each.firsts)} that rise from 1 to {each.rows - 1} at most; got "
+                    f"{len(found)}"
+                )
+            assert self.edges is not None
+            if not self.edges.is_meta:
+                self.edges[first : first + len(found)] = torch.from_numpy(found).to(self.edges)
+
     def forward(self, ids: Int[Tensor, "batch tables"]) -> Float[Tensor, "batch features dim"]:
         """The vectors of a batch, `[batch, features, dim]`."""
         arrays = self.arrays

@@ -100,6 +100,23 @@ class Kept:
     order: NDArray[np.int64] | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """What a method makes of a trained table: its own size for it, and the order of the ids that this needs.
+
+    Args:
+        method: for this table alone.
+        format: of its rows.
+        order: old ids in their new order, int64 `[rows]`.
+        edges: what the method's boundaries are in that order, by their names.
+    """
+
+    method: Method
+    format: Format
+    order: NDArray[np.int64]
+    edges: Mapping[str, NDArray[np.int64]]
+
+
 @dataclass(frozen=True)
 class Method(ABC):
     """How tables are represented in memory: a frozen, hashable, printable spec.
@@ -112,6 +129,8 @@ class Method(ABC):
     """The word for it in spec strings."""
     summary: ClassVar[str]
     """One line: what it does and when to use it."""
+    few_bits: ClassVar[Format | None] = None
+    """The format in which it is best under a budget that full tables do not meet; the planner's choice without one."""
     size_options: ClassVar[tuple[str, ...]] = ()
     """The options that set the size, of which one is given; a plan sets the first and clears the others."""
 
@@ -171,6 +190,56 @@ class Method(ABC):
     def num_bytes(self, tables: Sequence[TableSpec]) -> int:
         """Bytes that `build(tables)` will hold: learnable floats (float32), lookup arrays and edges."""
         return self.num_parameters(tables) * FLOAT_BYTES + index_bytes(self.address_map(tables))
+
+    def requests(self, compression: float, is_open: bool) -> tuple[Method, ...]:
+        """The methods that this stands for, the one first that is taken without data; itself, but for `auto`.
+
+        Args:
+            compression: full bytes / embedding bytes to reach.
+            is_open: whether a table has an open vocabulary.
+        """
+        return (self,)
+
+    @property
+    def learns(self) -> bool:
+        """Whether it is made from trained tables: training it trains twice."""
+        return False
+
+    def learn(self, tables: Sequence[Trained], budget: int, first_id: int, seed: int = 0) -> Sequence[Learned]:
+        """What it makes of trained tables in so many bytes.
+
+        Args:
+            tables: trained; the weight of a row is how often its id is read.
+            budget: bytes that they may take together.
+            first_id: ids below it stand for no value: they stay first, and share with no other.
+            seed: of what is drawn.
+
+        Raises:
+            ValueError: for a budget below the smallest.
+        """
+        raise NotImplementedError  # only reached by a method that learns
+
+    def pointer_bytes(self, tables: Sequence[TableSpec]) -> int:
+        """Bytes that this would take beside, if the numbering of the ids could not carry what it says of them."""
+        return 0
+
+    @property
+    def takes_counts(self) -> bool:
+        """Whether how often ids are read changes what it is built as."""
+        return type(self).by_counts is not Method.by_counts
+
+    def by_counts(self, table: TableSpec, counts: NDArray[np.integer], size: int) -> Method | None:
+        """This method at a size for one table, whose ids were counted and are numbered by falling frequency.
+
+        Args:
+            table: it.
+            counts: how often each of its ids is read, `[rows]`, falling.
+            size: as for `sized`; one size makes tables of equal counts equally wide.
+
+        Returns:
+            None, as most methods do, where counts change nothing.
+        """
+        return None
 
     def sized(self, size: int) -> Self:
         """This method at a value of its first size option."""

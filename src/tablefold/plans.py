@@ -14,16 +14,18 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from tablefold.fields import settle_fields
 from tablefold.formats import BF16, FORMATS, FP32, INT2, INT4, INT8, Format, find_format
-from tablefold.group import EmbeddingGroup
+from tablefold.group import EmbeddingGroup, index_bytes
 from tablefold.json_files import JsonValue
 from tablefold.method import Method, all_methods, parse
 from tablefold.methods.full import Full
@@ -44,6 +46,9 @@ SMALL_SHARE = 16
 INT4_UP_TO = 64
 """Compression up to which methods that share rows do best in int4, and beyond which in int2."""
 
+Counts = Mapping[str, NDArray[np.integer]]
+"""How often each id of a table is read, `[rows]`, by the table's name."""
+
 _WIDEST_FIRST: tuple[Format, ...] = (FP32, BF16, INT8, INT4, INT2)
 
 
@@ -55,7 +60,7 @@ class Bytes:
         embedding: what reading them takes: memory in its formats, projections, edges and lookup arrays. A budget bounds
             this figure, and compression is the full tables' bytes over it.
         with_pointers: the same where the ids' numbering cannot carry what a table knows of its ids, so that it has to
-            be stored. No method leaves that to a numbering yet: the two are equal.
+            be stored.
         training: what learning them takes beside the gradients of a batch: the float32 master of every weight, lookup
             arrays, and what the optimiser remembers of every weight.
         artefact: what scoring raw values takes: the embeddings, the network, what was asked, and the dictionaries. None
@@ -124,6 +129,8 @@ class Plan:
     Args:
         tables: in the order of the group's columns.
         parts: every table is in one of them. Memory is laid out in their order.
+        edges: where the boundaries that a method has learned begin, by their names. They are state, saved with the
+            weights; a plan that is read back has none.
 
     Raises:
         ValueError: where a table is in no part, or in two.
@@ -139,6 +146,7 @@ class Plan:
 
     tables: tuple[TableSpec, ...]
     parts: tuple[Part, ...]
+    edges: Mapping[str, NDArray[np.int64]] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check_tables(self.tables)
@@ -166,7 +174,7 @@ class Plan:
                 "a method that computes after the gather goes with tables of one vector for an id, and with no other "
                 "method like it: give it all tables that are not full"
             )
-        return EmbeddingGroup(
+        group = EmbeddingGroup(
             address_map,
             seed=seed,
             device=device,
@@ -174,6 +182,8 @@ class Plan:
             transform=computing[0] if computing else None,
             spec=str(self.method),
         )
+        group.place_edges(self.edges)
+        return group
 
     @property
     def method(self) -> Method:
@@ -188,10 +198,16 @@ class Plan:
     @cached_property
     def num_bytes(self) -> int:
         """Bytes that the group holds once it is frozen."""
-        beside = (  # lookup arrays, and what a transform learns
-            part.method.num_bytes(part.tables) - part.method.address_map(part.tables).num_bytes for part in self.parts
-        )
-        return self.address_map().num_bytes + sum(beside)
+        joined, transforms = self.address_map(), 0
+        for part in self.parts:
+            own = part.method.address_map(part.tables)
+            transforms += part.method.num_bytes(part.tables) - own.num_bytes - index_bytes(own)
+        return joined.num_bytes + index_bytes(joined) + transforms
+
+    @property
+    def pointer_bytes(self) -> int:
+        """What the numbering of the ids carries, and pointers would take that had to be stored."""
+        return sum(part.method.pointer_bytes(part.tables) for part in self.parts)
 
     @property
     def full_bytes(self) -> int | None:
@@ -208,7 +224,7 @@ class Plan:
         floats = sum(part.method.num_parameters(part.tables) for part in self.parts)
         beside = sum(part.method.num_bytes(part.tables) for part in self.parts) - floats * FLOAT_BYTES
         training = beside + math.ceil(floats * FLOAT_BYTES * (1 + state_floats))
-        return Bytes(self.num_bytes, self.num_bytes, training)
+        return Bytes(self.num_bytes, self.num_bytes + self.pointer_bytes, training)
 
     def rows(self) -> list[Row]:
         """What it says of each table, in order."""
@@ -363,6 +379,7 @@ def make_plan(
     compression: float | None = None,
     storage: str | None = None,
     threshold: int | None = None,
+    counts: Counts | None = None,
 ) -> Plan:
     """Plan tables: the method that is asked for at the largest size that fits, small tables full, all in a good format.
 
@@ -376,9 +393,12 @@ def make_plan(
         storage: a wish: the format of all memory. The planner's choice unless given.
         threshold: a wish: the tables with at most so many rows stay full, and no others. The planner's choice under a
             budget unless given.
+        counts: how often each id of a table is read, by the table's name. Methods that grade ids by frequency take
+            these; ids must be numbered by falling counts. Without, they take what is usual.
 
     Raises:
-        ValueError: for a wish that cannot be; where nothing fits, with the smallest possible and what would fit.
+        ValueError: for a wish that cannot be, or counts that do not fit the tables; where nothing fits, with the
+            smallest possible and what would fit.
 
     >>> from tablefold import TableSpec, make_plan
     >>> for row in make_plan("qr", [TableSpec("user", 1_000_000, 16), TableSpec("day", 7, 16)], compression=50).rows():
@@ -389,20 +409,43 @@ def make_plan(
     if not isinstance(request, (str, Method)):
         raise ValueError(f"request={quoted(request)} must be a spec string or a method")  # noqa: TRY004  (the user's)
     method = parse(request) if isinstance(request, str) else request
-    return _Planner(method, check_tables(tables), Wishes(budget, compression, storage, threshold)).plan()
+    tables, wishes = check_tables(tables), Wishes(budget, compression, storage, threshold)
+    return _Planner(requests(method, tables, wishes)[0], tables, wishes, _check_counts(tables, counts or {})).plan()
+
+
+def requests(method: Method, tables: Sequence[TableSpec], wishes: Wishes) -> tuple[Method, ...]:
+    """The methods that one stands for under wishes: itself, but for `auto`; first the one that needs no data."""
+    is_open = any(table.rows is None for table in tables)
+    bound = wishes.num_bytes(tables)
+    ratio = 1.0 if bound is None or is_open else full_bytes(tables) / max(1, bound)
+    return method.requests(ratio, is_open)
+
+
+def _check_counts(tables: Sequence[TableSpec], counts: Counts) -> Counts:
+    """The counts of these tables, made to fall: what stands before all others, as absent values do, is read often
+    enough. `ValueError` where they do not fit."""
+    known = {table.name: table for table in tables}
+    for name, own in counts.items():
+        if name not in known:
+            raise ValueError(f"counts of {quoted(name)}: no table of that name; tables: {', '.join(known)}")
+        if own.ndim != 1 or len(own) != known[name].rows:
+            raise ValueError(f"counts of table {name!r} are {list(own.shape)}: they must be [{known[name].rows}]")
+    return {name: np.maximum.accumulate(own[::-1])[::-1] for name, own in counts.items()}
 
 
 class _Planner:
     """Finds the plan of one method for tables under wishes."""
 
-    def __init__(self, method: Method, tables: tuple[TableSpec, ...], wishes: Wishes) -> None:
-        self.method, self.tables, self.wishes = method, tables, wishes
+    def __init__(
+        self, method: Method, tables: tuple[TableSpec, ...], wishes: Wishes, counts: Counts | None = None
+    ) -> None:
+        self.method, self.tables, self.wishes, self.counts = method, tables, wishes, counts or {}
         self.budget = wishes.num_bytes(tables)
 
     def plan(self) -> Plan:
         """The plan; `ValueError` where there is none."""
         if self.budget is None:
-            plan = self.parts(self.method, self.wishes.format or FP32, self.below_threshold(), "as asked")
+            plan = self.parts(None, self.wishes.format or FP32, self.below_threshold(), "as asked")
             _ = plan.num_bytes  # which refuses a method that has no size, or does not fit the tables
             return plan
         size = f"the largest in {show_bytes(self.budget)}" if self.method.size_options else "as asked"
@@ -421,9 +464,13 @@ class _Planner:
         if not self.method.size_options:
             return widest
         full = None if any(table.rows is None for table in self.tables) else full_bytes(self.tables)
+        few = self.method.few_bits
         wide = [] if full is None else [each for each in (FP32, BF16, INT8) if _as_full(each, self.tables) <= budget]
+        best: tuple[Format, str]
         if wide:
             best = (wide[0], f"in the format in which full tables fit, {wide[0].name}")
+        elif few is not None:
+            best = (few, f"in {few.name}, its best")
         elif full is None or full <= INT4_UP_TO * budget:
             best = (INT4, f"in int4, best up to {INT4_UP_TO}x")
         else:
@@ -453,17 +500,17 @@ class _Planner:
         kept = self.below_threshold() if kept is None else kept
         folded = self.folded(kept)
         if not folded or not self.method.size_options:
-            return self.parts(self.method, within, kept)
-        return self.parts(self.method.sized(self.method.size_range(folded)[0]), within, kept)
+            return self.parts(None, within, kept)
+        return self.parts(self.method.size_range(folded)[0], within, kept)
 
     def largest(self, within: Format, kept: Sequence[TableSpec], why: str, budget: int) -> Plan:
         """The plan with the method at the largest size that fits; the smallest does."""
         folded = self.folded(kept)
         if not folded or not self.method.size_options:
-            return self.parts(self.method, within, kept, why)
+            return self.parts(None, within, kept, why)
 
         def sized(size: int) -> Plan:
-            return self.parts(self.method.sized(size), within, kept, why)
+            return self.parts(size, within, kept, why)
 
         low, high = self.method.size_range(folded)
         return sized(largest(low, high, lambda size: sized(size).num_bytes <= budget))
@@ -473,15 +520,32 @@ class _Planner:
         full = set(kept)
         return tuple(table for table in self.tables if table not in full)
 
-    def parts(self, method: Method, within: Format, kept: Sequence[TableSpec], why: str = "") -> Plan:
-        """The plan that keeps some tables full and gives the others to a method; alike parts are one."""
+    def parts(self, size: int | None, within: Format, kept: Sequence[TableSpec], why: str = "") -> Plan:
+        """The plan that keeps some tables full and gives the others to the method at a size, or as it is; alike parts
+        are one."""
         exact, folded = self.wishes.format or FP32, self.folded(kept)
         full = Part(self.folded(folded), Full(), exact, self.why_full())
         if not folded:
             return Plan(self.tables, (full,))
-        if not kept or (method, within) == (full.method, full.format):
-            return Plan(self.tables, (Part(self.tables, method, within, why),))
-        return Plan(self.tables, (Part(folded, method, within, why), full))
+        if not kept or (size is None and (self.method, within) == (full.method, full.format)):
+            return Plan(self.tables, tuple(self.folds(size, within, self.tables, why)))
+        return Plan(self.tables, (*self.folds(size, within, folded, why), full))
+
+    def folds(self, size: int | None, within: Format, tables: Sequence[TableSpec], why: str) -> Iterator[Part]:
+        """The parts of the method: tables whose counts it takes have one each."""
+        if size is None:
+            yield Part(tuple(tables), self.method, within, why)
+            return
+        own = {
+            table: self.method.by_counts(table, self.counts[table.name], size)
+            for table in tables
+            if table.name in self.counts
+        }
+        if others := tuple(table for table in tables if own.get(table) is None):
+            yield Part(others, self.method.sized(size), within, why)
+        for table, method in own.items():
+            if method is not None:
+                yield Part((table,), method, within, why)
 
     def why_full(self) -> str:
         """Why tables stay full."""

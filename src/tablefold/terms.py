@@ -31,14 +31,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tablefold.formats import FP32, Format
+from tablefold.formats import FP32, INT4, Format
 from tablefold.hashing import HASH_VERSION
 from tablefold.partitions import Edges, Lookup, Partition
 from tablefold.starts import Start
 from tablefold.tables import MAX_ROWS, TableSpec
 
 Combine = Literal["add", "mul"]
-Role = Literal["rows", "weights", "projections"]
+Role = Literal["rows", "shared", "weights", "projections"]
 
 MAX_FLOATS = 1 << 62
 """No memory has more: addresses are computed in signed 64-bit integers and must not overflow."""
@@ -52,8 +52,8 @@ class Region:
         rows: how many.
         width: floats of a row. Terms read whole rows: every address is a multiple of it.
         start: how they begin.
-        role: what they are, for optimisers: `rows` of vectors, `weights` that multiply what others read, or
-            `projections` of narrow rows.
+        role: what they are, for optimisers: `rows` of vectors, `shared` rows that many ids read beside rows of their
+            own, `weights` that multiply what others read, or `projections` of narrow rows.
         format: in how many bits they are kept and read.
     """
 
@@ -405,8 +405,10 @@ class AddressMap:
         return AddressMap(tuple(self.tables[column] for column in columns), terms, regions)
 
     def in_format(self, kept: Format) -> AddressMap:
-        """The same addresses, with the rows of vectors kept in a format."""
-        regions = [replace(region, format=kept) if region.role == "rows" else region for region in self.regions]
+        """The same addresses, with the rows of vectors kept in a format: shared ones in no fewer bits than int4 has,
+        for what many ids read is worth them."""
+        formats = {"rows": kept, "shared": kept if kept.num_bytes(1 << 20) > INT4.num_bytes(1 << 20) else INT4}
+        regions = [replace(region, format=formats.get(region.role, region.format)) for region in self.regions]
         return replace(self, regions=tuple(regions))
 
     @cached_property

@@ -15,8 +15,8 @@ from raw_logs import criteo_lines
 from tablefold.cli import main
 from tablefold.data.criteo import Criteo
 from tablefold.data.preparation import Options, prepare
+from tablefold.train import load_run, train_run
 from tablefold.train.config import Config
-from tablefold.train.run import load_run, train_run
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 STRANGER = Path(__file__).parents[2] / "examples" / "onnx_scores.py"

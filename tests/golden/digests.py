@@ -17,7 +17,7 @@ from tablefold.data import Dataset
 from tablefold.data.schema import PARTS, PartSchema, Schema, TableSchema
 from tablefold.data.shards import Examples, shard_name, write_shard
 
-LATER = {"clustered_residual", "hot", "low_rank", "mixed_dimensions", "residual"}
+LATER = {"auto", "clustered_residual", "clusters", "graded", "hot", "low_rank", "mixed_dimensions", "residual"}
 """Methods that release 0.1 did not have."""
 
 LOOKUP = Path(__file__).parent / "lookup" / "small"

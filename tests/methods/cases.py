@@ -87,5 +87,10 @@ CASES = [
     Case("robe:block=1,floats=999", 999, (923, 688, 920, 103, 880, 85, 96, 987)),
     Case("clustered_residual:rows=50", (50 + 50 + 20) * 8, (400,)),
     Case("clustered_residual:rows=30,stages=1,codebook=32", (30 + 32 + 30 + 32 + 20) * 8, (496, 776)),
+    Case("graded:stops=100x400,widths=8x2x0,growth=2", 24 * 8 + 1416 + 1250 + 160, (1544, 1624, -1, -1)),
+    Case("graded:scale=2000", 58 * 8 + 1146 + 888 + 20 * 8, (1442, 1574, -1, -1, -1)),
+    Case("clusters:rows=30", (30 + 30 + 20) * 8, (240,)),
+    Case("clusters:rows=30,stored=true", (30 + 30 + 20) * 8, (240,)),
+    Case("clusters:stops=64x300,clusters=64x16x4,widths=8x2x0", 2 * 84 * 8 + 2 * 488 + 160, (1200, -1, -1, -1)),
     Case("residual:stages=2,rows=32", (2 * 32 + 2 * 32 + 20) * 8, (552, 768)),
 ]

@@ -22,8 +22,8 @@ from tablefold.data.criteo import Criteo
 from tablefold.data.preparation import Options, prepare
 from tablefold.data.table import Columns, Table
 from tablefold.serving.prediction import predict_file
+from tablefold.train import load_run, train_run
 from tablefold.train.config import Config
-from tablefold.train.run import load_run, train_run
 
 ROWS = 420  # 360 train, 30 test, 30 validation
 TEST = slice(360, 390)

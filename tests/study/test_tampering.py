@@ -14,8 +14,8 @@ from tablefold.study.figures import charts
 from tablefold.study.findings import headline, warnings
 from tablefold.study.loading import load_runs, load_study
 from tablefold.study.results import slices, summarise
+from tablefold.train import train_run
 from tablefold.train.config import Config
-from tablefold.train.run import train_run
 
 WRONG = ([], {"x": {"y": 1}}, "/etc/passwd", None, True, -1, 10**30, "\ud800")
 FREE = ("title", "about", "error", "commit", "name", "sha256", "size", "cpu", "system", "device", "python", "torch")

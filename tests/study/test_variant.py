@@ -10,8 +10,8 @@ from tablefold.data.permutation import permute_ids
 from tablefold.data.preparation import Options, prepare
 from tablefold.serving.scorer import Scorer
 from tablefold.study.variant import Variant
+from tablefold.train import load_run, train_run
 from tablefold.train.config import Config
-from tablefold.train.run import load_run, train_run
 
 
 def columns(dataset, part="train"):

@@ -10,9 +10,9 @@ import time
 
 import pytest
 
+from tablefold.train import train_run
 from tablefold.train.config import Config
 from tablefold.train.progress import Listener
-from tablefold.train.run import train_run
 
 TIMES = {"seconds", "samples_per_second", "total_seconds", "peak_rss_bytes"}
 

@@ -16,9 +16,9 @@ from tablefold.data.numbering import Numbering
 from tablefold.data.preparation import Options, prepare
 from tablefold.serving.prediction import predict_file
 from tablefold.serving.scorer import Scorer
+from tablefold.train import load_run, train_run
 from tablefold.train.config import Config
 from tablefold.train.progress import Listener
-from tablefold.train.run import load_run, train_run
 
 
 class KilledError(Exception):

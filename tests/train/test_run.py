@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from prepared import write_dataset
 from tablefold import all_methods, full_bytes
 from tablefold.json_files import load_json
+from tablefold.train import load_run, train_run
 from tablefold.train.config import Config
 from tablefold.train.recipe import Recipe
-from tablefold.train.run import load_run, train_run
 
 SIZES = {"top_mlp": [16], "bottom_mlp": [16]}
 

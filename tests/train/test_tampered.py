@@ -10,10 +10,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from tablefold.train import checkpoint
+from tablefold.train import checkpoint, load_run, train_run
 from tablefold.train.config import Config
 from tablefold.train.progress import Listener
-from tablefold.train.run import load_run, train_run
 
 SIZES = {"top_mlp": [8], "bottom_mlp": [8]}
 STORAGES = {"fp32": "robe:block=4", "int8": "hash"}

@@ -10,9 +10,9 @@ import time
 import pytest
 
 from tablefold.cli import main
+from tablefold.train import train_run
 from tablefold.train.config import Config
 from tablefold.train.progress import Listener
-from tablefold.train.run import train_run
 
 SIZES = ["--dim", "4", "--bottom-mlp", "8", "--top-mlp", "8", "--batch-size", "500", "--eval-every", "5"]
 

@@ -11,7 +11,7 @@ from argparse import ArgumentParser, Namespace
 from typing import Any
 
 from tablefold.cli.options import add_device_option, add_method_options, add_model_options, model_options
-from tablefold.cli.values import number, positive, seed, show_bytes
+from tablefold.cli.values import byte_size, number, positive, seed, show_bytes
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -25,6 +25,15 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--optimizer", default="amsgrad", help="adagrad, amsgrad, sgd or rowwise_adagrad (default: amsgrad)"
     )
     group.add_argument("--lr", type=number(0, above=True), help="learning rate (default: torch's for the optimizer)")
+    group.add_argument(
+        "--lr-decay", choices=("linear", "cosine"), help="let the learning rate fall to 0 (default: it stays)"
+    )
+    group.add_argument(
+        "--training-memory",
+        type=byte_size,
+        metavar="BYTES",
+        help="what embeddings may take in the first training of methods that train twice, such as 4GB",
+    )
     group.add_argument("--batch-size", type=positive, default=128, help="rows of a batch (default: 128)")
     group.add_argument("--epochs", type=positive, default=1, help="passes over the training part (default: 1)")
     group.add_argument(

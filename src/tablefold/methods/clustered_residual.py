@@ -17,7 +17,8 @@ from tablefold.clustering import cluster
 from tablefold.formats import FP32, INT4, Format
 from tablefold.formats.fitting import fitted
 from tablefold.method import Kept, Method, Rung, Trained
-from tablefold.methods.residual import Residual, roots_of
+from tablefold.methods.metric import roots
+from tablefold.methods.residual import Residual
 from tablefold.methods.sizing import MOST_PARTS, most_rows
 from tablefold.partitions import found_intervals, identity, narrowest_integer, pointers
 from tablefold.spec import SHOWN
@@ -158,7 +159,7 @@ class _Found:
 
 
 def _found(trained: Trained, count: int, kept: Format, seed: int, iterations: int) -> _Found:
-    root, inverse = roots_of(trained.metric)
+    root, inverse = roots(trained.metric)
     turned = trained.values if root is None else trained.values @ root
     found = cluster(turned, count, weights=trained.weights, seed=seed, iterations=iterations)
     apart = (turned - found.centroids[torch.from_numpy(found.of).long()]).square().sum(dim=1).double().numpy()

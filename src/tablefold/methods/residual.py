@@ -16,6 +16,7 @@ from tablefold.clustering import cluster, nearest
 from tablefold.formats import FP32, INT4, INT8, Format
 from tablefold.formats.fitting import fitted
 from tablefold.method import Kept, Method, Rung, Trained
+from tablefold.methods.metric import roots
 from tablefold.methods.sizing import MOST_PARTS
 from tablefold.partitions import identity, narrowest_integer, pointers
 from tablefold.spec import SHOWN
@@ -157,7 +158,7 @@ class _Search:
 
     def __init__(self, trained: Trained, kept: Format, rows: int, seed: int) -> None:
         self.trained, self.kept, self.rows, self.seed = trained, kept, rows, seed
-        self.root, self.inverse = roots_of(trained.metric)
+        self.root, self.inverse = roots(trained.metric)
         self.left = self._turned(trained.values).clone()
         self.weights = torch.from_numpy(trained.weights)
         self.of: list[NDArray[np.int64]] = []
@@ -228,13 +229,3 @@ class _Search:
         rows = turned if self.inverse is None else turned @ self.inverse
         self.masters[stage] = fitted(rows, self.kept)
         self.turned[stage] = self._turned(self.kept.read(self.masters[stage]))
-
-
-def roots_of(metric: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    """The symmetric square root of a metric and its inverse; directions that cost nothing count a thousandth of the
-    dearest, so that there is one."""
-    if metric is None:
-        return None, None
-    values, vectors = torch.linalg.eigh(metric.double())
-    values = values.clamp(min=float(values.max()) * 1e-3).sqrt()
-    return (vectors * values @ vectors.T).float(), (vectors / values @ vectors.T).float()

@@ -21,7 +21,8 @@ from tablefold.json_files import JsonValue, load_json, show_json
 from tablefold.processes import die_with
 from tablefold.study.request import Request, fingerprint
 from tablefold.train.progress import Listener, Progress
-from tablefold.train.run import JOURNAL, train_run
+from tablefold.train.run import JOURNAL
+from tablefold.train.training import train_run
 
 DONE, FAILED, IMPOSSIBLE = "done", "failed", "impossible"
 _CURVE = ("step", "examples", "seconds", "auc", "logloss")

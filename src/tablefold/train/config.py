@@ -8,9 +8,9 @@ from typing import Any
 
 from tablefold.fields import settle_fields
 from tablefold.json_files import JsonValue
-from tablefold.method import parse
+from tablefold.method import Method, parse
 from tablefold.models import check_options, find_model
-from tablefold.plans import Plan, Wishes, make_plan
+from tablefold.plans import Plan, Wishes, make_plan, requests
 from tablefold.quoting import quoted
 from tablefold.tables import TableSpec
 from tablefold.train.loop import check_device
@@ -39,6 +39,9 @@ class Config:
         model_options: the model's sizes; what is left out keeps its default.
         optimizer: "adagrad", "amsgrad", "sgd" or "rowwise_adagrad".
         lr: learning rate; None takes torch's default.
+        lr_decay: how the rate falls to 0 over the epochs: "linear" or "cosine"; None keeps it.
+        training_memory: bytes that the embeddings of a first training may take with what the optimiser remembers, for
+            methods that are made from trained tables; None does not bound them.
         batch_size: rows of a batch.
         epochs: passes over the training part.
         seed: of addresses, start values and the order of rows.
@@ -64,6 +67,8 @@ class Config:
     model_options: dict[str, Any] = field(default_factory=dict)
     optimizer: str = "amsgrad"
     lr: float | None = None
+    lr_decay: str | None = None
+    training_memory: int | None = None
     batch_size: int = 128
     epochs: int = 1
     seed: int = 0
@@ -86,11 +91,17 @@ class Config:
             value = getattr(self, name)
             if not least <= value <= most:
                 raise ValueError(f"{name}={quoted(value)} must be at least {least} and at most {most:,}")
+        if self.training_memory is not None and self.training_memory < 1:
+            raise ValueError(f"training_memory={self.training_memory} must be at least 1 byte")
         self.schedule()  # refuses numbers and targets that cannot be
 
     def plan(self, tables: Sequence[TableSpec]) -> Plan:
         """What every table of the model's group gets, for the data's tables; errors as `tablefold.make_plan`."""
         return make_plan(self.method, find_model(self.model).tables_for(tables), **asdict(self.wishes))
+
+    def requests(self, tables: Sequence[TableSpec]) -> tuple[Method, ...]:
+        """The methods that are tried for what is asked: one, but for `auto`."""
+        return requests(parse(self.method), tables, self.wishes)
 
     @property
     def wishes(self) -> Wishes:
@@ -107,6 +118,7 @@ class Config:
             eval_every=self.eval_every,
             until=until,
             patience=self.patience,
+            lr_decay=self.lr_decay,
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -70,6 +70,7 @@ class Trainer:
         model.group.sparse = model.group.sparse or "auto"  # all of our optimisers take both forms
         self._forward: Forward = compiled(self.model) if compile else self.model
         self.optimizer = build_optimizer(optimizer, model.parameters(), lr)
+        self._rates = [group["lr"] for group in self.optimizer.param_groups]
         self.listeners = tuple(listeners)
         self.progress = Progress()
         self.recent_losses: list[float] = []  # since the last record
@@ -89,12 +90,12 @@ class Trainer:
         """
         self._check(train, schedule, validation)
         progress = self.progress
+        steps = schedule.epochs * train.num_batches(self.world.share(schedule.batch_size), self.world.size)
         for listener in self.listeners:
-            steps = train.num_batches(self.world.share(schedule.batch_size), self.world.size)
-            listener.on_start(progress, schedule.epochs * steps)
+            listener.on_start(progress, steps)
         try:
             while progress.epoch < schedule.epochs and not progress.finished:
-                self._epoch(train, schedule, validation)
+                self._epoch(train, schedule, validation, steps)
             if self.best_state is not None:
                 self.model.load_state_dict(self.best_state)
         finally:
@@ -147,8 +148,8 @@ class Trainer:
         if schedule.needs_validation and not (validation and validation.rows):
             raise ValueError(f"{schedule.needs_validation} needs a validation part with rows")
 
-    def _epoch(self, train: Part, schedule: Schedule, validation: Part | None) -> None:
-        """The rest of the current epoch, or up to the target."""
+    def _epoch(self, train: Part, schedule: Schedule, validation: Part | None, steps: int) -> None:
+        """The rest of the current epoch, or up to the target; there are so many steps in all epochs."""
         progress = self.progress
         batches = train.batches(
             self.world.share(schedule.batch_size),
@@ -160,6 +161,8 @@ class Trainer:
         )
         began = time.perf_counter()
         for batch in batches:
+            for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+                group["lr"] = rate * schedule.rate(progress.step, steps)
             loss = self.step(batch)
             progress.count(len(batch.label) * self.world.size, time.perf_counter() - began)
             self._tell_step(loss, schedule)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tablefold.fields import settle_fields
+from tablefold.quoting import quoted
 from tablefold.train.target import Target
 
 
@@ -23,9 +24,10 @@ class Schedule:
         patience: stop after so many evaluations in a row that did not lower the best validation log loss; the
             weights of the best one are kept. None trains on to the end and keeps the last ones.
         log_every: steps between records of the training loss.
+        lr_decay: how the learning rate falls to 0 over all steps: "linear" or "cosine"; None keeps it.
 
     Raises:
-        ValueError: for a number that must be a positive integer and is not.
+        ValueError: for a number that must be a positive integer and is not, or an unknown decay.
     """
 
     epochs: int = 1
@@ -35,6 +37,7 @@ class Schedule:
     until: Target | None = None
     patience: int | None = None
     log_every: int = 100
+    lr_decay: str | None = None
 
     def __post_init__(self) -> None:
         settle_fields(self)
@@ -42,6 +45,19 @@ class Schedule:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
+        if self.lr_decay not in (None, "linear", "cosine"):
+            raise ValueError(f"lr_decay={quoted(self.lr_decay)} must be linear or cosine")
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of a step, as a share of the first one's.
+
+        >>> Schedule(lr_decay="linear").rate(75, 100), Schedule(lr_decay="cosine").rate(50, 100)
+        (0.25, 0.5)
+        """
+        left = 1 - min(step, steps - 1) / max(1, steps)
+        if self.lr_decay is None:
+            return 1.0
+        return left if self.lr_decay == "linear" else round((1 - math.cos(math.pi * left)) / 2, 12)
 
     @property
     def needs_validation(self) -> str | None:

@@ -55,13 +55,14 @@ class Recipe:
         object.__setattr__(self, "columns", columns)
 
     @classmethod
-    def of(cls, config: Config, schema: Schema) -> Recipe:
-        """The recipe for a config on data with this schema.
+    def of(cls, config: Config, schema: Schema, plan: Plan | None = None) -> Recipe:
+        """The recipe for a config on data with this schema; the plan is what the config asks for unless given.
 
         Raises:
             ValueError: where the method or its budget do not fit the tables.
         """
-        return cls(config, config.plan(schema.table_specs(config.dim)), schema.dense, schema.id_columns)
+        tables = schema.table_specs(config.dim)
+        return cls(config, plan or config.plan(tables), schema.dense, schema.id_columns)
 
     @property
     def tables(self) -> tuple[TableSpec, ...]:

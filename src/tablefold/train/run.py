@@ -28,7 +28,7 @@ from tablefold.formats.pages import in_large_pages
 from tablefold.json_files import load_json, write_json
 from tablefold.locks import locked
 from tablefold.models import Network
-from tablefold.plans import Bytes
+from tablefold.plans import Bytes, Plan
 from tablefold.quoting import one_line
 from tablefold.train.checkpoint import Checkpoints
 from tablefold.train.config import Config
@@ -111,15 +111,16 @@ class Run:
         return Trainer(self.model, device=device, precision=precision)
 
 
-def train_run(
+def train_once(
     config: Config,
     out: str | Path,
     listeners: Sequence[Listener] = (),
     *,
     checkpoint_every: int | None = None,
     dataset: Dataset | None = None,
+    plan: Plan | None = None,
 ) -> dict[str, Any]:
-    """Train as `config` says and leave the folder `out`; gives what `result.json` holds.
+    """Train one model as `config` says and leave the folder `out`; gives what `result.json` holds.
 
     Where `out`.checkpoints holds checkpoints of the same training it goes on from the newest, and ends with the same
     weights and figures as if it had never stopped. Started by torch's launcher in several processes, these train
@@ -131,6 +132,7 @@ def train_run(
         listeners: told how it goes.
         checkpoint_every: steps between checkpoints; None writes none.
         dataset: a view of `config.data`: its ids in another order, which the run keeps as its own, or fewer rows.
+        plan: what every table gets; as `config` asks unless given.
 
     Raises:
         ValueError: for a config that does not fit the data, a taken `out`, one that another process is writing, or a
@@ -140,10 +142,10 @@ def train_run(
     out = Path(out)
     world = World.join(choose_device(config.device))
     if not world.leads:  # the first process writes
-        return _train(config, out, listeners, world, None, dataset)
+        return _train(config, out, listeners, world, None, dataset, plan)
     with locked(out):
-        _check_writable(out)
-        return _train(config, out, listeners, world, checkpoint_every, dataset)
+        check_writable(out)
+        return _train(config, out, listeners, world, checkpoint_every, dataset, plan)
 
 
 def _train(
@@ -153,11 +155,12 @@ def _train(
     world: World,
     checkpoint_every: int | None,
     dataset: Dataset | None,
+    plan: Plan | None,
 ) -> dict[str, Any]:
-    """What this process of `train_run` does once it may write."""
+    """What this process of `train_once` does once it may write."""
     began = time.perf_counter()
     dataset = dataset or Dataset(config.data)
-    recipe = Recipe.of(config, dataset.schema)
+    recipe = Recipe.of(config, dataset.schema, plan)
     check_encoder(dataset)
     train, journal = dataset.part("train"), Journal()
     checkpoints = Checkpoints(out, _identity(recipe, dataset), checkpoint_every)
@@ -224,8 +227,8 @@ def _identity(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
     return content
 
 
-def _check_writable(out: Path) -> None:
-    """Find out before training, not after, that the run cannot be written."""
+def check_writable(out: Path) -> None:
+    """Find out before training, not after, that the run cannot be written; `ValueError` for a taken `out`."""
     check_free(out)
     parent = out.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
@@ -287,7 +290,8 @@ def _figures(test: Metrics, schema: Schema) -> dict[str, Any]:
 def _sizes(recipe: Recipe, trainer: Trainer) -> dict[str, Any]:
     model, full = trainer.model, recipe.plan.full_bytes
     embedding_bytes = model.group.num_bytes
-    figures = Bytes(embedding_bytes, embedding_bytes, training_bytes(model.group, trainer.optimizer))
+    with_pointers = embedding_bytes + recipe.plan.pointer_bytes
+    figures = Bytes(embedding_bytes, with_pointers, training_bytes(model.group, trainer.optimizer))
     return {
         "method": str(recipe.plan.method),
         "threshold": recipe.config.threshold,

@@ -1,0 +1,50 @@
+"""Auto: whatever loses least at the size that is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tablefold.method import Method
+from tablefold.methods.clusters import Clusters
+from tablefold.methods.full import Full
+from tablefold.methods.graded import Graded
+from tablefold.methods.robe import Robe
+from tablefold.tables import TableSpec
+from tablefold.terms import AddressMap
+
+FULL_UP_TO = 14
+"""Compression that full tables reach in int2."""
+
+
+@dataclass(frozen=True)
+class Auto(Method):
+    """Whatever loses least at the size that is asked for: a request, which a plan turns into methods.
+
+    Up to 14x that is full tables in few bits. Beyond, training tries `graded` codes and `clusters` of tables that were
+    trained before, and keeps what is best on the validation part. Without data it is `graded`; with hashed ids, which
+    have no order, `robe`.
+
+    When to use it: unless you know better.
+
+    >>> from tablefold import TableSpec, make_plan
+    >>> tables = [TableSpec("user", 100_000, 16)]
+    >>> make_plan("auto", tables, compression=7).format.name, make_plan("auto", tables, compression=64).method.name
+    ('int4', 'graded')
+    """
+
+    name: ClassVar[str] = "auto"
+    summary: ClassVar[str] = "what loses least at the size asked for, chosen by training on your data"
+
+    def requests(self, compression: float, is_open: bool) -> tuple[Method, ...]:
+        """Full tables where they fit, else graded codes and clusters of ids seen 5 or 20 times."""
+        if is_open:
+            return (Robe(block=4),)
+        if compression <= FULL_UP_TO:
+            return (Full(),)
+        return (Graded(), Clusters(), Clusters(least=20))
+
+    def address_map(self, tables: Sequence[TableSpec], seed: int = 0) -> AddressMap:
+        """None: a plan has to say first what it stands for."""
+        raise ValueError("auto is no method but a request: make_plan('auto', tables, compression=64) answers it")

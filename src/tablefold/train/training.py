@@ -1,0 +1,178 @@
+"""Training what was asked for: one model; or, for methods that are made from trained tables, several in turn.
+
+The others are runs of their own in a folder beside the run, `OUT.trainings`: a training that was killed goes on with
+what stands there, and the folder goes when the run stands. Of several requests the one is kept whose log loss on the
+validation part is the lowest; no choice sees the test part.
+
+    first        full tables in int2 (or graded codes, where memory for training is bounded)
+    0, 1, ..     the requests, each designed from counts, or from the tables of the first
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tablefold.data import Dataset
+from tablefold.files import publish
+from tablefold.json_files import load_json, write_json
+from tablefold.locks import locked
+from tablefold.method import Method
+from tablefold.tables import full_bytes, show_bytes
+from tablefold.train.config import Config
+from tablefold.train.design import Design, design_of, learned_design
+from tablefold.train.journal import read_journal
+from tablefold.train.progress import Listener
+from tablefold.train.recipe import Recipe
+from tablefold.train.run import CONFIG, JOURNAL, RESULT, check_writable, load_run, train_once
+
+FIRST = "int2"
+"""The format of a first training: full tables lose nothing in it, and rare ids learn less noise."""
+
+STATE_FLOATS = 3
+"""That an optimiser remembers of a weight, at most."""
+
+
+def train_run(
+    config: Config,
+    out: str | Path,
+    listeners: Sequence[Listener] = (),
+    *,
+    checkpoint_every: int | None = None,
+    dataset: Dataset | None = None,
+) -> dict[str, Any]:
+    """Train as `config` says and leave the folder `out`; gives what `result.json` holds.
+
+    Where an earlier call was killed, what it has finished is taken over, and with checkpoints (in `out`.checkpoints) so
+    is the training that it was at: the weights and figures at the end are the same. Started by torch's launcher in
+    several processes, these train one model together; the first of them writes and reports.
+
+    Args:
+        config: what to train.
+        out: the new folder.
+        listeners: told how it goes.
+        checkpoint_every: steps between checkpoints; None writes none.
+        dataset: a view of `config.data`: its ids in another order, which the run keeps as its own, or fewer rows.
+
+    Raises:
+        ValueError: for a config that does not fit the data, a taken `out`, one that another process is writing, or a
+            training that diverges.
+        OSError: when `out` cannot be written.
+    """
+    dataset = Dataset(config.data) if dataset is None else dataset
+    requests = config.requests(dataset.schema.table_specs(config.dim))
+    if len(requests) == 1 and not requests[0].learns:
+        design = design_of(config, requests[0], dataset)
+        return train_once(
+            config, out, listeners, checkpoint_every=checkpoint_every, dataset=design.dataset, plan=design.plan
+        )
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ValueError(f"{config.method} trains several models in turn, in one process: start it without a launcher")
+    check_writable(Path(out))
+    folder = Path(f"{out}.trainings")
+    folder.mkdir(exist_ok=True)
+    with locked(folder):
+        return _Trainings(config, folder, listeners, checkpoint_every, dataset).best_of(requests, Path(out))
+
+
+class _Trainings:
+    """The trainings of one config, in a folder."""
+
+    def __init__(
+        self,
+        config: Config,
+        folder: Path,
+        listeners: Sequence[Listener],
+        checkpoint_every: int | None,
+        dataset: Dataset,
+    ) -> None:
+        self.config, self.folder, self.listeners, self.dataset = config, folder, listeners, dataset
+        self.checkpoint_every = checkpoint_every
+
+    def best_of(self, requests: Sequence[Method], out: Path) -> dict[str, Any]:
+        """Train all requests; the one with the lowest log loss on the validation part becomes `out`."""
+        began = time.perf_counter()
+        if not self.dataset.part("validation").rows:
+            raise ValueError(f"{self.config.method} chooses on the validation part, which has no rows: prepare one")
+        losses: dict[Method, float] = {}
+        refusals = []
+        for number, method in enumerate(requests):
+            try:
+                design = self._design(method)
+            except ValueError as error:  # it cannot be so small
+                self._tell(f"{method} is left out: {error}")
+                refusals.append(error)
+                continue
+            self._train(f"{number}", self.config, design, f"{method}")
+            losses[method] = self._logloss(f"{number}")
+        if not losses:
+            raise refusals[0]
+        best = min(losses, key=losses.__getitem__)
+        if len(losses) > 1:
+            self._tell(f"kept {best}, the best on the validation part")
+        tried = [{"method": str(method), "logloss": loss} for method, loss in losses.items()]
+        chosen = self.folder / f"{requests.index(best)}"
+        result = {**load_json(chosen / RESULT).plain, "tried": tried, "total_seconds": time.perf_counter() - began}
+        write_json(chosen / RESULT, result)
+        publish(chosen, out)
+        shutil.rmtree(self.folder)
+        return result
+
+    def _design(self, method: Method) -> Design:
+        """Of a request; one that learns does so from the first training's tables."""
+        if not method.learns:
+            return design_of(self.config, method, self.dataset)
+        first = self._first()
+        self._train("first", self._first_config(), first, "full tables first, to learn from")
+        run = load_run(self.folder / "first")
+        return learned_design(self.config, method, first.dataset, run.model)
+
+    def _first(self) -> Design:
+        """Full tables; or graded codes, the largest that memory for training has room for."""
+        config, tables = self._first_config(), self.dataset.schema.table_specs(self.config.dim)
+        limit, floats = self.config.training_memory, full_bytes(tables) // 4
+        if limit is None or floats * 4 * (1 + STATE_FLOATS) <= limit:
+            return design_of(config, config.requests(tables)[0], self.dataset)
+        room = limit / (4 * (1 + STATE_FLOATS))  # floats
+        bounded = replace(config, method="graded", budget=int(room * 0.28))
+        return design_of(bounded, bounded.requests(tables)[0], self.dataset)
+
+    def _first_config(self) -> Config:
+        """As asked, but for sizes: all tables in few bits."""
+        return replace(self.config, method="full", compression=None, budget=None, storage=FIRST, threshold=0)
+
+    def _train(self, name: str, config: Config, design: Design, what: str) -> None:
+        """One training, unless it stands already."""
+        folder = self.folder / name
+        if (folder / RESULT).is_file():
+            asked = Recipe.of(config, design.dataset.schema, design.plan)
+            if load_json(folder / CONFIG).plain != asked.to_json():
+                raise ValueError(f"{self.folder} holds trainings of another kind: remove it, or ask for what it is for")
+            return
+        self._tell(f"training {what}: {show_bytes(design.plan.num_bytes)}")
+        train_once(
+            config,
+            folder,
+            self.listeners,
+            checkpoint_every=self.checkpoint_every,
+            dataset=design.dataset,
+            plan=design.plan,
+        )
+
+    def _logloss(self, name: str) -> float:
+        """Of the weights that a training kept, on the validation part."""
+        best = load_json(self.folder / name / RESULT).plain["best_step"]
+        looks = [
+            each.plain for each in read_journal(self.folder / name / JOURNAL) if each.plain["part"] == "validation"
+        ]
+        kept = [look for look in looks if best is None or look["step"] == best]
+        return float(kept[-1]["logloss"])
+
+    def _tell(self, text: str) -> None:
+        for listener in self.listeners:
+            listener.on_notice(text)
