@@ -31,7 +31,7 @@ def some_ids(batch: int = 64) -> torch.Tensor:
 
 
 def test_every_method_has_a_case():
-    assert {case.method.name for case in CASES} == set(all_methods())
+    assert {case.method.name for case in CASES} == set(all_methods()) - {"auto"}  # which a plan turns into others
 
 
 @pytest.mark.parametrize("kind", all_methods().values(), ids=lambda kind: kind.name)
