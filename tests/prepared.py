@@ -10,8 +10,8 @@ ROWS = {"train": 6_000, "test": 1_500, "validation": 1_500}
 TABLES = {"user": 400, "item": 90, "country": 7}
 
 
-def write_dataset(folder, seed=0, dense=3, tables=None, rows=None):
-    """Clicks drawn from a hidden linear model of the ids and the dense columns."""
+def write_dataset(folder, seed=0, dense=3, tables=None, rows=None, labels=None):
+    """Clicks drawn from a hidden linear model of the ids and the dense columns, or as `labels(count)` gives them."""
     tables = TABLES if tables is None else tables
     rows = ROWS if rows is None else rows
     rng = np.random.default_rng(seed)
@@ -22,7 +22,8 @@ def write_dataset(folder, seed=0, dense=3, tables=None, rows=None):
         ids = np.stack([rng.integers(0, n, count, dtype=np.int32) for n in tables.values()], axis=1)
         columns = rng.random((count, dense), dtype=np.float32)
         logit = columns @ slope - 1 + sum(effect[ids[:, i]] for i, effect in enumerate(effects))
-        label = (rng.random(count) < 1 / (1 + np.exp(-logit))).astype(np.uint8)
+        label = (rng.random(count) < 1 / (1 + np.exp(-logit))) if labels is None else labels(count)
+        label = label.astype(np.uint8)
         (folder / name).mkdir(parents=True)
         checksum = write_shard(folder / name / shard_name(0), Examples(columns, ids, label))
         parts[name] = PartSchema(count, int(label.sum()), (count,), (checksum,))

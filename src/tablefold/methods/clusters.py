@@ -102,7 +102,7 @@ class Clusters(Method):
 
     def learn(self, tables: Sequence[Trained], budget: int, first_id: int, seed: int = 0) -> list[Learned]:
         """Zones by counts, clusters by k-means in the metric of the loss, ids numbered by both."""
-        share = self.share or default_share(full_bytes([each.table for each in tables]) / budget)
+        share = self.share or default_share(full_bytes([each.table for each in tables]) / max(1, budget))
         return [
             Learned(
                 Clusters(stops=each.stops or None, clusters=each.clusters, widths=each.widths),

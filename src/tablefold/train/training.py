@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from tablefold.files import publish
 from tablefold.json_files import load_json, write_json
 from tablefold.locks import locked
 from tablefold.method import Method
+from tablefold.methods.full import Full
+from tablefold.plans import make_plan
 from tablefold.tables import full_bytes, show_bytes
 from tablefold.train.config import Config
 from tablefold.train.design import Design, design_of, learned_design
@@ -127,8 +129,11 @@ class _Trainings:
         """Of a request; one that learns does so from the first training's tables."""
         if not method.learns:
             return design_of(self.config, method, self.dataset)
+        config, tables = self.config, self.dataset.schema.table_specs(self.config.dim)
+        _ = make_plan(method, tables, **asdict(config.wishes))  # which refuses sizes that no training can reach
         first = self._first()
-        self._train("first", self._first_config(), first, "full tables first, to learn from")
+        what = "full tables" if first.plan.method == Full() else "graded codes"
+        self._train("first", self._first_config(), first, f"{what} first, to learn from")
         run = load_run(self.folder / "first")
         return learned_design(self.config, method, first.dataset, run.model)
 
@@ -151,7 +156,7 @@ class _Trainings:
         folder = self.folder / name
         if (folder / RESULT).is_file():
             asked = Recipe.of(config, design.dataset.schema, design.plan)
-            if load_json(folder / CONFIG).plain != asked.to_json():
+            if Recipe.from_json(load_json(folder / CONFIG)) != asked:
                 raise ValueError(f"{self.folder} holds trainings of another kind: remove it, or ask for what it is for")
             return
         self._tell(f"training {what}: {show_bytes(design.plan.num_bytes)}")

@@ -1,0 +1,159 @@
+"""Trainings that are made from trained tables: chosen on validation, goes on where it was killed, reads raw values."""
+
+import json
+import shutil
+
+import numpy as np
+import polars as pl
+import pytest
+
+from prepared import write_dataset
+from raw_logs import criteo_lines
+from tablefold import make_plan
+from tablefold.data import Dataset
+from tablefold.data.criteo import Criteo
+from tablefold.data.preparation import Options, prepare
+from tablefold.serving.prediction import predict_file
+from tablefold.train import Config, Listener, load_run, train_run
+
+SIZES = {"bottom_mlp": [8], "top_mlp": [8]}
+TABLES = {"user": 2_000, "item": 500, "country": 7}
+
+
+class Told(Listener):
+    """Remembers what it was told; may kill the training at one of them."""
+
+    def __init__(self, kill=""):
+        self.texts, self.kill = [], kill
+
+    def on_notice(self, text):
+        self.texts.append(text)
+        if self.kill and self.kill in text:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("auto") / "data", tables=TABLES)
+
+
+def config(data, method="auto", **options):
+    asked = {"compression": 30.0, "epochs": 2, **options}
+    return Config(str(data), method, dim=8, lr=0.02, batch_size=500, model_options=SIZES, **asked)
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    out, told = tmp_path_factory.mktemp("runs") / "run", Told()
+    return train_run(config(data), out, [told]), out, told
+
+
+def test_the_best_on_the_validation_part_is_kept_and_the_others_go(trained):
+    result, out, told = trained
+    losses = {each["method"]: each["logloss"] for each in result["tried"]}
+    assert {name.partition(":")[0] for name in losses} == {"graded", "clusters"}
+    best = min(losses, key=losses.get)
+    assert any(text == f"kept {best}, the best on the validation part" for text in told.texts)
+    assert result["method"].partition(":")[0] == best.partition(":")[0]
+    assert result == json.loads((out / "result.json").read_text())
+    assert [path.name for path in out.parent.iterdir()] == ["run"]
+
+
+def test_it_takes_the_bytes_it_promises_and_more_with_pointers(trained):
+    result, out, _ = trained
+    run = load_run(out)
+    assert run.model.group.num_bytes == result["embedding_bytes"] <= result["full_bytes"] / 30
+    assert run.recipe.config.method == "auto"
+    assert run.recipe.plan.num_bytes == result["embedding_bytes"]
+    carried = sum(part.method.pointer_bytes(part.tables) for part in run.recipe.plan.parts)
+    assert result["embedding_bytes_with_pointers"] == result["embedding_bytes"] + carried
+
+
+def test_the_same_command_gives_the_same_run_though_it_was_killed(data, trained, tmp_path):
+    result, out, _ = trained
+    for kill in ("full tables first", "training clusters:"):
+        with pytest.raises(KeyboardInterrupt):
+            train_run(config(data), tmp_path / "run", [Told(kill)])
+        assert not (tmp_path / "run").exists()
+    told = Told()
+    again = train_run(config(data), tmp_path / "run", [told])
+    assert not any("full tables first" in text for text in told.texts)
+    assert again["auc"] == result["auc"]
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
+
+
+def test_trainings_of_another_command_are_refused(data, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train_run(config(data), tmp_path / "run", [Told("training clusters")])
+    with pytest.raises(ValueError, match="holds trainings of another kind: remove it"):
+        train_run(config(data, compression=20.0), tmp_path / "run")
+    shutil.rmtree(tmp_path / "run.trainings")
+    train_run(config(data, "clusters", compression=20.0), tmp_path / "run")
+
+
+def test_small_compressions_are_full_tables_in_few_bits(data, tmp_path):
+    result = train_run(config(data, compression=7.0), tmp_path / "run")
+    assert (result["method"], result["storage"]) == ("full", "int4")
+    assert "tried" not in result
+
+
+def test_raw_values_are_scored_in_the_order_that_was_learned(tmp_path):
+    (tmp_path / "log.txt").write_text("\n".join(criteo_lines(3000, 1)) + "\n")
+    prepare(Criteo((str(tmp_path / "log.txt"),)), tmp_path / "data", Options())
+    rows = [table.rows for table in Dataset(tmp_path / "data").schema.tables]
+    full = sum(rows) * 8 * 4
+    asked = config(tmp_path / "data", "clusters", compression=None, budget=full // 8)
+    train_run(asked, tmp_path / "run")
+    run, expected = load_run(tmp_path / "run"), run_scores(tmp_path / "data", tmp_path / "run")
+    assert run.evaluate(device="cpu").logloss == pytest.approx(run.evaluate(tmp_path / "data", device="cpu").logloss)
+    predict_file(tmp_path / "run", tmp_path / "log.txt", tmp_path / "scores.parquet", "cpu")
+    found = pl.read_parquet(tmp_path / "scores.parquet")["score"].to_numpy()
+    np.testing.assert_allclose(np.sort(found), np.sort(expected), rtol=1e-5)
+
+
+def run_scores(data, folder):
+    """Scores of all prepared rows, by way of the join of dictionaries."""
+    run, scores = load_run(folder), []
+    dataset = run.dataset(data)
+    for part in ("train", "test", "validation"):
+        batches = dataset.part(part).batches(500)
+        run.trainer("cpu").predict(batches, lambda logits, _: scores.append(logits.sigmoid().numpy()))
+    return np.concatenate(scores)
+
+
+@pytest.mark.slow
+def test_coin_tosses_are_learned_by_nothing(tmp_path):
+    """What an id's few labels say must not come back by its cluster."""
+    rng = np.random.default_rng(0)
+    rows = {"train": 40_000, "test": 10_000, "validation": 10_000}
+    tables = {"user": 20_000, "item": 5_000}
+    data = write_dataset(tmp_path / "data", tables=tables, rows=rows, labels=lambda count: rng.integers(0, 2, count))
+    result = train_run(config(data, epochs=1), tmp_path / "run")
+    assert abs(result["auc"] - 0.5) < 0.02
+    assert result["logloss"] < np.log(2) + 0.003
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "clusters", "compression": None}, "clusters needs a size"),
+        ({"compression": 1e6}, "folds these tables at most|below the smallest possible"),
+        ({"training_memory": 0}, "training_memory=0 must be at least 1 byte"),
+        ({"lr_decay": "steps"}, "lr_decay='steps' must be linear or cosine"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_line(data, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        train_run(config(data, **options), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_data_it_is_what_needs_none(kaggle_tables):
+    assert make_plan("auto", kaggle_tables, compression=100).method.name == "graded"
+
+
+def test_memory_for_the_first_training_can_be_bounded(data, tmp_path):
+    told = Told()
+    train_run(config(data, "clusters", training_memory=150_000), tmp_path / "run", [told])
+    assert told.texts[0].startswith("training graded codes first")
