@@ -32,8 +32,8 @@ SPARSE_FLOATS = 1 << 22
 """16 MB: to clear, update and read that much anew takes a few milliseconds a step."""
 
 SPARSE_WIDTH = 4
-"""Each row of a sparse gradient carries its number, 8 bytes: narrower rows, several at a read, would be more number than
-gradient."""
+"""Each row of a sparse gradient carries its number, 8 bytes: narrower rows, several at a read, would be more number
+than gradient."""
 
 
 class EmbeddingGroup(nn.Module):
