@@ -6,12 +6,16 @@
     python studies/equal_bytes.py formats FILE --work FOLDER --results studies/results/equal_bytes_formats.jsonl
     python studies/equal_bytes.py formats-movielens FILE --work FOLDER --results studies/results/movielens_formats.jsonl
     python studies/equal_bytes.py formats-clicks --work FOLDER --results studies/results/clicks_formats.jsonl
+    python studies/equal_bytes.py auto FILE --work FOLDER --results studies/results/gowalla_auto.jsonl
+    python studies/equal_bytes.py auto-movielens FILE --work FOLDER --results studies/results/movielens_auto.jsonl
+    python studies/equal_bytes.py auto-kaggle --work FOLDER --results studies/results/kaggle_auto.jsonl
     python studies/equal_bytes.py movielens FILE --work FOLDER --results studies/results/movielens.jsonl
 
 FILE is a Parquet file of positives (columns user, item; for MovieLens also the users' gender, age and occupation and
 the items' genre). A random 10 % of them test, four random items per positive are negatives, ids are permuted (ranked by
-frequency in `order` and `formats`); each seed draws its own split, negatives and permutation. The clicks are a million
-synthetic ones, each seed a log of its own, and need no file. Every run is one
+frequency in `order`, `formats` and `auto`); each seed draws its own split, negatives and permutation. The clicks are a
+million synthetic ones, each seed a log of its own, and need no file; those of `kaggle` have as many values as Criteo's,
+1.1 million, most of them rare. Every run is one
 `tablefold train` and appends one JSON line; runs whose line is there already are skipped, so the script can be stopped
 and started again.
 """
@@ -118,6 +122,17 @@ def formats(epochs: int = 9) -> list[Run]:
     return sorted(runs, key=lambda run: run[0] != "full")  # what is claimed of full tables comes first
 
 
+def auto(epochs: int = 6) -> list[Run]:
+    """What `auto` chooses, beside the methods of before in the formats that a plan chooses, on one schedule."""
+    stop = ("--epochs", str(epochs), "--patience", "2", "--lr-decay", "linear")
+    specs = ("auto", "hash", "qr:combine=mul", "robe:block=4")
+    grid = [("full", ("--storage", "fp32", "--threshold", "0"))]
+    grid += [
+        (spec, ("--compression", level)) for level in ("64.0", "1000.0", "256.0", "16.0", "4000.0") for spec in specs
+    ]
+    return [(spec, (*size, *stop), seed) for seed in CLAIM_SEEDS for spec, size in grid]
+
+
 def order() -> list[Run]:
     """What ids by frequency change; beside the permuted ones of `gowalla` and `storage`."""
     at_60 = ("hash:by=quotient", "hash", "qr:combine=mul", "robe:block=4")
@@ -137,10 +152,14 @@ GRIDS: dict[str, Callable[[], list[Run]]] = {
     "formats-movielens": partial(formats, epochs=40),
     "formats-clicks": formats,
     "order": order,
+    "auto": auto,
+    "auto-movielens": partial(auto, epochs=12),
+    "auto-kaggle": partial(auto, epochs=1),
 }
 DATA = dict.fromkeys(GRIDS, "gowalla") | {"movielens": "movielens"}
 DATA |= dict.fromkeys(("formats", "order"), "gowalla-frequency")
 DATA |= {"formats-movielens": "movielens-frequency", "formats-clicks": "clicks"}
+DATA |= {"auto": "gowalla-frequency", "auto-movielens": "movielens-frequency", "auto-kaggle": "kaggle"}
 COLUMNS = {
     "gowalla": (),
     "gowalla-frequency": (),
@@ -160,6 +179,13 @@ def prepare(study: str, file: Path | None, work: Path, seed: int) -> Path:
         if not data.exists():
             tablefold("generate", str(data), "--rows", "1000000", "--seed", str(seed), "--prepared").check_returncode()
         return data
+    if name == "kaggle":
+        log = work / f"{name}-{seed}.txt"
+        if not data.exists():
+            shape = ("--rows", "1000000", "--preset", "criteo-kaggle", "--seed", str(seed))
+            tablefold("generate", str(log), *shape).check_returncode()
+            tablefold("prepare", "criteo", str(log), "--out", str(data)).check_returncode()
+        return data
     if not data.exists():
         done = tablefold(
             *("prepare", "interactions", str(file), "--user", "user", "--item", "item", "--negatives", "4"),
@@ -177,8 +203,8 @@ def train(study: str, data: Path, work: Path, run: Run) -> dict[str, object]:
     out = work / "runs" / "-".join((DATA[study], spec, *size, str(seed))).replace("/", "_")
     asked = {"asked": [spec, size, seed]}
     method = spec.format(data=data)
-    training = CLICKS_TRAINING if DATA[study] == "clicks" else TRAINING
-    exact = (pair for pair in EXACT if pair[0] not in size)
+    training = CLICKS_TRAINING if DATA[study] in ("clicks", "kaggle") else TRAINING
+    exact = () if study.startswith("auto") else (pair for pair in EXACT if pair[0] not in size)
     done = tablefold(
         "train",
         str(data),

@@ -117,7 +117,7 @@ class _Trainings:
         best = min(losses, key=losses.__getitem__)
         if len(losses) > 1:
             self._tell(f"kept {best}, the best on the validation part")
-        tried = [{"method": str(method), "logloss": loss} for method, loss in losses.items()]
+        tried = [self._figures(str(method), f"{requests.index(method)}", loss) for method, loss in losses.items()]
         chosen = self.folder / f"{requests.index(best)}"
         result = {**load_json(chosen / RESULT).plain, "tried": tried, "total_seconds": time.perf_counter() - began}
         write_json(chosen / RESULT, result)
@@ -177,6 +177,12 @@ class _Trainings:
         ]
         kept = [look for look in looks if best is None or look["step"] == best]
         return float(kept[-1]["logloss"])
+
+    def _figures(self, method: str, name: str, validation: float) -> dict[str, Any]:
+        """Of one of several trainings, for the record; the first figure alone chooses."""
+        result = load_json(self.folder / name / RESULT).plain
+        kept = ("auc", "logloss", "embedding_bytes", "embedding_bytes_with_pointers", "seconds")
+        return {"method": method, "validation_logloss": validation, **{figure: result[figure] for figure in kept}}
 
     def _tell(self, text: str) -> None:
         for listener in self.listeners:
