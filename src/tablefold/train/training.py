@@ -101,19 +101,21 @@ class _Trainings:
         began = time.perf_counter()
         if not self.dataset.part("validation").rows:
             raise ValueError(f"{self.config.method} chooses on the validation part, which has no rows: prepare one")
+        possible = self._possible(requests)
+        if any(method.learns for method in possible):
+            self._train_first()
         losses: dict[Method, float] = {}
-        refusals = []
-        for number, method in enumerate(requests):
+        for method in possible:
+            name = f"{requests.index(method)}"
             try:
                 design = self._design(method)
-            except ValueError as error:  # it cannot be so small
+            except ValueError as error:  # what is learned may need some bytes more
+                if not losses and method == possible[-1]:
+                    raise
                 self._tell(f"{method} is left out: {error}")
-                refusals.append(error)
                 continue
-            self._train(f"{number}", self.config, design, f"{method}")
-            losses[method] = self._logloss(f"{number}")
-        if not losses:
-            raise refusals[0]
+            self._train(name, self.config, design, f"{method}")
+            losses[method] = self._logloss(name)
         best = min(losses, key=losses.__getitem__)
         if len(losses) > 1:
             self._tell(f"kept {best}, the best on the validation part")
@@ -125,17 +127,31 @@ class _Trainings:
         shutil.rmtree(self.folder)
         return result
 
+    def _possible(self, requests: Sequence[Method]) -> list[Method]:
+        """Those that can be so small; `ValueError` where none can."""
+        tables, wishes = self.dataset.schema.table_specs(self.config.dim), asdict(self.config.wishes)
+        possible, refusals = [], []
+        for method in requests:
+            try:
+                _ = make_plan(method, tables, **wishes)
+                possible.append(method)
+            except ValueError as error:
+                refusals.append(error)
+                self._tell(f"{method} is left out: {error}")
+        if not possible:
+            raise refusals[0]
+        return possible
+
     def _design(self, method: Method) -> Design:
         """Of a request; one that learns does so from the first training's tables."""
         if not method.learns:
             return design_of(self.config, method, self.dataset)
-        config, tables = self.config, self.dataset.schema.table_specs(self.config.dim)
-        _ = make_plan(method, tables, **asdict(config.wishes))  # which refuses sizes that no training can reach
+        return learned_design(self.config, method, self._first().dataset, load_run(self.folder / "first").model)
+
+    def _train_first(self) -> None:
         first = self._first()
         what = "full tables" if first.plan.method == Full() else "graded codes"
         self._train("first", self._first_config(), first, f"{what} first, to learn from")
-        run = load_run(self.folder / "first")
-        return learned_design(self.config, method, first.dataset, run.model)
 
     def _first(self) -> Design:
         """Full tables; or graded codes, the largest that memory for training has room for."""
