@@ -10,6 +10,12 @@ from methods.cases import CASES
 from tablefold import Embedding, EmbeddingBag, TableSpec, make_plan, parse
 from tablefold.exporting.capture import capture, shipped
 from tablefold.exporting.constants import fold_constants
+from tablefold.formats import FORMATS
+from tablefold.group import EmbeddingGroup
+from tablefold.ops.lowering import lowers
+from tablefold.partitions import Partition, identity, intervals
+from tablefold.starts import Start
+from tablefold.terms import AddressMap, Projection, Region, Term
 
 TABLES = [TableSpec("user", 1000, 8), TableSpec("item", 317, 8), TableSpec("country", 20, 8)]
 FIRST = list({case.method.name: case for case in CASES}.values())
@@ -70,6 +76,57 @@ def test_tables_of_other_sizes_dims_and_kinds_keep_their_places():
     tables = [TableSpec("a", 7, 8), TableSpec("b", 500, 8), TableSpec("c", 9, 8), TableSpec("d", 900, 8)]
     own = shipped(make_plan("qr:collisions=4,combine=mul", tables, threshold=20).build())
     same(captured(own, some_ids(tables=tables)), own, some_ids(50, tables))
+
+
+def graded(kept):
+    """Ranges with narrow projected rows, a row for each interval of ids, and for some ids that alone; ranks; full rows;
+    one table of intervals, one of ranges without."""
+    tables = [TableSpec(name, 4000, 16) for name in "abcdef"]
+    regions, terms = [], [[] for _ in tables]
+
+    def region(rows, width, role="rows"):
+        regions.append(Region(rows, width, Start(std=1.0), role))
+        return sum(each.floats for each in regions[:-1])
+
+    def add(column, part, width, first=0, stop=None, projected=True):
+        base = region(part.num_buckets, width)
+        by = Projection(region(width, 16, "projections"), 16) if projected and width < 16 else None
+        terms[column].append(Term(part, base, width, width, first=first, stop=stop, projection=by))
+
+    for column, cuts in ((0, [0, 64, 300, 1200, 4000]), (3, [0, 100, 4000])):
+        for width, first, stop in zip((16, 4, 2, 0), cuts, cuts[1:], strict=False):
+            blocks = intervals([20, 50]) if stop < 4000 else Partition(1)
+            add(column, blocks, 16, first, stop)
+            if width:
+                add(column, identity(stop - first), width, first, stop)
+    add(1, identity(4000), 3)
+    add(2, identity(4000), 16)
+    add(4, intervals(range(1, 4000, 7)), 16)
+    add(5, Partition(1), 16, 0, 10)
+    add(5, identity(3990), 2, 10, 4000)
+    return AddressMap(tuple(tables), tuple(map(tuple, terms)), tuple(regions)).in_format(FORMATS[kept])
+
+
+@quiet
+@pytest.mark.parametrize("outside", ["nan", "unchecked"])
+@pytest.mark.parametrize("kept", FORMATS)
+def test_ranges_projections_and_edges_are_lowered(kept, outside):
+    address_map = graded(kept)
+    assert lowers(address_map)
+    own = shipped(EmbeddingGroup(address_map, seed=2), outside)
+    program = captured(own, some_ids(tables=address_map.tables))
+    every = torch.arange(4000)[:, None].repeat(1, 6)
+    same(program, own, every)
+    assert sum(each.nbytes for each in program.state_dict.values()) <= own.num_bytes + 50_000
+    if outside == "nan":
+        wild = torch.tensor([[0, 1, 2, 3, 4, 4000], [-1, 1, 2, 4001, 4, 5]])
+        lost = program.module()(wild).isnan().all(-1)
+        assert lost.tolist() == [[False] * 5 + [True], [True, False, False, True, False, False]]
+
+
+def test_ranges_that_multiply_or_hash_are_exported_as_the_reference():
+    tables = [TableSpec("a", 4000, 16)]
+    assert not lowers(parse("hot:rows=10,over=qr:combine=mul").build(tables).address_map)
 
 
 class Views(torch.nn.Module):

@@ -81,7 +81,7 @@ def plain(
     """The reference, with ids outside their table refused, or answered where nobody can look at them."""
     fill = FILLS[outside]
     if is_exported() and program.lowered is not None:
-        return program.lowered(memory, lookup, ids.to(torch.int64), fill)
+        return program.lowered(memory, lookup, edges, ids.to(torch.int64), fill)
     wild = are_wild(program, ids)
     unseen = is_recorded() or ids.is_meta or _is_batched(wild)
     if not unseen and bool(wild.any()):

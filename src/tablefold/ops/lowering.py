@@ -2,6 +2,8 @@
 
 A graph pays for every node, however small its tensors. So tables whose terms differ in nothing but numbers (moduli,
 keys, addresses) are computed together, and so are terms of a table that are read alike, as the blocks of its rows are.
+Where ranges of ids have terms of their own, numbers are looked up by the range, and all terms are read for all ids:
+what an id does not read counts as zeros.
 
 For an exporter that computes constants beforehand (`folding_constants`) memory is laid out for its reader too: rows in
 few bits as their format lowers them; runs of floats that begin anywhere as whole rows to cut them from.
@@ -9,6 +11,7 @@ few bits as their format lowers them; runs of floats that begin anywhere as whol
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -23,9 +26,9 @@ from tablefold.formats import FP32
 from tablefold.formats.format import Answer, replaced
 from tablefold.hashing import bucket_bits, hash_id, sign_bit
 from tablefold.ops.reference import place_of, read_rows, starts_of
-from tablefold.partitions import Partition, ceil_div
+from tablefold.partitions import Edges, Partition, ceil_div
 from tablefold.tables import TableSpec
-from tablefold.terms import AddressMap, Chunk, Term, chains_of
+from tablefold.terms import AddressMap, Array, Chunk, Projection, Range, Term, chains_of
 
 _LINE = 16
 """Floats of the whole rows that runs are cut from."""
@@ -49,10 +52,48 @@ def folding_constants() -> Iterator[None]:
 
 
 def lowers(address_map: AddressMap) -> bool:
-    """Whether the terms are of the kinds that `LoweredGather` knows: no ranges, projections or edges."""
-    terms = [term for terms in address_map.terms for term in terms]
+    """Whether the terms are of the kinds that `LoweredGather` knows."""
+    return all(_is_whole(terms) or _is_sum(address_map, column) for column, terms in enumerate(address_map.terms))
+
+
+def _is_whole(terms: Sequence[Term]) -> bool:
+    """Whether all terms are read by all ids, and none is projected or searches edges."""
+    parts = [part for term in terms for part in term.partitions]
     plain = all(term.first == 0 and term.stop is None and term.projection is None for term in terms)
-    return plain and not address_map.edges
+    return plain and all(part.edges is None for part in parts)
+
+
+def _is_sum(address_map: AddressMap, column: int) -> bool:
+    """Whether a table is what `_Sums` knows: in each range, whole rows of ids or intervals, projected or not, added."""
+    table, ranges = address_map.tables[column], address_map.ranges[column]
+    if table.rows is None:
+        return False
+    slots = ranges[0].slots
+    for own in ranges:
+        edges = {term.partition.edges for term in own.terms} - {None}
+        if len(edges) > 1 or not all(_is_summand(address_map, own, term, slots) for term in own.terms):
+            return False
+    return True
+
+
+def _is_summand(address_map: AddressMap, own: Range, term: Term, slots: int) -> bool:
+    part, ids = term.partition, _count(own)
+    width = address_map.arrays[place_of(address_map, term.base)[0]].width
+    if (term.slot, term.out, term.width, term.stride) != (0, slots, width, width) or term.combine != "add":
+        return False
+    if term.weight is not None or term.signed or term.wrap or term.neighbours > 1 or term.first != own.first:
+        return False
+    if part.div > 1 or part.key is not None or part.lookup is not None:
+        return False
+    if part.edges is not None:
+        return len(part.edges.firsts) < part.num_buckets and int(part.edges.firsts[-1]) < ids
+    return part.num_buckets == 1 or part.num_buckets >= ids
+
+
+def _count(own: Range) -> int:
+    """The ids of a range of a table that has so many."""
+    assert own.stop is not None
+    return own.stop - own.first
 
 
 class LoweredGather:
@@ -61,29 +102,40 @@ class LoweredGather:
     Args:
         address_map: tables, terms and memory layout.
 
-    Calling it with memory, a tensor per array, the concatenated lookup arrays (or None), ids `[batch, tables]` and what
-    vectors of ids outside their table are made of (None: whatever their addresses hold) gives `[batch, features, dim]`.
+    Calling it with memory, a tensor per array, the concatenated lookup arrays and edges (or None), ids
+    `[batch, tables]` and what vectors of ids outside their table are made of (None: whatever their addresses hold)
+    gives `[batch, features, dim]`.
     """
 
     def __init__(self, address_map: AddressMap) -> None:
         self._map = address_map
         alike: dict[Hashable, list[int]] = {}
+        sums: dict[int, list[int]] = {}
         for column, terms in enumerate(address_map.terms):
             table = address_map.tables[column]
+            if not _is_whole(terms):
+                sums.setdefault(address_map.ranges[column][0].slots, []).append(column)
+                continue
             shape = [(_kind(address_map, table, term), term.slot, term.combine) for term in terms]
             alike.setdefault((table.dim, *shape), []).append(column)
-        self._parts = [_Alike(address_map, columns) for columns in alike.values()]
+        self._parts: list[_Alike | _Sums] = [_Alike(address_map, columns) for columns in alike.values()]
+        self._parts += [_Sums(address_map, columns) for columns in sums.values()]
         self._columns = [column for part in self._parts for column in part.columns]
 
     def __call__(
-        self, memory: Sequence[Tensor], lookup: Tensor | None, ids: Int64[Tensor, "batch tables"], fill: float | None
+        self,
+        memory: Sequence[Tensor],
+        lookup: Tensor | None,
+        edges: Tensor | None,
+        ids: Int64[Tensor, "batch tables"],
+        fill: float | None,
     ) -> Float[Tensor, "batch features dim"]:
         """The composed vectors of every table, `[batch, features, dim]`."""
         wild = None
         if fill is not None:
             inside = self._nearest_inside(ids)
             ids, wild = inside, inside != ids
-        call = _Call(memory, lookup, ids, wild, fill or 0.0)
+        call = _Call(memory, lookup, edges, ids, wild, fill or 0.0)
         return self._in_order([part.vectors(call) for part in self._parts], ids.shape[0])
 
     def _nearest_inside(self, ids: Tensor) -> Tensor:
@@ -115,6 +167,7 @@ class _Call:
 
     memory: Sequence[Tensor]
     lookup: Tensor | None
+    edges: Tensor | None
     ids: Int64[Tensor, "batch tables"]
     wild: Bool[Tensor, "batch tables"] | None
     fill: float
@@ -128,6 +181,19 @@ def _columns(ids: Tensor, columns: Sequence[int]) -> Tensor:
     if list(columns) == list(range(ids.shape[1])):
         return ids
     return ids.index_select(1, torch.tensor(columns, device=ids.device))
+
+
+def _is_lowered(array: Array, memory: Tensor) -> bool:
+    """Whether memory is as its format lowers it: floats as they are, codes where somebody folds constants."""
+    return array.format == FP32 or (_folds.get() and memory.dtype == array.format.dtype)
+
+
+def _rows(array: Array, memory: Tensor, numbers: Int64[Tensor, "*shape"], answer: Answer | None) -> Tensor:
+    """The rows of some numbers `[*shape, width]`, some of them replaced."""
+    if not _is_lowered(array, memory):
+        return replaced(read_rows(array, memory, numbers * array.width), answer)
+    kept = array.format.lower(memory, array.rows, array.width)
+    return array.format.lowered_rows(kept, numbers, array.width, answer)
 
 
 def _kind(address_map: AddressMap, table: TableSpec, term: Term) -> Hashable:
@@ -204,7 +270,7 @@ class _Reads:
 
     def answers(self, call: _Call) -> bool:
         """Whether ids outside their table are answered for little where rows are read."""
-        return self._array.format.answers_in_scales and self._is_lowered(call)
+        return self._array.format.answers_in_scales and _is_lowered(self._array, call.memory[self._number])
 
     def values(self, call: _Call, *, answers: bool) -> Float[Tensor, "batch tables terms width"]:
         """What the terms read, times their weights and signs."""
@@ -264,18 +330,10 @@ class _Reads:
             rows = rows % _each([term.wrap // width for term in self._terms], ids, inner=inner)
         if any(self._first):
             rows = rows + _each([first // width for first in self._first], ids, inner=inner)
-        if not self._is_lowered(call):
-            return read_rows(self._array, memory, rows * width)
         answer = call.answer(self._columns) if answers else None
         if answer is not None and inner:
             answer = (answer[0][..., None], answer[1])
-        kept = self._array.format.lower(memory, self._array.rows, width)
-        return self._array.format.lowered_rows(kept, rows, width, answer)
-
-    def _is_lowered(self, call: _Call) -> bool:
-        """Whether memory is as its format lowers it: floats as they are, codes where somebody folds constants."""
-        kept = self._array.format
-        return kept == FP32 or (_folds.get() and call.memory[self._number].dtype == kept.dtype)
+        return _rows(self._array, memory, rows, answer)
 
     def _are_runs(self) -> bool:
         """Whether floats are read in runs that begin anywhere, which are to be cut from whole lines."""
@@ -306,6 +364,153 @@ class _Reads:
         places = [place_of(self._map, weight.base) for weight in weights]
         place = bucket * _each([weight.stride for weight in weights], ids) + _each([first for _, first in places], ids)
         return F.embedding(place, call.memory[places[0][0]])
+
+
+class _Sums:
+    """Tables of ranges, each a sum of rows: of the ids' own, or of the intervals that they lie in, projected or not.
+
+    What differs from range to range are numbers, which are looked up by the range that an id lies in. So one operation
+    computes what all tables read of an array, however many ranges they have.
+    """
+
+    def __init__(self, address_map: AddressMap, columns: list[int]) -> None:
+        self.columns = columns
+        self._ranges = [address_map.ranges[column] for column in columns]
+        self._most = max(len(ranges) for ranges in self._ranges)
+        self._starts = starts_of(address_map.edges)
+        self._edges = [[_edges_of(own) for own in ranges] for ranges in self._ranges]
+        kinds: dict[Hashable, dict[tuple[int, int], Term]] = {}
+        for table, ranges in enumerate(self._ranges):
+            uses: Counter[Hashable] = Counter()
+            for number, own in enumerate(ranges):
+                seen: Counter[Hashable] = Counter()
+                for term in own.terms:
+                    kind = (place_of(address_map, term.base)[0], _is_own(term), term.projection is not None)
+                    order = uses if term.projection is not None else seen  # a projection stays the table's
+                    kinds.setdefault((*kind, order[kind]), {})[table, number] = term
+                    order[kind] += 1
+        self._summands = [_Summand(address_map, len(columns), self._most, terms, self) for terms in kinds.values()]
+
+    def vectors(self, call: _Call) -> Float[Tensor, "batch tables slots"]:
+        """What the tables give, side by side."""
+        ids = _columns(call.ids, self.columns)
+        own = self._range(ids)
+        interval = self._interval(ids, call)
+        first, *others = (each.values(call, ids, own, interval) for each in self._summands)
+        for each in others:
+            first = first + each
+        return replaced(first, call.answer(self.columns))
+
+    def before(self, table: int, number: int) -> int:
+        """How many edges of a table come before those of a range: where ranges begin is an edge too."""
+        return number + sum(0 if each is None else len(each.firsts) for each in self._edges[table][:number])
+
+    def _range(self, ids: Tensor) -> Tensor | None:
+        """Where the numbers of each id's range are, `[batch, tables]`; None where no table has several."""
+        if self._most == 1:
+            return None
+        firsts = [[own.first for own in ranges[1:]] for ranges in self._ranges]
+        padded = [each + [_LARGEST] * (self._most - 1 - len(each)) for each in firsts]
+        reached = (ids[..., None] >= torch.tensor(padded, device=ids.device)).to(torch.int64).sum(-1)
+        return reached + torch.arange(len(self.columns), device=ids.device) * self._most
+
+    def _interval(self, ids: Tensor, call: _Call) -> Tensor | None:
+        """How many edges of its table each id has reached, `[batch, tables]`, by halving; None without any."""
+        if not any(each is not None for ranges in self._edges for each in ranges):
+            return None
+        assert call.edges is not None
+        edges, counts = self._all_edges(call.edges)
+        begins = torch.tensor([sum(counts[:number]) for number in range(len(counts))], device=ids.device)
+        place = begins.expand(ids.shape)
+        while max(counts) > 1:
+            halves = [count // 2 for count in counts]
+            probe = place + torch.tensor([max(half - 1, 0) for half in halves], device=ids.device)
+            place = place + _reached(edges, probe, ids) * torch.tensor(halves, device=ids.device)
+            counts = [count - half for count, half in zip(counts, halves, strict=True)]
+        return place + _reached(edges, place, ids) - begins
+
+    def _all_edges(self, edges: Tensor) -> tuple[Tensor, list[int]]:
+        """The edges of all tables, end to end, and how many each has; one that no id reaches where there is none."""
+        found, counts = [], []
+        for ranges, own in zip(self._ranges, self._edges, strict=True):
+            parts = []
+            for number, (each, kept) in enumerate(zip(ranges, own, strict=True)):
+                parts += [torch.tensor([each.first], dtype=edges.dtype, device=edges.device)] if number else []
+                if kept is not None:
+                    start = self._starts[kept]
+                    parts.append(edges[start : start + len(kept.firsts)] + each.first)
+            parts = parts or [torch.tensor([torch.iinfo(edges.dtype).max], dtype=edges.dtype, device=edges.device)]
+            found += parts
+            counts.append(sum(len(part) for part in parts))
+        return torch.cat(found), counts
+
+
+def _reached(edges: Tensor, places: Tensor, ids: Tensor) -> Tensor:
+    return (F.embedding(places, edges[:, None])[..., 0] <= ids).to(torch.int64)
+
+
+def _edges_of(own: Range) -> Edges | None:
+    """The edges that the terms of a range search."""
+    return next((term.partition.edges for term in own.terms if term.partition.edges is not None), None)
+
+
+def _is_own(term: Term) -> bool:
+    """Whether each id has a row of its own."""
+    return term.partition.edges is None and term.partition.num_buckets > 1
+
+
+class _Summand:
+    """One term of some ranges of some tables, which read one array: by the ids themselves, or by intervals."""
+
+    def __init__(
+        self, address_map: AddressMap, tables: int, most: int, terms: dict[tuple[int, int], Term], of: _Sums
+    ) -> None:
+        self._map = address_map
+        term = next(iter(terms.values()))
+        self._number, _ = place_of(address_map, term.base)
+        self._array, self._is_own = address_map.arrays[self._number], _is_own(term)
+        self._firsts, self._reads = [0] * (tables * most), [0] * (tables * most)
+        self._steps = [0] * (tables * most)
+        self._is_whole = len(terms) == sum(len(ranges) for ranges in of._ranges)
+        self._projections: list[Projection | None] = [None] * tables
+        for (table, number), each in terms.items():
+            at = table * most + number
+            row = place_of(address_map, each.base)[1] // self._array.width
+            self._steps[at] = int(self._is_own or each.partition.edges is not None)
+            before = each.first if self._is_own else of.before(table, number)
+            self._firsts[at], self._reads[at] = row - self._steps[at] * before, 1
+            self._projections[table] = each.projection
+        self._inner = term.width
+
+    def values(self, call: _Call, ids: Tensor, own: Tensor | None, interval: Tensor | None) -> Tensor:
+        """What is read and projected, `[batch, tables, slots]`; zeros for ids that do not read it."""
+        rows = _numbers(self._firsts, own, ids)
+        if any(self._steps):
+            number = ids if self._is_own else interval
+            assert number is not None
+            every = all(step for step, reads in zip(self._steps, self._reads, strict=True) if reads)
+            rows = rows + (number if every else number * _numbers(self._steps, own, ids))
+        answer = None
+        if not self._is_whole:
+            reads = _numbers(self._reads, own, ids).expand(ids.shape)
+            rows, answer = rows * reads, (reads == 0, 0.0)
+        floats = _rows(self._array, call.memory[self._number], rows.expand(ids.shape), answer)
+        return floats if self._projections == [None] * len(self._projections) else self._projected(floats, call)
+
+    def _projected(self, floats: Tensor, call: _Call) -> Tensor:
+        """Each table's rows times its projection."""
+        places = [None if each is None else place_of(self._map, each.base) for each in self._projections]
+        array, base = next(each for each in places if each is not None)
+        width = self._map.arrays[array].width
+        firsts = [(base if each is None else each[1]) // width for each in places]
+        rows = torch.tensor(firsts, device=floats.device)[:, None] + torch.arange(self._inner, device=floats.device)
+        return torch.matmul(floats.transpose(0, 1), F.embedding(rows, call.memory[array])).transpose(0, 1)
+
+
+def _numbers(numbers: Sequence[int], own: Tensor | None, ids: Tensor) -> Tensor:
+    """A number for each id: its table's, or its range's."""
+    each = torch.tensor(numbers, dtype=torch.int64, device=ids.device)
+    return each if own is None else F.embedding(own, each[:, None])[..., 0]
 
 
 def _end(term: Term) -> int:
