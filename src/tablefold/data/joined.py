@@ -24,7 +24,7 @@ from tablefold.quoting import quoted
 
 MAPS = "maps"
 KEPT = 8
-"""Maps of a dataset that are kept: those that were made or read last."""
+"""Maps of a dataset that are kept: those that were made last."""
 
 _DIGEST_BYTES = 16
 _UNKNOWN = -1
@@ -145,7 +145,6 @@ def _read(path: Path, rows: list[int]) -> list[IdMap] | None:
     """The maps in a file that `_write` wrote, mapped into memory; None where there is none, or it is damaged."""
     try:
         content = np.asarray(np.memmap(path, dtype=np.uint8, mode="r")).view(np.ndarray)
-        path.touch()
     except (OSError, ValueError):
         return None
     digest, maps = content[:_DIGEST_BYTES].tobytes(), content[_DIGEST_BYTES:]
