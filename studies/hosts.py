@@ -5,7 +5,7 @@
 
 For FuxiCTR, DeepCTR-Torch, torch-rechub and TorchRec: a model of theirs on the log's categorical columns, dim 16, Adam,
 batches of 256, trained by what the host trains with. Folded by one line, `tablefold.fold(model, compression=16,
-weights="new")`; and with `method="hot:rows=100"`, for ids are numbered by frequency here.
+weights="new")`; and with `method="mixed_dimensions"`.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ def main() -> None:
     arguments.results.parent.mkdir(parents=True, exist_ok=True)
     with arguments.results.open("a") as out:
         for host in arguments.hosts:
-            for compression, method in ((None, "full"), (16.0, "auto"), (16.0, "hot:rows=100")):
+            for compression, method in ((None, "full"), (16.0, "auto"), (16.0, "mixed_dimensions")):
                 line = {**run(host, log, compression, method), "rows": len(log.labels["train"])}
                 out.write(json.dumps(line) + "\n")
                 out.flush()

@@ -54,7 +54,7 @@ ALLOWED = {
             "nn",
             "ops",
         ),
-        *("plans", "quoting", "registry", "spec", "starts", "tables", "text_tables"),
+        *("partitions", "plans", "quoting", "registry", "spec", "starts", "tables", "text_tables"),
     },
     "optim": {"ops"},
     "ahead": {"compilation", "data", "ops"},

@@ -11,7 +11,7 @@ The module it builds is an `EmbeddingGroup` (`tablefold.group`): one memory, one
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
@@ -117,6 +117,20 @@ class Learned:
     edges: Mapping[str, NDArray[np.int64]]
 
 
+@dataclass(frozen=True, eq=False)
+class Keeper:
+    """How a method keeps a trained table that does not fit into memory: learned from a sample, then a piece at a time.
+
+    Args:
+        regions: the masters that all rows share; none where each row has its own.
+        place: of rows `[piece, dim]`, a multiple of 32 unless they are the last: their pointers into each lookup array,
+            in order; or their masters, where each row has its own.
+    """
+
+    regions: tuple[Float[Tensor, "rows width"], ...]
+    place: Callable[[Float[Tensor, "piece dim"]], Sequence[NDArray[np.integer]] | Tensor]
+
+
 @dataclass(frozen=True)
 class Method(ABC):
     """How tables are represented in memory: a frozen, hashable, printable spec.
@@ -182,6 +196,10 @@ class Method(ABC):
             seed: as for `ladder`.
         """
         raise NotImplementedError  # only reached by a method with a ladder
+
+    def keeper(self, sample: Trained, kept: Format, seed: int = 0) -> Keeper | None:
+        """As `keep`, for a table of which there is a sample, under the spec of the whole; None where that cannot be."""
+        return None
 
     def num_parameters(self, tables: Sequence[TableSpec]) -> int:
         """Learnable floats that `build(tables)` will allocate. Nothing is allocated to find out."""

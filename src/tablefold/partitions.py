@@ -29,6 +29,7 @@ COUNTING_LIMIT = 1 << 27
 """Rows up to which ids are counted where arithmetic decides nothing (about a gigabyte of codes at the limit)."""
 
 _LARGEST = (1 << 63) - 1
+_PIECE = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,7 +271,9 @@ def pointers(name: str, rows: int, num_buckets: int, div: int = 1) -> Partition:
     >>> pointers("user 0", rows=5, num_buckets=2)([0, 1, 2])
     array([0, 1, 0])
     """
-    begin = (np.arange(rows, dtype=np.int64) // div % num_buckets).astype(narrowest_integer(num_buckets - 1))
+    begin = np.empty(rows, dtype=narrowest_integer(num_buckets - 1))
+    for first in range(0, rows, _PIECE):
+        begin[first : first + _PIECE] = np.arange(first, min(first + _PIECE, rows)) // div % num_buckets
     return Partition(num_buckets, lookup=Pointers(begin, name, num_buckets))
 
 

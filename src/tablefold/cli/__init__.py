@@ -19,7 +19,7 @@ from typing import Any, NoReturn, Protocol, cast
 from tablefold.quoting import one_line
 
 VERBS = (
-    *("generate", "prepare", "describe", "methods", "plan", "inspect", "theory"),
+    *("generate", "prepare", "describe", "methods", "plan", "inspect", "theory", "fold"),
     *("train", "evaluate", "predict", "recommend", "serve", "export", "embed", "compare", "study", "demo", "warmup"),
 )
 

@@ -88,13 +88,29 @@ def plan_tables(
     seed: int,
 ) -> Plan:
     """The plan of tables that were found in a model; `ValueError` where there is none."""
-    specs, most = [table.spec for table in tables], _most(tables, budget, compression)
+    most = most_bytes(sum(table.num_bytes for table in tables), budget, compression)
     if weights == "new":
-        return _plan_new(specs, _fresh(method), most)
+        return _plan_new([table.spec for table in tables], _fresh(method), most)
+    own = [Weighed(trained(table, costs), table.num_bytes, table.weight.element_size()) for table in tables]
+    return plan_trained(own, method, most, seed)
+
+
+@dataclass(frozen=True, eq=False)
+class Weighed:
+    """A trained table, or a sample of it, and the bytes that the whole takes now, in elements of so many."""
+
+    table: Trained
+    num_bytes: int
+    element_size: int
+
+
+def plan_trained(tables: Sequence[Weighed], method: str | Method, most: int, seed: int) -> Plan:
+    """The plan of trained tables in at most so many bytes; `ValueError` where there is none."""
+    specs = [each.table.table for each in tables]
     with one_thread_each():
-        ladders = [_options(table, costs, method, most, seed) for table in tables]
+        ladders = [_options(each, method, most, seed) for each in tables]
     if sum(options[0].num_bytes for options in ladders) > most:
-        ladders = [_options(table, costs, method, table.num_bytes, seed) for table in tables]
+        ladders = [_options(each, method, each.num_bytes, seed) for each in tables]
         smallest = sum(options[0].num_bytes for options in ladders)
         raise ValueError(
             f"a budget of {most} bytes is below the smallest possible that keeps these trained tables, {smallest} "
@@ -223,14 +239,14 @@ def _gain(below: Option, above: Option) -> float:
     return (below.error - above.error) / (above.num_bytes - below.num_bytes)
 
 
-def _options(table: Table, costs: Costs, request: str | Method, most: int, seed: int) -> list[Option]:
+def _options(given: Weighed, request: str | Method, most: int, seed: int) -> list[Option]:
     """What a trained table may get, the smallest first."""
-    own = trained(table, costs)
+    own = given.table
     whole = own.error(own.values) or 1.0
-    exact = FP32 if table.weight.element_size() > 2 else BF16
-    options = [Option(Full(), exact, table.num_bytes, 0.0, "as it is")]
+    exact = FP32 if given.element_size > 2 else BF16
+    options = [Option(Full(), exact, given.num_bytes, 0.0, "as it is")]
     for method in _keepers(request):
-        for rung in method.ladder(own, min(most, table.num_bytes - 1), seed):
+        for rung in method.ladder(own, min(most, given.num_bytes - 1), seed):
             options.append(_option(rung, whole))
     return sorted(options, key=lambda each: (each.num_bytes, each.error))
 
@@ -282,9 +298,8 @@ def split(whole: Plan) -> list[Plan]:
     return plans
 
 
-def _most(tables: Sequence[Table], budget: int | None, compression: float | None) -> int:
+def most_bytes(full: int, budget: int | None, compression: float | None) -> int:
     """Bytes that tables may take, less than they take now."""
-    full = sum(table.num_bytes for table in tables)
     if (budget is None) == (compression is None):
         raise ValueError("give compression=50, or budget='64MB': one of the two sets the size of all tables together")
     if compression is not None and not 1 < compression < math.inf:

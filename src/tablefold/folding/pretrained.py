@@ -12,17 +12,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tablefold.files import new_folder
-from tablefold.folding.replacing import carry_over, put
+from tablefold.folding.finding import TableModule
+from tablefold.folding.replacing import carry_over, make_drop_in, put
 from tablefold.group import EmbeddingGroup
-from tablefold.json_files import JsonValue, load_json, write_json
+from tablefold.json_files import JsonValue, load_json, parse_json, write_json
 from tablefold.nn import Embedding, EmbeddingBag, Folded
 from tablefold.ops.bags import PoolMode
 from tablefold.plans import Plan
@@ -30,6 +31,9 @@ from tablefold.quoting import one_line, quoted
 from tablefold.tables import show_bytes
 
 WEIGHTS, SPEC, CARD = "model.safetensors", "tablefold.json", "README.md"
+
+ITSELF = "tablefold"
+"""In the header of a file that stands alone: what the JSON file of a folder says."""
 
 FORMAT = 1
 """Of the folder."""
@@ -78,20 +82,21 @@ def from_pretrained(folder: str | Path, model: nn.Module) -> nn.Module:
     were saved.
 
     Args:
-        folder: that was written.
+        folder: that was written; or a file that `tablefold fold` has.
         model: of the same class, built with the same arguments; its tables full.
 
     Raises:
         ValueError: for a folder that is damaged, or a model that has other modules.
     """
     folder = Path(folder)
-    content = load_json(folder / SPEC)
+    weights = folder / WEIGHTS if folder.is_dir() else folder
+    content = load_json(folder / SPEC) if folder.is_dir() else _header(folder)
     if content["format"].integer() != FORMAT:
         content["format"].refuse(f"{FORMAT}, the format of this release")
     groups = [_group_from(each) for each in content["groups"].items(MOST)]
     for each in content["tables"].items(MOST):
         _put_back(model, each, groups)
-    state = _read(folder / WEIGHTS)
+    state = _read(weights)
     for alias, name in content["tied"].fields().items():
         if name.text() not in state:
             name.refuse("the name of a weight")
@@ -178,22 +183,43 @@ def _put_back(model: nn.Module, content: JsonValue, groups: list[_Saved]) -> Non
     group = saved.group
     names = [name.text() for name in content["names"].items(MOST)]
     table = content["table"].choice([table.name for table in group.tables])
-    padding = content["padding_idx"].optional(lambda value: value.integer(0), None)
-    dtype = getattr(torch, content["dtype"].choice(["float16", "bfloat16", "float32", "float64"]))
     modules = dict(model.named_modules(remove_duplicate=False))
     for name, known in zip(names, content["names"].items(), strict=True):
         if not isinstance(modules.get(name), (nn.Embedding, nn.EmbeddingBag)):
             known.refuse(f"the name of a table of this {type(model).__name__}")
+    made = _drop_in(content, group, table, cast(TableModule, modules[names[0]]))
+    made.plan, made.seed = saved.plan, saved.seed
+    put(model, names, carry_over(modules[names[0]], made))
+
+
+def _drop_in(content: JsonValue, group: EmbeddingGroup, table: str, like: TableModule) -> Folded:
+    """The drop-in of a table as it was saved; as the module that it replaces, where only a checkpoint was there."""
+    kind = content["kind"].choice(["Embedding", "EmbeddingBag", "as built"])
+    if kind == "as built":
+        return make_drop_in(like, group, table)
+    padding = content["padding_idx"].optional(lambda value: value.integer(0), None)
+    dtype = getattr(torch, content["dtype"].choice(["float16", "bfloat16", "float32", "float64"]))
     made: Folded
-    if content["kind"].choice(["Embedding", "EmbeddingBag"]) == "EmbeddingBag":
+    if kind == "EmbeddingBag":
         mode: PoolMode = content["mode"].choice(get_args(PoolMode))  # type: ignore[assignment]
         last = content["include_last_offset"].flag()
         made = EmbeddingBag.over(group, table, padding, mode, last, dtype=dtype)
     else:
         made = Embedding.over(group, table, padding, dtype=dtype)
-    made.plan, made.seed = saved.plan, saved.seed
     made.keeps_padding = content["keeps_padding"].flag()
-    put(model, names, carry_over(modules[names[0]], made))
+    return made
+
+
+def _header(path: Path) -> JsonValue:
+    """What the header of a file that stands alone says."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(ITSELF)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} is missing or damaged ({one_line(str(error), 200)})") from error
+    if text is None:
+        raise ValueError(f"{path} is no folded checkpoint: write one with `tablefold fold`")
+    return parse_json(text, str(path))
 
 
 def _read(path: Path) -> dict[str, Tensor]:

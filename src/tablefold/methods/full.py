@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tablefold.formats import INT2, INT4, INT8, Format
 from tablefold.formats.fitting import fitted
-from tablefold.method import Kept, Method, Rung, Trained
+from tablefold.method import Keeper, Kept, Method, Rung, Trained
 from tablefold.partitions import identity
 from tablefold.starts import FULL_START
 from tablefold.tables import TableSpec
@@ -55,6 +55,10 @@ class Full(Method):
     def keep(self, trained: Trained, kept: Format, seed: int = 0) -> Kept:
         """The rows, moved such that their scales are those of the least error."""
         return Kept((self._master(trained, kept),))
+
+    def keeper(self, sample: Trained, kept: Format, seed: int = 0) -> Keeper:
+        """Every row for itself."""
+        return Keeper((), lambda rows: fitted(rows, kept))
 
     def _master(self, trained: Trained, kept: Format) -> Tensor:
         return fitted(trained.values, kept, torch.from_numpy(trained.weights).float())

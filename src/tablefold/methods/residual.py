@@ -15,7 +15,7 @@ from torch import Tensor
 from tablefold.clustering import cluster, nearest
 from tablefold.formats import FP32, INT4, INT8, Format
 from tablefold.formats.fitting import fitted
-from tablefold.method import Kept, Method, Rung, Trained
+from tablefold.method import Keeper, Kept, Method, Rung, Trained
 from tablefold.methods.metric import roots
 from tablefold.methods.sizing import MOST_PARTS
 from tablefold.partitions import identity, narrowest_integer, pointers
@@ -135,6 +135,20 @@ class Residual(Method):
         if not self._pays(trained.table):
             return Kept((trained.values.clone(),))
         sample = trained.sample(SAMPLE, seed)
+        search = self._learned(sample, kept, seed)
+        of = search.of if sample is trained else search.place(trained.values)
+        narrow = narrowest_integer(self.rows - 1)
+        return Kept(tuple(search.masters), tuple(each.astype(narrow) for each in of))
+
+    def keeper(self, sample: Trained, kept: Format, seed: int = 0) -> Keeper | None:
+        """Codebooks from the sample, then the pointers of each piece."""
+        if not self._pays(sample.table):
+            return None
+        search = self._learned(sample, kept, seed)
+        return Keeper(tuple(search.masters), search.place)
+
+    def _learned(self, sample: Trained, kept: Format, seed: int) -> _Search:
+        """Codebooks of a sample, and its pointers."""
         search = _Search(sample, kept, self.rows, seed)
         for _ in range(self.stages):
             search.add_stage()
@@ -144,9 +158,7 @@ class Residual(Method):
             if search.error() < least:  # rounding to a format may undo a gain
                 best, least = search.found, search.error()
         search.masters, search.turned, search.of = best
-        of = search.of if sample is trained else search.place(trained.values)
-        narrow = narrowest_integer(self.rows - 1)
-        return Kept(tuple(search.masters), tuple(each.astype(narrow) for each in of))
+        return search
 
 
 class _Search:

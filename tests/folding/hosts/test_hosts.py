@@ -38,7 +38,7 @@ def test_a_model_folded_16x_trains_as_its_full_tables_do(study, host, tmp_path):
     full, folded = (study.run(host, log, compression) for compression in (None, 16.0))
     assert folded["left"] == 0
     assert folded["bytes"] <= folded["full_bytes"] / 16
-    assert folded["auc"] > full["auc"] - 0.05  # of 8,000 rows; the study has 214,000
+    assert folded["auc"] - 0.5 > 0.7 * (full["auc"] - 0.5) > 0.05  # of 8,000 rows; the study has 214,000
 
 
 def deepctr(**options):
@@ -157,11 +157,11 @@ def test_fuxictr_is_told_to_compile_again_and_its_regulariser_finds_memory():
             self.compile("adam", "binary_crossentropy", 1e-3)
 
     model = Model()
-    before = float(model.regularization_loss())
+    before = float(model.regularization_loss().detach())
     report = fold(model, compression=16, weights="new", method="hash")
     assert [len(table.names) for table in report.tables] == [2, 1]
     assert any("FuxiCTR: call model.compile(optimizer, loss, lr) again" in note for note in report.notes)
-    assert 0 < float(model.regularization_loss()) <= before
+    assert 0 < float(model.regularization_loss().detach()) <= before
     vectors = model.embedding_layer({"user": torch.tensor([5])})
     model.reset_parameters()
     assert torch.equal(model.embedding_layer({"user": torch.tensor([5])}), vectors)
