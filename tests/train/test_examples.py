@@ -52,7 +52,6 @@ def plain_loop(data, batch_size, steps):
 
 @pytest.fixture(params=IN_TWO)
 def example(request):
-    pytest.importorskip({"with_fabric.py": "lightning_fabric", "with_accelerate.py": "accelerate"}[request.param])
     return EXAMPLES / request.param
 
 
@@ -66,6 +65,11 @@ def test_two_processes_learn_from_batches_twice_as_large(data, example):
     assert auc(*IN_TWO[example.name], example, data) == pytest.approx(plain_loop(data, 256, 23), abs=1e-3)
 
 
+@pytest.mark.parametrize("name", ["with_torch.py", "with_trainer.py"])
+def test_a_model_of_ones_own_is_folded_and_learns(data, name):
+    assert auc(sys.executable, EXAMPLES / name, data) > 0.6
+
+
 def test_every_example_is_tested():
-    elsewhere = {"onnx_scores.py"}  # tests/exporting/test_export_run.py
+    elsewhere = {"onnx_scores.py", "with_torch.py", "with_trainer.py"}  # tests/exporting/test_export_run.py, and above
     assert {path.name for path in EXAMPLES.glob("*.py")} == set(IN_TWO) | elsewhere
