@@ -44,7 +44,9 @@ MOST = 100_000
 _STATE = "_extra_state"
 
 
-def save_pretrained(model: nn.Module, folder: str | Path) -> None:
+def save_pretrained(
+    model: nn.Module, folder: str | Path, *, data: str = "", figures: Mapping[str, float] | None = None
+) -> None:
     """Write a folded model as a new folder, whole or not at all.
 
     Its drop-ins may come from `fold`, or be `tablefold.Embedding` and `EmbeddingBag` themselves. Memory is written as
@@ -53,6 +55,8 @@ def save_pretrained(model: nn.Module, folder: str | Path) -> None:
     Args:
         model: with at least one drop-in in it.
         folder: new.
+        data: what the model was trained on, for its card.
+        figures: how good it is, by the name of the figure, likewise.
 
     Raises:
         ValueError: for a model without drop-ins, or a folder that holds something.
@@ -72,7 +76,8 @@ def save_pretrained(model: nn.Module, folder: str | Path) -> None:
         save_file(state, target / WEIGHTS)
         (target / WEIGHTS).chmod((target.stat().st_mode & 0o666) | 0o200)  # safetensors would keep others out
         write_json(target / SPEC, spec)
-        (target / CARD).write_text(_card(model, groups, drop_ins, state))
+        about = _about(data, figures or {})
+        (target / CARD).write_text(_card(model, groups, drop_ins, state, about), encoding="utf-8")
 
 
 def from_pretrained(folder: str | Path, model: nn.Module) -> nn.Module:
@@ -237,8 +242,21 @@ def _load(model: nn.Module, state: dict[str, Tensor]) -> None:
         raise ValueError(f"the weights are not those of this model ({one_line(str(error), 300)})") from error
 
 
+def _about(data: str, figures: Mapping[str, float]) -> list[str]:
+    """What a card says of data and figures."""
+    lines = [*(["", f"Trained on {one_line(' '.join(data.split()), 1000)}."] if data else [])]
+    if figures:
+        lines += ["", "| figure | |", "|---|---|"]
+        lines += [f"| {one_line(name, 100)} | {value:.6g} |" for name, value in figures.items()]
+    return lines
+
+
 def _card(
-    model: nn.Module, groups: list[EmbeddingGroup], drop_ins: dict[Folded, list[str]], state: Mapping[str, Tensor]
+    model: nn.Module,
+    groups: list[EmbeddingGroup],
+    drop_ins: dict[Folded, list[str]],
+    state: Mapping[str, Tensor],
+    about: list[str],
 ) -> str:
     """The model card."""
     folded = sum(group.num_bytes for group in groups)
@@ -256,6 +274,7 @@ def _card(
     return "\n".join(
         [
             *lines,
+            *about,
             "",
             "```python",
             "import tablefold",
