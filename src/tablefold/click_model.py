@@ -88,6 +88,9 @@ class ClickModel:
         dense: Sequence[str] = (),
         counts: Sequence[str] = (),
         *,
+        times: Sequence[str] = (),
+        lists: Sequence[str] = (),
+        weight: str = "",
         min_count: int = 1,
     ) -> ClickModel:
         """Train on a log; gives this object. A second call starts anew.
@@ -102,12 +105,23 @@ class ClickModel:
             categorical: columns that become tables; any type, compared as text.
             dense: columns of numbers, taken as they are; missing ones count as 0.
             counts: columns of numbers, taken as log(1 + x).
+            times: columns of dates and times: their hour and weekday become tables, their order a dense column.
+            lists: columns of lists, whose values' vectors are pooled: the first 20 of each.
+            weight: column of numbers from 0, how much each row counts in training.
             min_count: values seen less often in training share one id.
 
         Raises:
             ValueError: for data or columns that do not fit.
         """
-        columns = Columns(label, tuple(categorical), tuple(dense), tuple(counts))
+        columns = Columns(
+            label,
+            tuple(categorical),
+            tuple(dense),
+            tuple(counts),
+            times=tuple(times),
+            lists=tuple(lists),
+            weight=weight,
+        )
         columns.check("fit")
         with _Kept() as kept, TemporaryDirectory(prefix="work-", dir=kept.folder) as place:
             source, dataset = Table((_file_of(data, Path(place)),), columns), Path(place) / "data"

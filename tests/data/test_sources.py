@@ -227,7 +227,7 @@ TYPES = {
 
 
 KEPT = {
-    "age": {"numbers": 420, "boolean": 70, "date": 70, "datetime": 70, "time": 70},
+    "age": {"numbers": 420, "boolean": 420, "date": 70, "datetime": 70, "time": 70},
     "clicked": {"numbers": 70, "boolean": 350, "date": 0, "datetime": 0, "time": 0, "null": 0},
 }
 """Rows that are no rejects: a missing number is 0, a missing label is none."""

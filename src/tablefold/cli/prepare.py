@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tablefold.cli.values import not_negative, number, positive, seed, workers
@@ -25,8 +26,8 @@ first half test, second half validation."""
 _LEAST_GIGABYTES = 0.001
 _MOST_GIGABYTES = 1e9
 _SCHEMA = (
-    'TOML: label = "NAME"; categorical, dense, counts (taken as log(1 + x)) = ["NAME", ...]; '
-    'split = "order" (first 6/7 train, then test, then validation) or "last-file"'
+    'TOML: label = "NAME"; categorical, dense, counts (taken as log(1 + x)), times, lists = ["NAME", ...]; '
+    'weight = "NAME"; split = "order" (first 6/7 train, then test, then validation), "last-file" or "by-time"'
 )
 
 
@@ -44,6 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         source.add_argument("files", nargs="+", metavar="FILE", help=files)
         if name == "table":
             source.add_argument("--schema", required=True, metavar="FILE", help=_SCHEMA)
+            source.add_argument("--split", help="order, last-file or by-time, whatever the schema says")
+            source.add_argument(
+                "--time", type=_name, default="", metavar="COL", help="by-time: one of the schema's times"
+            )
+            source.add_argument("--test-from", default="", metavar="DATE", help="by-time: earlier rows train")
         _add_log(source)
     interactions = sources.add_parser(
         "interactions", help="users and items, negatives drawn", description=_INTERACTIONS
@@ -180,7 +186,11 @@ def _avazu(args: argparse.Namespace) -> Schema:
 def _table(args: argparse.Namespace) -> Schema:
     from tablefold.data.table import Columns, Table
 
-    return _prepare_log(Table(tuple(args.files), Columns.load(args.schema)), args)
+    columns = Columns.load(args.schema)
+    if args.split or args.time or args.test_from:
+        columns = replace(columns, split=args.split or "order", time=args.time, test_from=args.test_from)
+        columns.check("the command line")
+    return _prepare_log(Table(tuple(args.files), columns), args)
 
 
 def _prepare_log(source: RawSource, args: argparse.Namespace) -> Schema:

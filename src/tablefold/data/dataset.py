@@ -40,12 +40,38 @@ class Batch(NamedTuple):
     """One batch: `dense` float32 [batch, dense_columns], `ids` int64 [batch, ids], `label` float32 [batch].
 
     `ids` has the columns that `schema.id_columns` lists: one for each single id, then those of lists, which hold
-    `tablefold.tables.NOTHING` where a list is shorter.
+    `tablefold.tables.NOTHING` where a list is shorter. Where rows have weights, `weight` float32 [batch] says how much
+    each counts in training.
     """
 
     dense: Float32[Tensor, "batch dense"]
     ids: Int64[Tensor, "batch ids"]
     label: Float32[Tensor, " batch"]
+
+    @property
+    def weight(self) -> Float32[Tensor, " batch"] | None:
+        """How much each row counts in training; None: all alike."""
+        return getattr(self, "_weight", None)
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device."""
+        dense, ids, label = (each.to(device, non_blocking=True) for each in self)
+        if self.weight is None:
+            return Batch(dense, ids, label)
+        return WeightedBatch.of(dense, ids, label, self.weight.to(device, non_blocking=True))
+
+
+class WeightedBatch(Batch):
+    """A batch whose rows have weights; as a tuple it is like any other."""
+
+    _weight: Tensor
+
+    @classmethod
+    def of(cls, dense: Tensor, ids: Tensor, label: Tensor, weight: Tensor) -> WeightedBatch:
+        """A batch of these."""
+        batch = cls(dense, ids, label)
+        batch._weight = weight
+        return batch
 
 
 class Dataset:
@@ -81,7 +107,7 @@ class Dataset:
             places = self.id_tables
             singles = sum(column.length is None for column in self.schema.id_columns)
             tables = tuple(self._given.tables[place].rows for place in places)
-            layout = ShardLayout(len(self.schema.dense), tables, singles)
+            layout = ShardLayout(len(self.schema.dense), tables, singles, self.schema.weighted)
             maps = tuple(self._maps[place] for place in places)
             self._parts[name] = Part(self.folder / name, self.schema.parts[name], layout, maps)
         return self._parts[name]
@@ -413,8 +439,9 @@ class IterableBatches(IterableDataset[Batch]):
 
 def _to_torch(examples: Examples) -> Batch:
     """Copies: shards are read-only views, and a batch belongs to its receiver."""
-    return Batch(
+    batch = Batch(
         torch.from_numpy(np.array(examples.dense)),
         torch.from_numpy(examples.ids.astype(np.int64)),
         torch.from_numpy(examples.label.astype(np.float32)),
     )
+    return batch if examples.weight is None else WeightedBatch.of(*batch, torch.from_numpy(np.array(examples.weight)))

@@ -26,9 +26,9 @@ _EMPTY = -1
 _MULTIPLIER = 0x9E3779B97F4A7C15 - (1 << 64)  # 2^64 / golden ratio, as int64: Fibonacci hashing
 
 
-def count_keys(columns: NDArray[np.int64]) -> list[Counts]:
-    """Of every column [columns, rows], the distinct keys and how often each occurs; missing ones are left out."""
-    rows = columns.shape[1]
+def count_keys(columns: Sequence[NDArray[np.int64]]) -> list[Counts]:
+    """Of every column, the distinct keys and how often each occurs; missing ones are left out."""
+    rows = max(map(len, columns))
     slots = np.zeros(
         (1 << max(1, (2 * rows - 1).bit_length()), 2), dtype=np.int64
     )  # (key, count), empty again after use
@@ -115,7 +115,7 @@ def open_lookup(path: Path) -> NDArray[np.int64]:
 
 
 def encode(keys: NDArray[np.int64], lookups: Sequence[Path | NDArray[np.int64]]) -> NDArray[np.int32]:
-    """Ids [rows, tables] of keys [tables, rows], by the hash table of each table, or the file that holds it."""
+    """Ids [rows, columns] of keys [columns, rows], by the hash table of each column, or the file that holds it."""
     ids = np.empty(keys.shape[::-1], dtype=np.int32)
     for table, lookup in enumerate(lookups):
         look_up(open_lookup(lookup) if isinstance(lookup, Path) else lookup, keys[table], ids[:, table])

@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 
 from tablefold.data.dictionary import encode_hashed
 from tablefold.data.encoder_folder import EncoderFolder
+from tablefold.data.lines import MISSING
 from tablefold.data.rejects import RejectRow, path_text
 from tablefold.data.schema import IDS, MISSING_ID, UNSEEN_ID, TableSchema
-from tablefold.data.source import Rows, describe_files
+from tablefold.data.source import Rows, describe_files, id_columns_of, inputs_of, tables_of_ids
 from tablefold.data.table import PARQUET_ROWS
 from tablefold.data.value_index import ValueIndex
 from tablefold.quoting import one_line
+from tablefold.tables import NOTHING
 
 _UNKNOWN = -1
 """Of a value that a closed catalogue lacks."""
@@ -61,6 +63,9 @@ class Encoder:
     Attributes:
         dense: names of the dense columns, in order.
         tables: names of the columns that have a table, in order.
+        inputs: names of the raw columns that are read of a row.
+        numbers: those of them that are numbers.
+        id_columns: what the matrix of ids holds.
 
     Raises:
         ValueError: for a folder that is missing, damaged, or does not belong to `dense` and `tables`.
@@ -79,6 +84,10 @@ class Encoder:
         self.dense, self.tables = tuple(dense), tuple(table.name for table in tables)
         self._work = work
         self._live = self._folder.source()
+        self.inputs, self.numbers = inputs_of(self._live)
+        self.id_columns = id_columns_of(self._live)
+        self._tables = tables_of_ids(self.id_columns, self.tables)
+        self._singles = sum(column.length is None for column in self.id_columns)
         self._indexes: list[ValueIndex] | None = None
         if self._folder.ids == IDS[0]:
             self._indexes = [self._folder.index(number, work, checked=built) for number in range(len(tables))]
@@ -122,7 +131,7 @@ class Encoder:
             yield self._encode(source.read_frame(frame[start : start + PARQUET_ROWS], origin), origin, start + 1)
 
     def read_values(self, columns: Sequence[Sequence[Any]], origin: str) -> Encoded:
-        """The rows of Python values, a column each for `dense` and `tables`, equally long.
+        """The rows of Python values, a column each for `inputs`, equally long.
 
         Raises:
             ValueError: for a value that is no text, number, truth, date or time.
@@ -133,14 +142,19 @@ class Encoder:
         """The rows as ids; they are the lines (or rows) of `origin` from number `first` on."""
         rejects = [(origin, first + reject.line - 1, reject.reason, reject.shown_text) for reject in rows.rejects]
         if self._indexes is None:
-            return Encoded(rows.dense, encode_hashed(rows.keys), _fits(rows), rejects)
+            return Encoded(rows.dense, self._padded(encode_hashed(rows.keys), rows), _fits(rows), rejects)
         ids = np.empty(rows.keys.shape[::-1], dtype=np.int32)
         is_closed = self._folder.is_closed
-        for number, index in enumerate(self._indexes):
+        for number, table in enumerate(self._tables):
             unseen, missing = (_UNKNOWN, None) if is_closed else (UNSEEN_ID, MISSING_ID)
-            index.look_up_into(ids[:, number], rows.keys[number], unseen, missing)
-        encoded = Encoded(rows.dense, ids, _fits(rows), rejects)
+            self._indexes[table].look_up_into(ids[:, number], rows.keys[number], unseen, missing)
+        encoded = Encoded(rows.dense, self._padded(ids, rows), _fits(rows), rejects)
         return self._without_unknown(encoded, origin, first) if is_closed and (ids < 0).any() else encoded
+
+    def _padded(self, ids: NDArray[Any], rows: Rows) -> NDArray[Any]:
+        """Ids, with `NOTHING` where a list has ended."""
+        ids[:, self._singles :][rows.keys[self._singles :].T == MISSING] = NOTHING
+        return ids
 
     def _without_unknown(self, encoded: Encoded, origin: str, first: int) -> Encoded:
         """Reject the rows with a value that a closed catalogue lacks."""

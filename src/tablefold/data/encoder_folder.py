@@ -35,6 +35,7 @@ from tablefold.data.schema import (
 )
 from tablefold.data.source import RawSource
 from tablefold.data.table import Columns, Table
+from tablefold.data.times import ORDER, YEARS
 from tablefold.data.value_index import RepeatedKeyError, ValueIndex, index_bytes
 from tablefold.json_files import JsonValue, load_json, write_json
 from tablefold.quoting import one_line, quoted
@@ -216,12 +217,14 @@ class EncoderFolder:
         return ValueIndex.open(left, values)
 
     def ways_of_numbers(self, dense: Sequence[str]) -> list[str]:
-        """How raw numbers become each of a model's dense columns: `log1p`, of what is no less than 0; or `identity`.
+        """How raw values become each of a model's dense columns: `log1p`, of what is no less than 0; `identity`; or,
+        of times, `years since 2020`.
 
         Missing ones are 0.
         """
         counts = dense if self.columns is None else self.columns.counts
-        return ["log1p" if name in counts else "identity" for name in dense]
+        times = {name + ORDER for name in self.columns.times} if self.columns else set()
+        return ["log1p" if name in counts else YEARS if name in times else "identity" for name in dense]
 
     def _check_columns(self, dense: tuple[str, ...]) -> None:
         path, source = self.folder / RECIPE_FILE, self._plain_source("")

@@ -13,14 +13,16 @@ from numpy.typing import NDArray
 from tablefold.data import dictionary
 from tablefold.data.dictionary_file import write_dictionary
 from tablefold.data.engine import Step
+from tablefold.data.lines import MISSING
 from tablefold.data.permutation import permute_ids
 from tablefold.data.rejects import save_rejects
 from tablefold.data.schema import RESERVED_IDS, dictionary_file
 from tablefold.data.shards import Examples, read_shard, shard_name, write_shard
-from tablefold.data.source import Rows, Shard, Source
+from tablefold.data.source import Rows, Shard, Source, id_columns_of, tables_of_ids
 from tablefold.data.spill import Spill, merge_spills
 from tablefold.data.split import Split
 from tablefold.data.texts import rank_texts, write_texts
+from tablefold.tables import NOTHING
 
 Piece = tuple[str, int, int, int]
 """What a shard gave to a part: the part's name, rows, positives, the checksum of the file."""
@@ -56,14 +58,30 @@ class Job:
     def count(self, number: int, shard: Shard) -> dict[str, int]:
         """Pass 1: spill the counts of one shard, and its rejects."""
         rows = self.source.read(shard)
-        Spill(self.work, number).write(rows.keys)
+        Spill(self.work, number).write(self._by_table(rows.keys))
         if self.source.text:
             write_texts(self.work, number, rows.texts)
         return self._summary(number, rows)
 
     def recount(self, number: int, shard: Shard, rows: int) -> None:
         """Spill the counts of the first `rows` rows of a shard that is only partly for training, as `number`."""
-        Spill(self.work, number).write(self.source.read(shard).keys[:, :rows])
+        Spill(self.work, number).write(self._by_table(self.source.read(shard).keys[:, :rows]))
+
+    def _by_table(self, keys: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """The keys of every table, whichever columns of ids they are of."""
+        tables = self._tables
+        return [keys[tables == table].reshape(-1) for table in range(len(self.source.tables))]
+
+    @property
+    def _tables(self) -> NDArray[np.int64]:
+        """The table of every column of ids."""
+        return np.array(tables_of_ids(id_columns_of(self.source), self.source.tables))
+
+    def _without_padding(self, ids: NDArray[Any], keys: NDArray[np.int64]) -> NDArray[Any]:
+        """Ids, with `NOTHING` where a list has ended."""
+        singles = sum(column.length is None for column in id_columns_of(self.source))
+        ids[:, singles:][keys[singles:].T == MISSING] = NOTHING
+        return ids
 
     def rank(self, table: int, spills: list[int]) -> int:
         """Merge the counts of a table, give its keys ids, write dictionary and look-up; returns the ids it has."""
@@ -102,13 +120,16 @@ class Job:
     def encode(self, number: int, shard: Shard, end: int, split: Split) -> list[Piece]:
         """Pass 2: write the rows of one shard, the last of which is row `end - 1`, into their parts."""
         rows = self.source.read(shard)
-        ids = dictionary.encode(rows.keys, [self._lookup(table) for table in range(len(self.source.tables))])
-        return self._write(number, Examples(rows.dense, ids, rows.label), end, split)
+        ids = dictionary.encode(rows.keys, [self._lookup(table) for table in self._tables.tolist()])
+        return self._write(number, self._examples(rows, ids), end, split)
+
+    def _examples(self, rows: Rows, ids: NDArray[Any]) -> Examples:
+        return Examples(rows.dense, self._without_padding(ids, rows.keys), rows.label, rows.weight)
 
     def hash(self, number: int, shard: Shard) -> dict[str, int]:
         """The only pass over a log whose ids are hashes: write one shard, not knowing yet into which part."""
         rows = self.source.read(shard)
-        examples = Examples(rows.dense, dictionary.encode_hashed(rows.keys), rows.label)
+        examples = self._examples(rows, dictionary.encode_hashed(rows.keys))
         checksum = write_shard(self.work / shard_name(number), examples)
         return self._summary(number, rows) | {"positives": int(rows.label.sum()), "checksum": checksum}
 
@@ -126,7 +147,8 @@ class Job:
 
     def _summary(self, number: int, rows: Rows) -> dict[str, int]:
         save_rejects(self.work, number, rows.rejects)
-        return {"lines": rows.lines, "rows": len(rows.label), "rejects": len(rows.rejects)}
+        before = {} if rows.before is None else {"before": rows.before}
+        return {"lines": rows.lines, "rows": len(rows.label), "rejects": len(rows.rejects), **before}
 
     def _lookup(self, table: int) -> Path:
         return self.work / f"lookup-{table:06d}"

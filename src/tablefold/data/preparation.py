@@ -21,7 +21,8 @@ from tablefold.data.job import Job, Piece
 from tablefold.data.private import SECRET_FILE, Private, write_secret
 from tablefold.data.rejects import MAX_REJECTS, check_rejects, write_rejects
 from tablefold.data.schema import FORMAT, IDS, PARTS, PartSchema, Schema, TableSchema
-from tablefold.data.source import Shard, Source, identify
+from tablefold.data.source import Shard, Source, id_columns_of, identify
+from tablefold.data.split import Split
 from tablefold.data.workplace import is_finished, open_workplace
 from tablefold.fields import settle_fields
 from tablefold.quoting import quoted
@@ -112,7 +113,16 @@ def prepare(source: Source, out: str | Path, options: Options | None = None) -> 
             write_secret(source.secret, folder / SECRET_FILE)
         tables = tuple(TableSchema(table, size) for table, size in zip(source.tables, sizes, strict=True))
         rejected = sum(shard["rejects"] for shard in counted)
-        schema = Schema(source.dense, tables, _parts(written), description, rejected, best)
+        schema = Schema(
+            source.dense,
+            tables,
+            _parts(written),
+            description,
+            rejected,
+            best,
+            id_columns=id_columns_of(source),
+            weighted=bool(description.get("columns", {}).get("weight")),
+        )
         schema.save(folder)
     return schema
 
@@ -125,7 +135,7 @@ def _rank_and_encode(job: Job, shards: list[Shard], engine: Engine, max_rejects:
     counted = engine.run([job.step("count", number, shard) for number, shard in enumerate(shards)])
     check_rejects(shards, counted, job.work, max_rejects)
     rows = [shard["rows"] for shard in counted]
-    ends, split = list(accumulate(rows)), job.source.split(shards, rows)
+    ends, split = list(accumulate(rows)), _split(job, shards, counted)
     last = bisect_left(ends, split.train_rows)  # the shard in which training ends
     spills = list(range(last))
     if split.train_rows:
@@ -137,11 +147,21 @@ def _rank_and_encode(job: Job, shards: list[Shard], engine: Engine, max_rejects:
     return counted, sizes, engine.run(steps)
 
 
+def _split(job: Job, shards: list[Shard], counted: list[dict[str, int]]) -> Split:
+    """How rows are dealt to the parts: by a date where the source counts the rows before one."""
+    rows = [shard["rows"] for shard in counted]
+    if not all("before" in shard for shard in counted):
+        return job.source.split(shards, rows)
+    table: Any = getattr(job.source, "source", job.source)  # whose values may be hashed
+    split: Split = table.split_at([shard["before"] for shard in counted], rows)
+    return split
+
+
 def _hash(job: Job, shards: list[Shard], engine: Engine, max_rejects: float) -> Outcome:
     counted = engine.run([job.step("hash", number, shard) for number, shard in enumerate(shards)])
     check_rejects(shards, counted, job.work, max_rejects)
     rows = [shard["rows"] for shard in counted]
-    ends, split = list(accumulate(rows)), job.source.split(shards, rows)
+    ends, split = list(accumulate(rows)), _split(job, shards, counted)
     written = [
         job.step("place", number, shard["rows"], ends[number], split, shard["positives"], shard["checksum"])()
         for number, shard in enumerate(counted)

@@ -25,11 +25,12 @@ from numpy.typing import NDArray
 
 from tablefold.compilation import compiled
 from tablefold.data.lines import MISSING, Reject
-from tablefold.data.source import RawSource, Rows, Shard
+from tablefold.data.source import RawSource, Rows, Shard, id_columns_of, inputs_of
 from tablefold.data.split import Split
 from tablefold.data.text_hash import hash_texts
 from tablefold.files import new_file
 from tablefold.json_files import read_bounded
+from tablefold.tables import Column
 
 SECRET_FILE = "secret"
 """Where the secret is, in a dataset and in an encoder."""
@@ -137,6 +138,21 @@ class Private:
     def tables(self) -> tuple[str, ...]:
         """As of the source."""
         return self.source.tables
+
+    @property
+    def id_columns(self) -> tuple[Column, ...]:
+        """As of the source."""
+        return id_columns_of(self.source)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """As of the source."""
+        return inputs_of(self.source)[0]
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """As of the source."""
+        return inputs_of(self.source)[1]
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -69,18 +69,19 @@ def find_columns(file: str, columns: Sequence[str], present: Sequence[str]) -> l
     return [list(present).index(name) for name in columns]
 
 
-def scan_parquet(file: str, path: str, columns: Sequence[str]) -> pl.LazyFrame:
+def scan_parquet(file: str, path: str, columns: Sequence[str], lists: Sequence[str] = ()) -> pl.LazyFrame:
     """Some columns of a Parquet file, whose bytes are at `path`; categories are text.
 
     Raises:
         ValueError: for a file that is damaged, lacks a column, or has one of which a value is no single text or number.
     """
     with reading_parquet(file):
-        return choose_columns(file, pl.scan_parquet(path, glob=False), columns)  # no pattern, whatever it holds
+        return choose_columns(file, pl.scan_parquet(path, glob=False), columns, lists)  # no pattern, whatever it holds
 
 
-def choose_columns(origin: str, whole: pl.LazyFrame, columns: Sequence[str]) -> pl.LazyFrame:
-    """Some columns of a frame, categories as text; `origin` is what errors call it.
+def choose_columns(origin: str, whole: pl.LazyFrame, columns: Sequence[str], lists: Sequence[str] = ()) -> pl.LazyFrame:
+    """Some columns of a frame, categories as text; `origin` is what errors call it. Of those in `lists` a value may be
+    a list.
 
     Raises:
         ValueError: for a column that it lacks, or of which a value is no single text or number.
@@ -88,10 +89,14 @@ def choose_columns(origin: str, whole: pl.LazyFrame, columns: Sequence[str]) -> 
     types = whole.collect_schema()
     places = find_columns(origin, columns, list(types))
     for name in columns:
-        if not is_plain(types[name]):
+        kind = types[name]
+        inner = kind.inner if name in lists and isinstance(kind, (pl.List, pl.Array)) else kind
+        if not is_plain(inner):  # type: ignore[arg-type]
             raise ValueError(
                 f"{origin}: the column {quoted(name)} is of type {one_line(str(types[name]), 60)}; "
-                "text, numbers, true and false, dates and times can be read, so convert it first"
+                "text, numbers, true and false, dates and times can be read"
+                + (", lists of them under lists, " if isinstance(kind, (pl.List, pl.Array)) else ", ")
+                + "so convert it first"
             )
     chosen = [pl.nth(place).alias(column(number)) for number, place in enumerate(places)]
     return whole.select(chosen).cast({pl.Categorical: pl.String, pl.Enum: pl.String})

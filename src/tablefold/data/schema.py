@@ -124,6 +124,9 @@ class Schema:
         lookups: tables with a file of attributes, and the attributes in it with their number of ids.
         format: version of the layout that was read; what is written has the present one.
         id_columns: what the matrix of ids holds; an id for every table unless given.
+        weighted: whether every row has a weight, by which it counts in training.
+        negatives_kept: share of the training part's rows of label 0 that it has; models that learn from it add its
+            logarithm to their logits while they do, so that what they predict is of the whole log.
 
     Raises:
         ValueError: for columns of ids that do not read the tables.
@@ -138,6 +141,8 @@ class Schema:
     lookups: dict[str, dict[str, int]] = field(default_factory=dict)
     format: int = FORMAT
     id_columns: tuple[Column, ...] = ()
+    weighted: bool = False
+    negatives_kept: float = 1.0
 
     def __post_init__(self) -> None:
         names = [table.name for table in self.tables]
@@ -210,6 +215,9 @@ class Schema:
         content = {"rows": self.rows, "label_rate": self.label_rate, **asdict(self), "format": FORMAT}
         if self.id_columns == self._plain_columns:
             del content["id_columns"]
+        for name in ("weighted", "negatives_kept"):
+            if content[name] == type(self).__dataclass_fields__[name].default:
+                del content[name]  # as it was before there were such
         for name, part in self.parts.items():
             content["parts"][name]["label_rate"] = part.label_rate
         with new_file(folder / SCHEMA_FILE) as file:
@@ -245,6 +253,8 @@ class Schema:
             lookups={owner: _attributes(names) for owner, names in content["lookups"].fields().items()},
             format=written.integer(),
             id_columns=columns,
+            weighted=content["weighted"].optional(JsonValue.flag, False),
+            negatives_kept=content["negatives_kept"].optional(JsonValue.number, 1.0),
         )
         schema._check(content)
         return schema

@@ -31,27 +31,32 @@ class Examples:
         dense: float32 [rows, dense_columns].
         ids: int32 or int64 [rows, tables].
         label: uint8 [rows].
+        weight: float32 [rows], how much each row counts in training; None: all alike.
     """
 
     dense: NDArray[np.float32]
     ids: NDArray[Any]
     label: NDArray[np.uint8]
+    weight: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.label)
 
     def __getitem__(self, rows: slice | NDArray[np.int64]) -> Examples:
-        return Examples(self.dense[rows], self.ids[rows], self.label[rows])
+        weight = None if self.weight is None else self.weight[rows]
+        return Examples(self.dense[rows], self.ids[rows], self.label[rows], weight)
 
     @staticmethod
     def concatenate(pieces: list[Examples]) -> Examples:
         """The rows of all pieces, in order; one piece is returned as it is."""
         if len(pieces) == 1:
             return pieces[0]
+        weights = [piece.weight for piece in pieces if piece.weight is not None]
         return Examples(
             np.concatenate([piece.dense for piece in pieces]),
             np.concatenate([piece.ids for piece in pieces]),
             np.concatenate([piece.label for piece in pieces]),
+            np.concatenate(weights) if weights else None,
         )
 
 
@@ -67,12 +72,14 @@ class ShardLayout:
     Args:
         dense: dense columns.
         tables: for every column of ids, how many its table has; None for any int64.
+        weighted: whether every row has a weight.
         singles: how many of these hold an id in every row; those behind them, of lists, may hold `NOTHING`. None: all.
     """
 
     dense: int
     tables: tuple[int | None, ...]
     singles: int | None = None
+    weighted: bool = False
 
     def check(self, examples: Examples) -> None:
         """Look at every value.
@@ -93,6 +100,10 @@ class ShardLayout:
         for number, (found_id, rows) in enumerate(zip(largest, self.tables, strict=True)):
             if rows is not None and found_id >= rows:
                 raise ValueError(f"it holds an id of table {number} outside 0 .. {rows - 1}")
+        if (examples.weight is not None) != self.weighted:
+            raise ValueError(f"it has {'' if examples.weight is not None else 'no '}weights, its schema says otherwise")
+        if examples.weight is not None and not (np.isfinite(examples.weight) & (examples.weight >= 0)).all():
+            raise ValueError("it holds a weight that is not a finite number from 0 on")
         if examples.label.max(initial=0) > 1:
             raise ValueError("it holds a label that is not 0 or 1")
 
@@ -102,6 +113,8 @@ def write_shard(path: Path, examples: Examples) -> int:
     columns = {"ids": _fixed_list(examples.ids), "label": pa.array(examples.label)}
     if examples.dense.shape[1]:
         columns = {"dense": _fixed_list(examples.dense), **columns}
+    if examples.weight is not None:
+        columns["weight"] = pa.array(examples.weight)
     batch = pa.record_batch(columns)
     with new_file(path) as file:
         with pa.ipc.new_file(str(file), batch.schema) as writer:
@@ -145,15 +158,22 @@ def _parse(file: pa.MemoryMappedFile) -> Examples:
         raise ValueError(f"it holds {reader.num_record_batches} record batches instead of one")
     batch = reader.get_batch(0)
     batch.validate(full=True)
-    if batch.schema.names not in (["dense", "ids", "label"], ["ids", "label"]):
-        raise ValueError("its columns are not dense, ids and label")
+    names = batch.schema.names
+    if names not in (every := ["dense", "ids", "label", "weight"], every[:3], every[1:], every[1:3]):
+        raise ValueError("its columns are not dense, ids, label and weight")
     label = batch.column("label")
     if label.type != pa.uint8() or label.null_count:
         raise ValueError("its column label is not uint8 without nulls")
     ids = _matrix(batch, "ids", (pa.int32(), pa.int64()))
-    if "dense" in batch.schema.names:
-        return Examples(_matrix(batch, "dense", (pa.float32(),)), ids, label.to_numpy())
-    return Examples(np.empty((len(label), 0), dtype=np.float32), ids, label.to_numpy())
+    weight = None
+    if "weight" in names:
+        if (own := batch.column("weight")).type != pa.float32() or own.null_count:
+            raise ValueError("its column weight is not float32 without nulls")
+        weight = own.to_numpy()
+    dense = np.empty((len(label), 0), dtype=np.float32)
+    if "dense" in names:
+        dense = _matrix(batch, "dense", (pa.float32(),))
+    return Examples(dense, ids, label.to_numpy(), weight)
 
 
 def _check_equal(what: str, found: int, listed: int) -> None:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tablefold.data.lines import Reject
 from tablefold.data.split import Split
 from tablefold.files import new_file
+from tablefold.tables import Column, plain_columns
 
 SHARD_BYTES = 16 << 20
 """Bytes of text per shard. Part of the output's identity: shards in, shards out."""
@@ -60,10 +61,12 @@ class Rows:
     Args:
         label: uint8 [rows].
         dense: float32 [rows, dense_columns], transformed.
-        keys: int64 [tables, rows]; `lines.MISSING` where there is no value.
+        keys: int64 [columns of ids, rows]; `lines.MISSING` where there is no value, or a list is shorter.
         lines: lines (or records) read, rows and rejects together.
         rejects: what is no row.
         texts: of a source with text, per table: the distinct keys and the texts they are hashes of.
+        weight: float32 [rows], how much each counts in training; None: all alike.
+        before: where a date divides the log, how many rows come before it.
     """
 
     label: NDArray[np.uint8]
@@ -72,6 +75,8 @@ class Rows:
     lines: int
     rejects: list[Reject]
     texts: tuple[Texts, ...] = ()
+    weight: NDArray[np.float32] | None = None
+    before: int | None = None
 
 
 class Source(Protocol):
@@ -139,6 +144,22 @@ class RawSource(Source, Protocol):
         Raises:
             ValueError: for a column that it lacks, or of which a value is no single text or number.
         """
+
+
+def id_columns_of(source: Source) -> tuple[Column, ...]:
+    """What the matrix of ids of a source holds; an id for every table, unless it says otherwise."""
+    return getattr(source, "id_columns", None) or plain_columns(source.tables)
+
+
+def tables_of_ids(columns: Sequence[Column], tables: Sequence[str]) -> list[int]:
+    """For every column of the matrix of ids, the number of its table."""
+    return [list(tables).index(column.table) for column in columns for _ in range(column.width)]
+
+
+def inputs_of(source: RawSource) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The columns that are read of a row to be scored, and which of them are numbers."""
+    plain = (*source.dense, *source.tables)
+    return tuple(getattr(source, "inputs", plain)), tuple(getattr(source, "numbers", source.dense))
 
 
 def describe_files(files: Sequence[str]) -> list[dict[str, Any]]:

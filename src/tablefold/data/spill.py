@@ -29,8 +29,8 @@ class Spill:
     work: Path
     number: int
 
-    def write(self, columns: NDArray[np.int64]) -> None:
-        """Count the keys [columns, rows] of one shard."""
+    def write(self, columns: Sequence[NDArray[np.int64]]) -> None:
+        """Count the keys of one shard, of each table."""
         counts = count_keys(columns)
         np.cumsum([len(keys) for keys, _ in counts], dtype=np.int64).tofile(self._ends)
         np.hstack([np.stack(pair) for pair in counts]).tofile(self._counts)

@@ -6,7 +6,15 @@ The schema file is TOML:
     categorical = ["user", "city"]      # any type; compared as text
     dense = ["age"]                     # numbers, taken as they are; missing ones count as 0
     counts = ["visits"]                 # numbers, taken as log(1 + x); negative and missing ones count as 0
-    split = "order"                     # first 6/7 train, half of the rest test, half validation; or "last-file"
+    times = ["at"]                      # dates and times: hour and weekday become tables, the order a dense column
+    lists = ["genres"]                  # lists of values, pooled by the model; in text "drama|crime"
+    list_length = 20                    # values of a list that are kept, the first ones
+    pool = "mean"                       # or "sum"
+    weight = "w"                        # numbers from 0: how much each row counts in training
+    split = "order"                     # first 6/7 train, half of the rest test, half validation; or "last-file"; or
+    time = "at"                         # "by-time": rows before `test_from` train; the log is in that order
+    test_from = "2024-05-01"
+    confirmed = ["session"]             # of the categorical columns, those with nearly as many values as rows
 
 Columns that it does not name are ignored. A CSV file has a header; a line is a record.
 """
@@ -28,11 +36,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tablefold.data.lines import Reject
+from tablefold.data.lines import MISSING, Reject
 from tablefold.data.records import choose_columns, column, find_columns, is_parquet, reading_parquet, scan_parquet
 from tablefold.data.source import (
     Rows,
     Shard,
+    Texts,
     byte_shards,
     describe_files,
     read_bytes,
@@ -42,11 +51,14 @@ from tablefold.data.source import (
 from tablefold.data.split import Split
 from tablefold.data.text_hash import hash_texts
 from tablefold.data.texts import text_keys
+from tablefold.data.times import HOUR, ORDER, WEEKDAY, hours, orders, parse_times, weekdays
 from tablefold.data.value_texts import as_texts
 from tablefold.json_files import LARGEST_FILE, JsonValue, read_bounded
 from tablefold.quoting import one_line, quoted
+from tablefold.tables import Column, plain_columns
 
-SPLITS = ("order", "last-file")
+SPLITS = ("order", "last-file", "by-time")
+LIST_LENGTH = 20
 PARQUET_ROWS = 1 << 16
 """Rows of a Parquet file per shard."""
 
@@ -71,11 +83,37 @@ class Columns:
     dense: tuple[str, ...] = ()
     counts: tuple[str, ...] = ()
     split: str = "order"
+    times: tuple[str, ...] = ()
+    lists: tuple[str, ...] = ()
+    list_length: int = LIST_LENGTH
+    pool: str = "mean"
+    weight: str = ""
+    time: str = ""
+    test_from: str = ""
+    confirmed: tuple[str, ...] = ()
 
     @property
     def names(self) -> list[str]:
         """All columns to read; `label` is empty where labels are not."""
-        return [*([self.label] if self.label else []), *self.dense, *self.counts, *self.categorical]
+        own = [name for name in (self.label, self.weight) if name]
+        return [*own, *self.inputs]
+
+    @property
+    def inputs(self) -> list[str]:
+        """Those that a model reads."""
+        return [*self.dense, *self.counts, *self.times, *self.categorical, *self.lists]
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Of the categorical columns, of what times become, and of lists."""
+        return (*self.categorical, *(name + of for name in self.times for of in (HOUR, WEEKDAY)), *self.lists)
+
+    @property
+    def id_columns(self) -> tuple[Column, ...]:
+        """What the matrix of ids holds."""
+        pool: Any = self.pool
+        lists = [Column(name, name, length=self.list_length, pool=pool) for name in self.lists]
+        return (*plain_columns(self.tables[: len(self.tables) - len(lists)]), *lists)
 
     @classmethod
     def load(cls, file: str) -> Columns:
@@ -92,17 +130,18 @@ class Columns:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"{file} is not TOML: {one_line(str(error), 200)}") from error
         for key, value in content.items():
-            kind: type = str if key in ("label", "split") else list
             if key not in cls.__dataclass_fields__:
                 raise ValueError(f"{file}: unknown key {quoted(key)}; known are {', '.join(cls.__dataclass_fields__)}")
-            names = value if isinstance(value, list) else [value]
-            if not isinstance(value, kind) or not all(isinstance(name, str) for name in names):
-                wanted = "name" if kind is str else "list of names"
+            default = cls.__dataclass_fields__[key].default
+            kind: type = type(default) if isinstance(default, (str, int)) else str if key == "label" else list
+            names = value if isinstance(value, list) else [] if kind is int else [value]
+            if type(value) is not kind or not all(isinstance(name, str) for name in names):
+                wanted = {str: "name", int: "number"}.get(kind, "list of names")
                 raise ValueError(f"{file}: {key} must be a {wanted}; got {quoted(value)}")
         if not content.get("label") or not content.get("categorical"):
             raise ValueError(f"{file} must name a label and at least one categorical column")
         options: dict[str, Any] = {
-            key: value if isinstance(value, str) else tuple(value) for key, value in content.items()
+            key: tuple(value) if isinstance(value, list) else value for key, value in content.items()
         }
         columns = cls(**options)
         columns.check(file)
@@ -125,6 +164,33 @@ class Columns:
             raise ValueError(f"{origin} names a column by the empty text; give it a name in the file")
         if self.split not in SPLITS:
             raise ValueError(f"{origin}: split {quoted(self.split)}: choose one of {', '.join(SPLITS)}")
+        try:
+            self._check_new()
+        except ValueError as error:
+            raise ValueError(f"{origin}: {error}") from error
+
+    def _check_new(self) -> None:
+        if len(set(self.tables)) < len(self.tables) or len(set(self.dense_names)) < len(self.dense_names):
+            raise ValueError("a column is called as the hour, weekday or order of a time is; rename it")
+        _ = self.id_columns  # which refuses lengths and pools
+        if (self.split == "by-time") != bool(self.time or self.test_from):
+            raise ValueError('split = "by-time" goes with time = "COLUMN" and test_from = "DATE"')
+        if self.split == "by-time" and self.time not in self.times:
+            raise ValueError(f"time {quoted(self.time)} must be one of times, so that it is read as one")
+        if self.split == "by-time" and parse_times(pl.Series([self.test_from])).item() is None:
+            raise ValueError(f"test_from {quoted(self.test_from)} is no date or time, such as 2024-05-01")
+        if not set(self.confirmed) <= set(self.categorical):
+            raise ValueError("confirmed names columns that are not categorical")
+
+    @property
+    def dense_names(self) -> tuple[str, ...]:
+        """Numbers, counts, and the order of times."""
+        return (*self.dense, *self.counts, *(name + ORDER for name in self.times))
+
+
+_FIRST = ("label", "categorical", "dense", "counts", "split")
+"""Fields that are written down even at their defaults, as they always were."""
+_DEFAULTS = {name: field.default for name, field in Columns.__dataclass_fields__.items()}
 
 
 @dataclass(frozen=True)
@@ -138,26 +204,67 @@ class Table:
 
     @property
     def dense(self) -> tuple[str, ...]:
-        """Dense columns: numbers, then counts."""
-        return self.columns.dense + self.columns.counts
+        """Dense columns: numbers, then counts, then the order of times."""
+        return self.columns.dense_names
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """Categorical columns."""
-        return self.columns.categorical
+        """Categorical columns, hours and weekdays, lists."""
+        return self.columns.tables
+
+    @property
+    def id_columns(self) -> tuple[Column, ...]:
+        """As the schema file says."""
+        return self.columns.id_columns
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What is read of a row to be scored."""
+        return tuple(self.columns.inputs)
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Which of these are numbers."""
+        return self.columns.dense + self.columns.counts
 
     def check_room(self, out: Path) -> None:
         """How much a log takes is known when it is read."""
 
     def describe(self) -> dict[str, Any]:
         """The source's name, columns and input."""
-        return {"name": "table", "columns": vars(self.columns), "files": describe_files(self.files)}
+        given = {
+            name: value for name, value in vars(self.columns).items() if name in _FIRST or value != _DEFAULTS[name]
+        }
+        return {"name": "table", "columns": given, "files": describe_files(self.files)}
 
     def split(self, shards: list[Shard], rows: list[int]) -> Split:
         """As the schema file says."""
         if self.columns.split == "last-file":
             return Split.last_file([shard.file for shard in shards], rows)
         return Split.by_order(sum(rows))
+
+    def split_at(self, before: Sequence[int], rows: list[int]) -> Split:
+        """By time: what comes before the date trains, half of the rest tests, half validates.
+
+        Args:
+            before: of each shard, how many rows come before the date.
+            rows: of each shard.
+
+        Raises:
+            ValueError: where rows before the date come after later ones, or there is none on either side.
+        """
+        late = [number for number, (one, all_) in enumerate(zip(before, rows, strict=True)) if one < all_]
+        if late and any(before[late[0] + 1 :]):
+            raise ValueError(
+                f"the rows are not in the order of {quoted(self.columns.time)}: sort the files by it, and name them in "
+                "their order"
+            )
+        train, total = sum(before), sum(rows)
+        if not 0 < train < total:
+            raise ValueError(
+                f"{train:,} of {total:,} rows come before {quoted(self.columns.test_from)}: choose a date in the log"
+            )
+        return Split((0, train, train + (total - train + 1) // 2, total))
 
     def unpack(self, folder: Path) -> Table:
         """Unpack gzipped files."""
@@ -180,9 +287,9 @@ class Table:
     def read(self, shard: Shard) -> Rows:
         """The rows of one shard."""
         if is_parquet(shard.path):
-            scan = scan_parquet(shard.file, shard.path, self.columns.names)
+            scan = scan_parquet(shard.file, shard.path, self.columns.names, self.columns.lists)
             with reading_parquet(shard.file):
-                frame = scan.slice(shard.start, shard.stop - shard.start).cast(pl.String).collect()
+                frame = self._texts(scan.slice(shard.start, shard.stop - shard.start))
             return self._rows(frame, range(1, len(frame) + 1), [], len(frame))
         lines = read_bytes(shard).tobytes().decode("utf-8", "backslashreplace").removesuffix("\n")
         return self._read_csv(lines.split("\n") if lines else [], _header(read_header(shard.path)))
@@ -194,19 +301,35 @@ class Table:
             chosen_columns = [frame.to_series(place) for place in places]
             if all(values.dtype in _PYTHON_TYPES for values in chosen_columns):
                 return self.read_values([values.to_list() for values in chosen_columns])
-        chosen = choose_columns(origin, frame.lazy(), self.columns.names).cast(pl.String).collect()
+        chosen = self._texts(choose_columns(origin, frame.lazy(), self.columns.names, self.columns.lists))
         return self._rows(chosen, range(1, len(frame) + 1), [], len(frame))
+
+    def _texts(self, frame: pl.LazyFrame) -> pl.DataFrame:
+        """All columns as text; lists as lists of text."""
+        types, wanted = frame.collect_schema(), []
+        for name, kind in types.items():
+            values = pl.col(name)
+            if isinstance(kind, (pl.List, pl.Array)):
+                wanted.append((values.arr.to_list() if isinstance(kind, pl.Array) else values).cast(pl.List(pl.String)))
+            elif isinstance(kind, pl.Datetime) and kind.time_zone and name in self._times:
+                wanted.append(values.dt.replace_time_zone(None).cast(pl.String))
+            else:
+                wanted.append(values.cast(pl.String))
+        return frame.select(wanted).collect()
+
+    @property
+    def _times(self) -> list[str]:
+        first = self._first + len(self.numbers)
+        return [column(place) for place in range(first, first + len(self.columns.times))]
 
     def read_values(self, columns: Sequence[Sequence[Any]]) -> Rows:
         """The rows of Python values, a column each for `dense` and `tables`."""
-        count, split = len(columns[0]), len(self.dense)
-        dense = self._plain_numbers(columns[:split], count)
-        if dense is None:  # text, or a row that does not fit
-            names = [*self.dense, *self.tables]
-            texts = [as_texts(name, values) for name, values in zip(names, columns, strict=True)]
-            frame = pl.DataFrame(
-                [pl.Series(column(place), values, dtype=pl.String) for place, values in enumerate(texts)]
-            )
+        count, split = len(columns[0]), len(self.numbers)
+        plain = not self.columns.times and not self.columns.lists
+        dense = self._plain_numbers(columns[:split], count) if plain else None
+        if dense is None:  # text, a time, a list, or a row that does not fit
+            series = [_text_series(name, values) for name, values in zip(self.inputs, columns, strict=True)]
+            frame = pl.DataFrame([values.alias(column(place)) for place, values in enumerate(series)])
             return self.unlabelled()._rows(frame, range(1, count + 1), [], count)
         values = [
             text for name, each in zip(self.tables, columns[split:], strict=True) for text in as_texts(name, each)
@@ -216,7 +339,7 @@ class Table:
 
     def unlabelled(self) -> Table:
         """Without the label, which the files need not have."""
-        return replace(self, columns=replace(self.columns, label=""))
+        return replace(self, columns=replace(self.columns, label="", weight=""))
 
     def best(self) -> None:
         """Unknown: the log is real."""
@@ -230,7 +353,7 @@ class Table:
         return hash_texts(values)
 
     def _parquet_shards(self, file: str, path: str) -> list[Shard]:
-        scan = scan_parquet(file, path, self.columns.names)
+        scan = scan_parquet(file, path, self.columns.names, self.columns.lists)
         with reading_parquet(file):
             rows = scan.select(pl.len()).collect().item()
         return [Shard(file, at, min(at + PARQUET_ROWS, rows), path) for at in range(0, rows, PARQUET_ROWS)]
@@ -255,29 +378,93 @@ class Table:
         """Type the columns of `frame` (all text), rejecting the records that cannot be."""
         label, wrong = self._label(frame)
         typed = []
-        for place in range(len(self.dense)):
+        for place in range(len(self.numbers)):
             values, misfits = self._dense(frame, place)
             typed.append(values)
             wrong += misfits
-        refused = reduce(or_, (mask for mask, _, _ in wrong), pl.repeat(False, len(frame), eager=True))
+        times = [parse_times(frame[name]) for name in self._times]
+        for name, values in zip(self._times, times, strict=True):
+            given = frame[name].is_not_null() & (frame[name] != "").fill_null(False)
+            wrong.append((given & values.is_null(), frame.columns.index(name), "is no date or time"))
+        weight, misfits = self._weight(frame)
+        refused = reduce(or_, (mask for mask, _, _ in wrong + misfits), pl.repeat(False, len(frame), eager=True))
         for row in refused.arg_true():
-            place, reason = next((place, reason) for mask, place, reason in wrong if mask[row])
-            text = ",".join(value or "" for value in frame.row(row))
+            place, reason = next((place, reason) for mask, place, reason in wrong + misfits if mask[row])
+            text = ",".join(_shown(value) for value in frame.row(row))
             shown = f"field {one_line(self.columns.names[place], 60)} {reason}: {quoted(frame.item(row, place))}"
             rejects.append(Reject(numbers[row], shown, text.encode()))
         kept = ~refused
-        frame, label = frame.filter(kept), label.filter(kept)
+        frame, label, times = frame.filter(kept), label.filter(kept), [values.filter(kept) for values in times]
         dense = [values.filter(kept).to_numpy().astype(np.float32) for values in typed]
-        columns = [frame[column(place)] for place in range(self._first + len(self.dense), frame.width)]
-        spilled = [text_keys(each) for each in columns] if self.columns.label else []  # for whoever ranks them
+        dense += [orders(values).to_numpy().astype(np.float32) for values in times]
+        keys, texts = self._keys(frame, times)
         return Rows(
             label.to_numpy().astype(np.uint8),
             np.stack(dense, axis=1) if dense else np.empty((len(frame), 0), dtype=np.float32),
-            np.stack([keys for keys, _ in spilled] or [hash_texts(each) for each in columns]),
+            keys,
             lines,
             sorted(rejects, key=lambda reject: reject.line),
-            tuple(texts for _, texts in spilled),
+            texts,
+            weight.filter(kept).to_numpy().astype(np.float32) if self.columns.weight else None,
+            self._before(times),
         )
+
+    def _keys(self, frame: pl.DataFrame, times: Sequence[pl.Series]) -> tuple[NDArray[np.int64], tuple[Texts, ...]]:
+        """The keys of every column of ids, and for whoever ranks them the texts of every table."""
+        first = self._first + len(self.numbers) + len(times)
+        columns = [frame[column(place)] for place in range(first, first + len(self.columns.categorical))]
+        columns += [values for each in times for values in (hours(each), weekdays(each))]
+        first += len(self.columns.categorical)
+        lists = [_listed(frame[column(place)]) for place in range(first, frame.width)]
+        if not self.columns.label:
+            keys = [hash_texts(each) for each in columns]
+            wide = [
+                self._padded(hash_texts(each.explode(keep_nulls=False, empty_as_null=False)), each) for each in lists
+            ]
+            return np.vstack([*keys, *wide]), ()
+        spilled = [text_keys(each) for each in columns]
+        pieces = [text_keys(_values(each)) for each in lists]
+        wide = [self._padded(keys, each) for (keys, _), each in zip(pieces, lists, strict=True)]
+        return np.vstack([*(keys for keys, _ in spilled), *wide]), tuple(texts for _, texts in (*spilled, *pieces))
+
+    def _padded(self, keys: NDArray[np.int64], lists: pl.Series) -> NDArray[np.int64]:
+        """The keys of all lists, one after the other, as a row for each place; `MISSING` where a list is shorter."""
+        length = self.columns.list_length
+        sizes = lists.list.len().fill_null(0).to_numpy().astype(np.int64)
+        ends = np.cumsum(sizes)
+        row = np.repeat(np.arange(len(sizes)), sizes)
+        place = np.arange(len(keys)) - np.repeat(ends - sizes, sizes)
+        kept = place < length
+        padded = np.full((length, len(sizes)), MISSING, dtype=np.int64)
+        padded[place[kept], row[kept]] = keys[kept]
+        return padded
+
+    def _weight(self, frame: pl.DataFrame) -> tuple[pl.Series, list[Misfit]]:
+        """How much each row counts, and which rows do not say."""
+        if not self.columns.weight:
+            return pl.repeat(1.0, len(frame), eager=True), []
+        place = 1 if self.columns.label else 0
+        values = frame[column(place)].cast(pl.Float64, strict=False)
+        fits = (values.is_finite() & (values >= 0) & values.cast(pl.Float32).is_finite()).fill_null(False)
+        return values, [(~fits, place, "is no weight: a finite number from 0 on")]
+
+    def _before(self, times: Sequence[pl.Series]) -> int | None:
+        """How many of the rows come before the date at which the test part begins.
+
+        Raises:
+            ValueError: where they do not all come first.
+        """
+        if self.columns.split != "by-time" or not self.columns.label:
+            return None
+        begin = parse_times(pl.Series([self.columns.test_from])).item()
+        later = (times[self.columns.times.index(self.columns.time)] >= begin).fill_null(False)
+        before = int((~later).sum())
+        if later[:before].any():
+            raise ValueError(
+                f"the rows are not in the order of {quoted(self.columns.time)}: some from {self.columns.test_from} on "
+                "come before earlier ones (or such that lack it); sort the file by it first"
+            )
+        return before
 
     def _plain_numbers(self, columns: Sequence[Sequence[Any]], rows: int) -> NDArray[np.float32] | None:
         """Dense columns of numbers as the model takes them; None where `_dense` must say what does not fit."""
@@ -299,8 +486,8 @@ class Table:
 
     @property
     def _first(self) -> int:
-        """The place of the first column after the label, among those read."""
-        return 1 if self.columns.label else 0
+        """The place of the first column after label and weight, among those read."""
+        return bool(self.columns.label) + bool(self.columns.weight)
 
     def _label(self, frame: pl.DataFrame) -> tuple[pl.Series, list[Misfit]]:
         """The label as a number, 0 where labels are not read; and which rows have none."""
@@ -312,7 +499,7 @@ class Table:
     def _dense(self, frame: pl.DataFrame, number: int) -> tuple[pl.Series, list[Misfit]]:
         """A dense column as the model takes it, missing values as 0; and which rows have none that will do."""
         place = self._first + number
-        text = frame[column(place)].replace("", None)
+        text = frame[column(place)].replace({"": None, "true": "1", "false": "0"})
         values = text.cast(pl.Float64, strict=False)
         wrong = [(text.is_not_null() & ~values.is_finite().fill_null(False), place, "is not a finite number")]
         values = values.fill_null(0)
@@ -320,6 +507,30 @@ class Table:
             return values.clip(0).log1p(), wrong
         large = values.is_finite() & ~values.cast(pl.Float32).is_finite()
         return values, [*wrong, (large, place, f"is beyond float32, which ends at {np.finfo(np.float32).max:.7g}")]
+
+
+def _text_series(name: str, values: Sequence[Any]) -> pl.Series:
+    """Python values as text; lists as lists of text."""
+    if not any(isinstance(value, (list, tuple)) for value in values):
+        return pl.Series(as_texts(name, values), dtype=pl.String)
+    texts = [as_texts(name, [value]) if isinstance(value, str) else value and as_texts(name, value) for value in values]
+    return pl.Series(texts, dtype=pl.List(pl.String))
+
+
+def _listed(values: pl.Series) -> pl.Series:
+    """Lists of text, without values that are missing; a text is cut at every bar."""
+    if values.dtype == pl.String:
+        values = values.str.split("|")
+    return values.list.eval(pl.element().filter(pl.element().is_not_null() & (pl.element() != "")))
+
+
+def _values(lists: pl.Series) -> pl.Series:
+    """Of all lists, one after the other."""
+    return lists.drop_nulls().filter(lists.drop_nulls().list.len() > 0).explode()
+
+
+def _shown(value: Any) -> str:
+    return "|".join(map(str, value)) if isinstance(value, list) else value or ""
 
 
 def _header(line: bytes) -> list[str]:

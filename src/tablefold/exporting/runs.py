@@ -18,6 +18,7 @@ from tablefold.exporting.signature import describe
 from tablefold.files import check_unused
 from tablefold.models import Network
 from tablefold.ops.gather import Outside
+from tablefold.tables import NOTHING, Column
 from tablefold.train.run import ENCODER, load_run
 
 _EXAMPLE_ROWS = 5
@@ -70,13 +71,17 @@ def export_run(
         check_unused(target.path.parent / ENCODER)
     loaded = load_run(run)
     recipe = loaded.recipe
-    rows = [table.rows or 1 for table in recipe.tables]
-    ids = torch.stack([torch.arange(_EXAMPLE_ROWS) % each for each in rows], dim=1)
+    by_name = {table.name: table for table in recipe.tables}
+    of_ids = [by_name[column.table] for column in recipe.columns for _ in range(column.width)]
+    ids = torch.stack([torch.arange(_EXAMPLE_ROWS) % (table.rows or 1) for table in of_ids], dim=1)
     inputs = {"dense": torch.zeros(_EXAMPLE_ROWS, len(recipe.dense)), "ids": ids}
     if not recipe.dense:
         del inputs["dense"]
     model = shipped((ClickRate if recipe.dense else ClickRateOfIds)(loaded.model), outside)
-    tables = tables_of(model, inputs)
+    lists = [column for column in recipe.columns if column.length is not None]
+    singles = len(recipe.columns) - len(lists)
+    ids[-1, singles:] = NOTHING  # an empty list
+    tables = tables_of(model, inputs) | {"ids": list(of_ids)}
     captured = capture(model, inputs, ["probability"])
     encoder = loaded.folder / ENCODER
     read = EncoderFolder.read(encoder, recipe.dense, recipe.tables) if encoder.is_dir() else None
@@ -87,9 +92,20 @@ def export_run(
         outside=[outside or loaded.model.group.outside],
         columns={"dense": _dense_columns(recipe.dense, read)},
         known_ids={"missing_id": MISSING_ID, "unknown_id": UNSEEN_ID} if read and not read.is_closed else {},
+        lists={"ids": _lists(lists, singles)} if lists else None,
     )
     parts = (targets, model, inputs, tables, captured, signature)
     return _by_folder(*parts, encoder if encoder.is_dir() else None)
+
+
+def _lists(lists: Sequence[Column], first: int) -> list[dict[str, Any]]:
+    """Which columns of ids are a list each, and what its end is filled with."""
+    entries = []
+    for column in lists:
+        places = {"first_column": first, "columns": column.width}
+        entries.append({"name": column.name, **places, "pool": column.pool, "no_id": NOTHING})
+        first += column.width
+    return entries
 
 
 def _dense_columns(names: Sequence[str], encoder: EncoderFolder | None) -> list[dict[str, str]]:

@@ -25,6 +25,7 @@ def describe(
     outside: Sequence[str],
     columns: Mapping[str, Sequence[Mapping[str, str]]] | None = None,
     known_ids: Mapping[str, int] | None = None,
+    lists: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> dict[str, Any]:
     """What the file says of itself.
 
@@ -34,6 +35,7 @@ def describe(
         model: its name.
         outside: what its groups answer for ids outside their tables.
         columns: of inputs that carry no ids: each column's `name`, and `from_raw`, how raw numbers become it.
+        lists: of inputs whose last columns are lists of ids, which those are.
         known_ids: ids with a meaning of their own: `missing_id` and `unknown_id` of dictionaries.
     """
     placeholders, results = _ends(captured)
@@ -45,6 +47,8 @@ def describe(
             entry["columns"] = list(columns[name])
         if name in tables:
             entry["tables"] = [_table(table, known_ids or {}) for table in tables[name]]
+        if lists and name in lists:
+            entry["lists"] = list(lists[name])
         inputs.append(entry)
     outputs = [_tensor(name, value, axes) for name, value in zip(captured.outputs, results, strict=True)]
     policies = sorted(set(outside))

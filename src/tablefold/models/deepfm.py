@@ -68,7 +68,7 @@ class DeepFM(Network):
 
     def vectors(self, ids: Int[Tensor, "batch ids"]) -> Float[Tensor, "batch features floats"]:
         """The vectors, and behind each its weight."""
-        return torch.cat([self.features(ids), self.weights(ids)], dim=2)
+        return torch.cat([self.features(ids, self.group), self.weights(ids, self.group)], dim=2)
 
     def logits(self, dense: Tensor, vectors: Tensor) -> Tensor:
         """Logits `[batch]`; see the class."""

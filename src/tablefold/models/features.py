@@ -30,7 +30,7 @@ class Features(nn.Module):
     >>> from tablefold.tables import Column
     >>> group = parse("full").build([TableSpec("user", 50, 8), TableSpec("item", 20, 8)])
     >>> columns = [Column("user", "user"), Column("item", "item"), Column("history", "item", length=3)]
-    >>> Features(group, columns)(torch.tensor([[7, 1, 4, 5, -1], [8, 2, -1, -1, -1]])).shape
+    >>> Features(group, columns)(torch.tensor([[7, 1, 4, 5, -1], [8, 2, -1, -1, -1]]), group).shape
     torch.Size([2, 3, 8])
     """
 
@@ -40,9 +40,10 @@ class Features(nn.Module):
         self.lists = [column for column in columns if column.length is not None]
         self.singles = len(names)
         own = [table.name for table in group.tables]
-        self.view = None if not names else group if names == own else group.view(names)
+        self.is_whole = names == own  # the group itself gives them, and is called as what it then is in its model
+        self.view = None if not names or self.is_whole else group.view(names)
         self.views = nn.ModuleList(group[column.table + suffix] for column in self.lists)
-        views = [view for view in (self.view, *self.views) if view is not None]
+        views = [view for view in (group if self.is_whole else self.view, *self.views) if view is not None]
         if len({view.dim for view in views}) > 1:
             raise ValueError("the vectors of these columns have different dims: they cannot stand side by side")
         self.dim: int = views[0].dim
@@ -51,17 +52,18 @@ class Features(nn.Module):
         singles = [column for column in columns if column.length is None]
         self.sides = [column.side for column in (*singles, *self.lists) for _ in range(of[column.table + suffix])]
 
-    def forward(self, ids: Int[Tensor, "batch ids"]) -> Float[Tensor, "batch features dim"]:
-        """The vectors of a batch."""
-        if not self.lists and self.view is not None:
-            vectors: Tensor = self.view(ids)
+    def forward(self, ids: Int[Tensor, "batch ids"], group: nn.Module) -> Float[Tensor, "batch features dim"]:
+        """The vectors of a batch, read from the group, or what stands in its place."""
+        view = group if self.is_whole else self.view
+        if not self.lists and view is not None:
+            vectors: Tensor = view(ids)
             return vectors
         width = self.singles + sum(column.width for column in self.lists)
         if ids.ndim != 2 or ids.shape[1] != width:
             raise ValueError(f"ids must be [batch, {width}]; got {list(ids.shape)}")
         parts, first = [], self.singles
-        if self.view is not None:
-            parts.append(self.view(ids[:, :first]))
+        if view is not None:
+            parts.append(view(ids[:, :first]))
         for column, view in zip(self.lists, self.views, strict=True):
             parts.append(_pooled(view, ids[:, first : first + column.width], column.pool))
             first += column.width

@@ -57,7 +57,7 @@ class Network(nn.Module, ABC):
 
     def vectors(self, ids: Int[Tensor, "batch ids"]) -> Float[Tensor, "batch features dim"]:
         """The vectors that `logits` computes from."""
-        vectors: Tensor = self.features(ids)
+        vectors: Tensor = self.features(ids, self.group)
         return vectors
 
     @abstractmethod

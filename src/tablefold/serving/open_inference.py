@@ -51,8 +51,7 @@ class InferenceRequest:
 
 def describe(name: str, version: str, scorer: Scorer) -> dict[str, Any]:
     """The model's metadata."""
-    inputs = [(column, "FP64") for column in scorer.encoder.dense]
-    inputs += [(column, "BYTES") for column in scorer.encoder.tables]
+    inputs = [(column, "FP64" if column in scorer.encoder.numbers else "BYTES") for column in scorer.names]
     return {
         "name": name,
         "versions": [version],
@@ -76,7 +75,9 @@ def read_request(body: bytes, header_length: str | None, scorer: Scorer, max_row
     if unknown:
         raise bad(f"there is no input {quoted(unknown[0])}; the model has {one_line(', '.join(scorer.names), 300)}")
     buffer = _Buffer(memoryview(body)[split:])
-    values = {name: _values(given, buffer, max_rows, name in scorer.encoder.tables) for name, given in inputs.items()}
+    values = {
+        name: _values(given, buffer, max_rows, name not in scorer.encoder.numbers) for name, given in inputs.items()
+    }
     if buffer.rest:
         raise bad(f"{buffer.rest:,} bytes follow the last tensor: binary_data_size tells how many each has")
     missing = next((name for name in scorer.names if name not in values), None)

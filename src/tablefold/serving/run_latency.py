@@ -63,8 +63,8 @@ def measure_serving(folder: str | Path, seconds: float = 1.0) -> ServingFigures:
 def _median(scorer: Scorer, rows: int, seconds: float) -> float:
     draw = random.Random(0)
     records: list[dict[str, Any]] = [
-        {name: str(draw.randrange(10_000_000)) for name in scorer.encoder.tables}
-        | {name: draw.randrange(10) for name in scorer.encoder.dense}
+        {name: str(draw.randrange(10_000_000)) for name in scorer.names}
+        | {name: draw.randrange(10) for name in scorer.encoder.numbers}
         for _ in range(rows)
     ]
     scorer.score(records)  # which compiles what is not compiled yet

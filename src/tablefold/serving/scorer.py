@@ -68,7 +68,7 @@ class Scorer:
     Attributes:
         run: the run.
         encoder: what turns values into ids.
-        names: of the columns that it reads: the dense ones, then those with a table.
+        names: of the raw columns that it reads: numbers first.
 
     Raises:
         ValueError: for a folder that holds no run, a run that cannot read raw values, or a device that is not there.
@@ -91,7 +91,13 @@ class Scorer:
         recipe = self.run.recipe
         tables = [TableSchema(table.name, table.rows) for table in recipe.tables]
         self.encoder = Encoder(self.run.folder / ENCODER, recipe.dense, tables, work, built=built)
-        self.names = (*self.encoder.dense, *self.encoder.tables)
+        self.names = self.encoder.inputs
+        wanted = [(column.name, column.table, column.length) for column in recipe.columns]
+        if [(column.name, column.table, column.length) for column in self.encoder.id_columns] != wanted:
+            raise ValueError(
+                f"{self.run.folder} reads what each user took before, which raw values do not carry: rank items with "
+                "`tablefold recommend`"
+            )
         precision = nearest_precision(recipe.config.precision, self._device)
         self._in_bf16 = precision == "bf16"
         self._in_tf32 = precision == "tf32"

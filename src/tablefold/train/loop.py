@@ -44,6 +44,8 @@ class Trainer:
             saved weights give the same figures to the bit.
         listeners: told of every step and record.
         world: the processes that train together; None joins those that torch's launcher started, if it did.
+        negatives_kept: share of the rows of label 0 that the training part has. In training its logarithm is taken off
+            the logits (He et al., ADKDD 2014, turned round), so that what the model predicts is of the whole log.
 
     Raises:
         ValueError: for an unknown optimiser or precision, a learning rate that is not positive, or a device that is
@@ -61,6 +63,7 @@ class Trainer:
         compile: bool = False,  # noqa: A002  (torch's name)
         listeners: Sequence[Listener] = (),
         world: World | None = None,
+        negatives_kept: float = 1.0,
     ) -> None:
         self.device = choose_device(device)
         check_precision(precision, self.device)
@@ -73,6 +76,7 @@ class Trainer:
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
         self.listeners = tuple(listeners)
         self.progress = Progress()
+        self.offset = -math.log(negatives_kept)
         self.recent_losses: list[float] = []  # since the last record
         self.best_state: dict[str, Tensor] | None = None  # weights at `progress.best_step`
 
@@ -105,11 +109,11 @@ class Trainer:
 
     def step(self, batch: Batch) -> float:
         """One optimiser step on one batch; gives its mean log loss before the step."""
-        batch = Batch(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
+        batch = batch.to(self.device)
         self.model.train()
         with matrix_products(self.precision):
             logits = self._logits(self._forward, batch)
-            loss = F.binary_cross_entropy_with_logits(logits, batch.label)
+            loss = _mean_loss(logits + self.offset, batch)
             value = loss.item()
             if not math.isfinite(value):
                 raise TrainingDivergedError(self._describe_divergence(value))
@@ -225,6 +229,15 @@ class Trainer:
         largest = max(norms, key=lambda name: math.inf if math.isnan(norms[name]) else norms[name])
         norm = f"{norms[largest]:.3g}"
         return f"{where}; the largest gradient of the step before is that of {largest}, norm {norm}: lower the lr"
+
+
+def _mean_loss(logits: Tensor, batch: Batch) -> Tensor:
+    """The mean log loss of a batch, by the rows' weights where they have some."""
+    if batch.weight is None:
+        return F.binary_cross_entropy_with_logits(logits, batch.label)
+    losses = F.binary_cross_entropy_with_logits(logits, batch.label, batch.weight, reduction="sum")
+    total: Tensor = losses / batch.weight.sum().clamp(min=torch.finfo(losses.dtype).tiny)
+    return total
 
 
 def _values(gradient: Tensor) -> Tensor:

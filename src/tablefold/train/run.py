@@ -164,7 +164,7 @@ def _train(
     check_encoder(dataset)
     train, journal = dataset.part("train"), Journal()
     checkpoints = Checkpoints(out, _identity(recipe, dataset), checkpoint_every)
-    trainer = _trainer(recipe, world, [journal, checkpoints, *listeners])
+    trainer = _trainer(recipe, world, [journal, checkpoints, *listeners], dataset.schema.negatives_kept)
     checkpoints.attach(trainer, journal)
     trainer.fit(train, config.schedule(), dataset.part("validation"))
     checkpoints.save()  # the test part may be large, and its evaluation be interrupted too
@@ -183,7 +183,7 @@ def _train(
     return result
 
 
-def _trainer(recipe: Recipe, world: World, listeners: Sequence[Listener]) -> Trainer:
+def _trainer(recipe: Recipe, world: World, listeners: Sequence[Listener], negatives_kept: float) -> Trainer:
     """What trains the recipe's model; of several processes the first alone tells the listeners."""
     config = recipe.config
     return Trainer(
@@ -195,6 +195,7 @@ def _trainer(recipe: Recipe, world: World, listeners: Sequence[Listener]) -> Tra
         compile=config.compile,
         listeners=listeners if world.leads else (),
         world=world,
+        negatives_kept=negatives_kept,
     )
 
 
