@@ -258,3 +258,60 @@ def test_times_are_read_as_they_come():
     assert found[2] == datetime.datetime(2024, 2, 29)
     assert found[3] == found[4] == datetime.datetime(2024, 2, 29, 23, 59, 58)
     assert found[5:] == [None, None, None]
+
+
+def test_a_schema_is_proposed_and_used(tmp_path, capsys):
+    frame = log().with_columns(session=pl.format("s{}", pl.int_range(pl.len())), inner=pl.Series([[["a"]]] * ROWS))
+    frame = frame.rename({"w": "weight"}).drop("paid")
+    frame.write_parquet(tmp_path / "log.parquet")
+    assert main(["describe", str(tmp_path / "log.parquet")]) == 0
+    shown = capsys.readouterr().out
+    assert 'label = "clicked"' in shown
+    assert 'times = ["at"]' in shown
+    assert 'lists = ["genres"]' in shown
+    assert 'weight = "weight"' in shown
+    assert "left out: 1,400 values in 1,400 rows" in shown
+    (tmp_path / "schema.toml").write_text(shown)
+    kept = Columns.load(str(tmp_path / "schema.toml"))
+    assert (kept.categorical, kept.dense) == (("user name", "Größe"), ("price",))
+    assert main(["prepare", "table", str(tmp_path / "log.parquet"), "--out", str(tmp_path / "data")]) == 0
+    assert shown.strip() in capsys.readouterr().out
+    assert Dataset(tmp_path / "data").schema.rows == ROWS
+    frame.drop("clicked").write_parquet(tmp_path / "none.parquet")
+    assert main(["describe", str(tmp_path / "none.parquet")]) == 2
+    assert "no column holds 0 and 1" in capsys.readouterr().err
+
+
+def test_a_column_that_tells_rows_apart_must_be_confirmed(tmp_path):
+    frame = log().with_columns(session=pl.format("s{}", pl.int_range(pl.len())))
+    frame.write_parquet(tmp_path / "log.parquet")
+    source = Table((str(tmp_path / "log.parquet"),), Columns("clicked", ("session", "Größe")))
+    with pytest.raises(ValueError, match="the column 'session' has 1,200 values in 1,200 rows"):
+        prepare(source, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+    confirmed = Table(source.files, Columns("clicked", ("session", "Größe"), confirmed=("session",)))
+    assert prepare(confirmed, tmp_path / "data").tables[0].rows == 1202
+
+
+def test_negatives_that_were_left_out_are_made_up_for(tmp_path):
+    random = np.random.default_rng(0)
+    group = random.integers(0, 4, 14_000)
+    label = (random.random(14_000) < np.array([0.02, 0.05, 0.1, 0.2])[group]).astype(int)
+    pl.DataFrame({"clicked": label, "group": group, "other": group % 2}).write_parquet(tmp_path / "log.parquet")
+    source = Table((str(tmp_path / "log.parquet"),), Columns("clicked", ("group", "other")))
+    whole = prepare(source, tmp_path / "whole")
+    kept = prepare(source, tmp_path / "kept", Options(keep_negatives=0.2))
+    again = prepare(source, tmp_path / "again", Options(keep_negatives=0.2, ids="hash"))
+    assert kept.parts["train"].positives == whole.parts["train"].positives
+    share = (kept.parts["train"].rows - kept.parts["train"].positives) / (
+        whole.parts["train"].rows - whole.parts["train"].positives
+    )
+    assert share == pytest.approx(0.2, abs=0.02)
+    assert again.parts["train"].rows == kept.parts["train"].rows
+    assert kept.parts["test"].rows == whole.parts["test"].rows
+    assert Dataset(tmp_path / "kept").schema.negatives_kept == 0.2
+    config = {"dim": 4, "model": "neumf", "model_options": {"top_mlp": [8]}, "batch_size": 50, "epochs": 6, "lr": 0.01}
+    result = train_run(Config(str(tmp_path / "kept"), **config), tmp_path / "run")
+    assert result["calibration"] == pytest.approx(1, abs=0.15)
+    with pytest.raises(ValueError, match="--keep-negatives 0 must be a share above 0"):
+        Options(keep_negatives=0)

@@ -1,4 +1,4 @@
-"""Show a prepared dataset: rows, label rate, and the ids of every table."""
+"""Show a prepared dataset (rows, label rate, the ids of every table), or propose a schema for a raw file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LONGEST_NAME = 40
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `tablefold describe`."""
-    parser.add_argument("dir", metavar="DIR", help="a prepared dataset")
+    parser.add_argument("dir", metavar="DIR", help="a prepared dataset; or a Parquet or CSV file, for a schema")
     parser.add_argument(
         "--dim", type=integer(1, 65_536), default=16, metavar="N", help="floats per id (default: %(default)s)"
     )
@@ -24,6 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the description."""
+    if Path(args.dir).is_file():
+        from tablefold.data.proposal import propose
+
+        print(propose(args.dir))
+        return
     from tablefold.data.description import HEAD, describe_tables, plot_frequencies
     from tablefold.data.schema import Schema
     from tablefold.quoting import one_line

@@ -44,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         source.set_defaults(prepare=prepare)
         source.add_argument("files", nargs="+", metavar="FILE", help=files)
         if name == "table":
-            source.add_argument("--schema", required=True, metavar="FILE", help=_SCHEMA)
+            source.add_argument(
+                "--schema", metavar="FILE", help=f"{_SCHEMA} (default: as `tablefold describe FILE` says)"
+            )
             source.add_argument("--split", help="order, last-file or by-time, whatever the schema says")
             source.add_argument(
                 "--time", type=_name, default="", metavar="COL", help="by-time: one of the schema's times"
@@ -85,6 +87,13 @@ def _add_log(parser: argparse.ArgumentParser) -> None:
         default=1,
         metavar="N",
         help="values seen less often in training share one id (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--keep-negatives",
+        type=number(0, 1),
+        default=1.0,
+        metavar="SHARE",
+        help="keep this share of the training rows of label 0; models are corrected for it (default: all)",
     )
     parser.add_argument(
         "--ids", default="dictionary", help="dictionary, or hash: one pass, open vocabulary (default: %(default)s)"
@@ -186,7 +195,12 @@ def _avazu(args: argparse.Namespace) -> Schema:
 def _table(args: argparse.Namespace) -> Schema:
     from tablefold.data.table import Columns, Table
 
-    columns = Columns.load(args.schema)
+    if args.schema is None:
+        from tablefold.data.proposal import propose
+
+        proposal = propose(args.files[0])
+        print(f"schema proposed for {args.files[0]} (save it, change it, and give it by --schema):\n{proposal}")
+    columns = proposal.columns if args.schema is None else Columns.load(args.schema)
     if args.split or args.time or args.test_from:
         columns = replace(columns, split=args.split or "order", time=args.time, test_from=args.test_from)
         columns.check("the command line")
@@ -205,6 +219,7 @@ def _prepare_log(source: RawSource, args: argparse.Namespace) -> Schema:
         min_count=args.min_count,
         permute_ids=args.permute_ids,
         max_rejects=args.max_rejects,
+        keep_negatives=args.keep_negatives,
         workers=args.workers,
         engine=args.engine,
         memory=args.memory,

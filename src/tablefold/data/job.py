@@ -16,7 +16,7 @@ from tablefold.data.engine import Step
 from tablefold.data.lines import MISSING
 from tablefold.data.permutation import permute_ids
 from tablefold.data.rejects import save_rejects
-from tablefold.data.schema import RESERVED_IDS, dictionary_file
+from tablefold.data.schema import PARTS, RESERVED_IDS, dictionary_file
 from tablefold.data.shards import Examples, read_shard, shard_name, write_shard
 from tablefold.data.source import Rows, Shard, Source, id_columns_of, tables_of_ids
 from tablefold.data.spill import Spill, merge_spills
@@ -42,6 +42,7 @@ class Job:
         min_count: see `Options`.
         permute: see `Options`.
         memory: bytes that one step may take to merge counts.
+        keep_negatives: see `Options`.
     """
 
     source: Source
@@ -50,6 +51,7 @@ class Job:
     min_count: int
     permute: int | None
     memory: int
+    keep_negatives: float = 1.0
 
     def step(self, name: str, number: int, *arguments: Any) -> Step:
         """The call of one method below; its result is kept in the work folder."""
@@ -137,7 +139,7 @@ class Job:
         """Move a shard that `hash` wrote into its part, or cut it where parts meet."""
         parts = [part for part, _ in split.pieces(end - rows, end)]
         written = self.work / shard_name(number)
-        if len(parts) > 1:
+        if len(parts) > 1 or self.keep_negatives < 1:
             return self._write(number, read_shard(written), end, split)
         for part in parts:
             (self.folder / part).mkdir(exist_ok=True)
@@ -158,6 +160,9 @@ class Job:
         for part, piece in split.pieces(end - len(examples), end):
             (self.folder / part).mkdir(exist_ok=True)
             chosen = examples[piece]
+            if part == PARTS[0] and self.keep_negatives < 1:
+                drawn = np.random.default_rng([number, piece.start]).random(len(chosen)) < self.keep_negatives
+                chosen = chosen[np.flatnonzero(drawn | (chosen.label == 1))]
             checksum = write_shard(self.folder / part / shard_name(number), chosen)
             written.append((part, len(chosen), int(chosen.label.sum()), checksum))
         return written

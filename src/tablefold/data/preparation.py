@@ -19,10 +19,12 @@ from typing import Any
 from tablefold.data.engine import ENGINES, Engine
 from tablefold.data.job import Job, Piece
 from tablefold.data.private import SECRET_FILE, Private, write_secret
+from tablefold.data.proposal import check_distinct
 from tablefold.data.rejects import MAX_REJECTS, check_rejects, write_rejects
-from tablefold.data.schema import FORMAT, IDS, PARTS, PartSchema, Schema, TableSchema
+from tablefold.data.schema import FORMAT, IDS, PARTS, RESERVED_IDS, PartSchema, Schema, TableSchema
 from tablefold.data.source import Shard, Source, id_columns_of, identify
 from tablefold.data.split import Split
+from tablefold.data.table import Table
 from tablefold.data.workplace import is_finished, open_workplace
 from tablefold.fields import settle_fields
 from tablefold.quoting import quoted
@@ -33,13 +35,15 @@ _WORKERS_PER_CORE, _ALWAYS_WORKERS = 4, 16
 
 @dataclass(frozen=True)
 class Options:
-    """How to prepare. The output depends on the first four alone.
+    """How to prepare. The output depends on the first five alone.
 
     Args:
         ids: "dictionary" (ids ranked by frequency) or "hash" (one pass, open vocabulary: any int64 is an id).
         min_count: values seen less often than this in training share the id of unseen values.
         permute_ids: seed of a permutation of the ids; None keeps them ranked.
         max_rejects: the share of lines that may be rejected.
+        keep_negatives: the share of the training part's rows of label 0 to keep, drawn at random. What a model then
+            learns is corrected for those left out: it predicts as if none were.
         workers: processes that work at a time.
         engine: "local", or "ray" for the same steps as Ray tasks (all machines must see the input and the output).
         memory: bytes that merging counts may take, all workers together.
@@ -49,6 +53,7 @@ class Options:
     min_count: int = 1
     permute_ids: int | None = None
     max_rejects: float = MAX_REJECTS
+    keep_negatives: float = 1.0
     workers: int = 1
     engine: str = "local"
     memory: int = MEMORY
@@ -67,8 +72,7 @@ class Options:
         for option, number in (("--min-count", self.min_count), ("--workers", self.workers)):
             if number < 1:
                 raise ValueError(f"{option} {number} must be at least 1")
-        if not 0 <= self.max_rejects <= 1:
-            raise ValueError(f"--max-rejects {self.max_rejects} must be a share between 0 and 1")
+        self._check_shares()
         if self.ids == "hash" and (self.min_count > 1 or self.permute_ids is not None):
             raise ValueError("--ids hash has no dictionary, so --min-count and --permute-ids do not apply to it")
         if self.permute_ids is not None and self.permute_ids < 0:
@@ -76,9 +80,16 @@ class Options:
         if self.memory < 1:
             raise ValueError(f"--memory {self.memory} must be at least 1 byte")
 
+    def _check_shares(self) -> None:
+        if not 0 <= self.max_rejects <= 1:
+            raise ValueError(f"--max-rejects {self.max_rejects} must be a share between 0 and 1")
+        if not 0 < self.keep_negatives <= 1:
+            raise ValueError(f"--keep-negatives {self.keep_negatives} must be a share above 0, at most 1")
+
     def output(self) -> dict[str, Any]:
         """The options that the output depends on."""
-        return {name: getattr(self, name) for name in ("ids", "min_count", "permute_ids", "max_rejects")}
+        options = {name: getattr(self, name) for name in ("ids", "min_count", "permute_ids", "max_rejects")}
+        return options if self.keep_negatives == 1 else {**options, "keep_negatives": self.keep_negatives}
 
 
 def max_workers() -> int:
@@ -101,7 +112,7 @@ def prepare(source: Source, out: str | Path, options: Options | None = None) -> 
     with open_workplace(Path(out), {"format": FORMAT, **description, **identify(source)}) as (folder, work):
         source = source.unpack(work)
         memory = max(1, options.memory // options.workers)
-        job = Job(source, folder, work, options.min_count, options.permute_ids, memory)
+        job = Job(source, folder, work, options.min_count, options.permute_ids, memory, options.keep_negatives)
         shards = source.shards()
         with Engine(options.engine, options.workers) as engine:
             if options.ids == "hash":
@@ -121,6 +132,7 @@ def prepare(source: Source, out: str | Path, options: Options | None = None) -> 
             rejected,
             best,
             id_columns=id_columns_of(source),
+            negatives_kept=options.keep_negatives,
             weighted=bool(description.get("columns", {}).get("weight")),
         )
         schema.save(folder)
@@ -143,6 +155,9 @@ def _rank_and_encode(job: Job, shards: list[Shard], engine: Engine, max_rejects:
         engine.run([job.step("recount", len(shards), shards[last], first)])
         spills.append(len(shards))
     sizes = engine.run([job.step("rank", table, spills) for table in range(len(job.source.tables))])
+    if isinstance(job.source, Table):
+        found = zip(job.source.tables, sizes, strict=True)
+        check_distinct(job.source, {name: size - RESERVED_IDS for name, size in found}, split.train_rows)
     steps = [job.step("encode", number, shard, ends[number], split) for number, shard in enumerate(shards)]
     return counted, sizes, engine.run(steps)
 
