@@ -10,6 +10,7 @@ import json
 import random
 import sys
 import tempfile
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def _mutate(draw: random.Random, content: Any) -> None:
                 if isinstance(at, dict) and draw.random() < 0.3:
                     del at[key]
                 else:
-                    at[key] = draw.choice(_ODD)
+                    at[key] = deepcopy(draw.choice(_ODD))  # which a later change may be put into
                 break
             at = inner
 

@@ -328,7 +328,8 @@ class Table:
         plain = not self.columns.times and not self.columns.lists
         dense = self._plain_numbers(columns[:split], count) if plain else None
         if dense is None:  # text, a time, a list, or a row that does not fit
-            series = [_text_series(name, values) for name, values in zip(self.inputs, columns, strict=True)]
+            given = zip(self.inputs, columns, strict=True)
+            series = [_text_series(name, values, name in self.columns.lists) for name, values in given]
             frame = pl.DataFrame([values.alias(column(place)) for place, values in enumerate(series)])
             return self.unlabelled()._rows(frame, range(1, count + 1), [], count)
         values = [
@@ -509,12 +510,12 @@ class Table:
         return values, [*wrong, (large, place, f"is beyond float32, which ends at {np.finfo(np.float32).max:.7g}")]
 
 
-def _text_series(name: str, values: Sequence[Any]) -> pl.Series:
-    """Python values as text; lists as lists of text."""
-    if not any(isinstance(value, (list, tuple)) for value in values):
+def _text_series(name: str, values: Sequence[Any], is_list: bool) -> pl.Series:
+    """Python values as text; of a column of lists as lists of text, where some value is a list."""
+    if not is_list or not any(isinstance(value, (list, tuple)) for value in values):
         return pl.Series(as_texts(name, values), dtype=pl.String)
-    texts = [as_texts(name, [value]) if isinstance(value, str) else value and as_texts(name, value) for value in values]
-    return pl.Series(texts, dtype=pl.List(pl.String))
+    lists = [value if value is None or isinstance(value, (list, tuple)) else [value] for value in values]
+    return pl.Series([None if value is None else as_texts(name, value) for value in lists], dtype=pl.List(pl.String))
 
 
 def _listed(values: pl.Series) -> pl.Series:
