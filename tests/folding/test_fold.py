@@ -111,7 +111,9 @@ def test_data_says_which_errors_cost_what():
         assert all(parameter.grad is None for parameter in model.parameters())
         changed.append(float((model(some_ids(512, seed=9)) - before).detach().square().mean()))
     assert changed[1] < 0.3 * changed[0]
-    for given, message in (({"data": []}, "data and loss together"), ({"data": [], "loss": len}, "no batches")):
+    unread = {"data": [0], "loss": lambda own, _: own.top[0].weight.sum()}
+    refused = [({"data": []}, "data and loss together"), ({"data": [], "loss": len}, "no batches")]
+    for given, message in (*refused, (unread, "reads none of the tables")):
         with pytest.raises(ValueError, match=message):
             fold(look_trained(DeepFM()), compression=10, **given)
 

@@ -158,10 +158,10 @@ def test_two_gigabytes_are_folded_in_little_memory(tmp_path):
     code = (
         "import resource, sys, torch, tablefold.folding.streaming as s\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        f"s.fold_checkpoint({str(path)!r}, {str(out)!r}, budget='75MB')\n"
+        f"s.fold_checkpoint({str(path)!r}, {str(out)!r}, budget='40MB')\n"
         "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e6)"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     print(ran.stdout)
     assert float(ran.stdout) < 0.7, "GB beyond what imports take"
-    assert out.stat().st_size < 76_000_000
+    assert out.stat().st_size < 41_000_000

@@ -55,13 +55,15 @@ def measure(
     counts = {table.spec.name: np.zeros(table.spec.vocabulary) for table in tables}
     metrics = {table.spec.name: torch.zeros(table.spec.dim, table.spec.dim) for table in tables}
     seen = 0
-    with _evaluating(model), torch.enable_grad():
+    with evaluating(model), torch.enable_grad():
         for batch in islice(data, BATCHES):
             seen += 1
             with _reading(tables) as reads:
                 value = loss(model, batch)
             if value.numel() != 1 or not value.requires_grad:
                 raise ValueError(f"loss(model, batch) gave {list(value.shape)}: it must be a number with a gradient")
+            if not reads:
+                raise ValueError("loss(model, batch) reads none of the tables: it must call the model that is folded")
             gradients = torch.autograd.grad(value, [read.vectors for read in reads], allow_unused=True)
             for read, gradient in zip(reads, gradients, strict=True):
                 ids = read.ids.flatten().cpu().numpy()
@@ -112,7 +114,7 @@ def _reading(tables: Sequence[Table]) -> Iterator[list[_Read]]:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """In `eval` mode; afterwards every module is in its own mode again."""
     modes = {module: module.training for module in model.modules()}
     model.eval()

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tablefold.folding.finding import LeftAlone
+from tablefold.folding.tuning import Tuned
 from tablefold.plans import Plan
 from tablefold.tables import show_bytes
 from tablefold.text_tables import text_table
@@ -53,6 +54,7 @@ class Report:
         model: with the drop-ins in it.
         numbering: with `ids="renumber"`, by each name of a planned table the new number of every id, int64 `[rows]`:
             look ids up in it before the model does. A padding id becomes 0.
+        tuned: what tuning did, where it was asked for. The tables' errors are those before it.
     """
 
     tables: tuple[FoldedTable, ...]
@@ -61,6 +63,7 @@ class Report:
     plan: Plan = field(repr=False)
     model: nn.Module = field(repr=False, compare=False)
     numbering: Mapping[str, NDArray[np.int64]] = field(default_factory=dict, repr=False, compare=False)
+    tuned: Tuned | None = None
 
     @property
     def bytes_before(self) -> int:
@@ -87,6 +90,8 @@ class Report:
     def _remarks(self) -> Iterator[str]:
         for each in self.left:
             yield f"left alone: {', '.join(each.names)} ({show_bytes(each.num_bytes)}): {each.reason}"
+        if self.tuned is not None:
+            yield str(self.tuned)
         yield from self.notes
 
 

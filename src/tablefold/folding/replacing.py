@@ -31,6 +31,8 @@ from tablefold.folding.planning import (
     trained,
 )
 from tablefold.folding.stale import watch
+from tablefold.folding.tuning import Tuned
+from tablefold.folding.tuning import tune as tune_model
 from tablefold.formats import FP32
 from tablefold.group import EmbeddingGroup, scale_start
 from tablefold.hashing import derive_key
@@ -64,6 +66,8 @@ def fold(
     counts: Counts | None = None,
     data: Iterable[Any] | None = None,
     loss: Loss | None = None,
+    tune: int = 0,
+    judge: Iterable[Any] | None = None,
     inplace: bool = True,
     seed: int = 0,
 ) -> Report:
@@ -86,7 +90,11 @@ def fold(
         skip: tables to leave alone, likewise.
         counts: by the name of a table how often each id occurs. Errors of frequent ids then count more.
         data, loss: batches, and the loss of the model on one, `loss(model, batch)`. The gradients of the first 40 say
-            which errors cost what, and in which ids: far less is lost at equal bytes. Nothing is trained.
+            which errors cost what, and in which ids: far less is lost at equal bytes.
+        tune: steps of training after the fold, on the data: codebooks, rows of clusters and the network learn, pointers
+            and codes stay. What is best on the way is kept.
+        judge: batches that say what is best, of rows that the model was not trained on; the first 8 of `data` unless
+            given, which are then not learned from.
         inplace: False folds a copy, which is `report.model`.
         seed: of addresses, start values and what is drawn to find clusters.
 
@@ -104,6 +112,8 @@ def fold(
     """
     check_choice("fold", "weights", weights, get_args(Weights))
     check_ids(ids, weights)
+    if tune < 0 or (tune and (data is None or loss is None or weights == "new")):
+        raise ValueError(f"tune={tune} is a number of steps over data=, by loss=, after weights='keep': give these")
     model = model if inplace else copy.deepcopy(model)
     hosts = hosts_of(model)
     for host in hosts:
@@ -131,8 +141,9 @@ def fold(
     warned = list(_warnings(done))
     for note in warned:
         warnings.warn(note, stacklevel=2)
+    tuned = _tuned(model, named, done, data, loss, tune, judge)
     notes = (*warned, *remarks, "make the optimiser after the fold: one made before holds the old tables")
-    return Report(_rows(tables, plan, done), tuple(left), notes, plan, model, _numbering(tables, done, ids))
+    return Report(_rows(tables, plan, done), tuple(left), notes, plan, model, _numbering(tables, done, ids), tuned)
 
 
 def unfold(model: nn.Module) -> nn.Module:
@@ -287,6 +298,27 @@ def put(model: nn.Module, names: Sequence[str], module: nn.Module) -> None:
     for name in names:
         parent, _, own = name.rpartition(".")
         model.get_submodule(parent)._modules[own] = module
+
+
+def _tuned(
+    model: nn.Module,
+    named: dict[str, Table],
+    done: dict[str, _Done],
+    data: Iterable[Any] | None,
+    loss: Loss | None,
+    steps: int,
+    judge: Iterable[Any] | None,
+) -> Tuned | None:
+    """What training the folded model a little did, where it was asked for."""
+    if not steps or data is None or loss is None:
+        return None
+    numbers = {}
+    for name, each in done.items():
+        if each.numbers is not None:
+            own = torch.from_numpy(each.numbers).to(each.group.device)
+            for _, names in named[name].readers:
+                numbers[cast(Folded, model.get_submodule(names[0]))] = own
+    return tune_model(model, data, loss, steps, judge=judge, numbers=numbers)
 
 
 def _numbering(tables: Sequence[Table], done: dict[str, _Done], ids: Ids) -> dict[str, NDArray[np.int64]]:
