@@ -319,7 +319,7 @@ def test_a_killed_process_is_replaced_and_the_others_serve_on(run):
         before = service.workers()
         assert len(before) == 2
         for worker in before:
-            for file in ("model.safetensors", "lookup-000000"):
+            for file in ("model.safetensors", "000000.index"):
                 mapped = mapping(worker, file)
                 assert mapped["Size"] > 0
                 assert mapped["Private_Dirty"] == 0

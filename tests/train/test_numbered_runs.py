@@ -156,3 +156,15 @@ def test_a_run_without_dictionaries_reads_only_what_can_be_told_to_be_its_own(tm
     with pytest.raises(ValueError, match=r"run has no dictionaries, so the ids of .*data cannot be told") as error:
         run.evaluate(other.folder)
     assert str(error.value).isprintable()
+
+
+def test_raw_values_do_not_tell_histories(tmp_path):
+    dataset = prepare_visits(tmp_path, history=3)
+    view = dataset.numbered(Numbering.permuted(dataset.schema, 3))
+    config = Config(str(dataset.folder), model="two_tower", dim=4, device="cpu")
+    train_run(config, tmp_path / "run", dataset=view)
+    run = load_run(tmp_path / "run")
+    pairs = zip(run.dataset().part("test").batches(64), view.part("test").batches(64), strict=True)
+    assert all((one.ids == other.ids).all() for one, other in pairs)
+    with pytest.raises(ValueError, match="run reads what each user took before, which raw values do not carry"):
+        Scorer(run, "cpu")
