@@ -137,7 +137,7 @@ def test_scores_that_are_not_finite_are_refused(fitted):
         (lambda: ClickModel(colour=1), "no setting 'colour'"),
         (lambda: ClickModel(compression=2, budget=3), "give one of them"),
         (lambda: ClickModel("qrr"), r"no method 'qrr' \(did you mean 'qr'\?\); methods: "),
-        (lambda: ClickModel("automatic"), "no method 'automatic'.*methods: .*full, hash, .*robe"),
+        (lambda: ClickModel("automatic"), "no method 'automatic'.*methods: .*full, graded, hash, .*robe"),
         (lambda: ClickModel(model="dlmr"), "did you mean 'dlrm'"),
         (lambda: ClickModel("qr", dim=0), "dim=0 must be at least 1"),
         (lambda: ClickModel(precision="x"), "unknown precision 'x'; choose one of fp32, tf32, bf16"),
