@@ -101,7 +101,7 @@ def test_a_plan_is_shown_without_building_it(capsys, data):
     assert "small: all such tables take at most 1/16 of the budget" in capsys.readouterr().out
     assert main(["plan", "--rows", "1000", "--method", "qr", "--budget", "10"]) == 2
     error = capsys.readouterr().err
-    assert "below the smallest possible for qr here, 288 bytes in int2: raise the budget, or take clusters, hash" in error
+    assert "below the smallest possible for qr here, 288 bytes in int2: raise the budget, or take clusters" in error
     assert error.count("\n") == 1
     assert main(["plan", "--rows", "1000", "--storage", "fp16"]) == 2
     assert "format 'fp16' must be one of" in capsys.readouterr().err
