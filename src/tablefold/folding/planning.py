@@ -20,15 +20,16 @@ from tablefold.folding.measuring import Costs, Loss, measure
 from tablefold.formats import BF16, FP32, Format
 from tablefold.method import Method, Rung, Trained, all_methods, parse
 from tablefold.methods.full import Full
-from tablefold.plans import Part, Plan, make_plan
+from tablefold.plans import Part, Plan, Wishes, make_plan
 from tablefold.quoting import quoted
 from tablefold.spec import check_choice
-from tablefold.tables import TableSpec, parse_bytes, show_bytes
+from tablefold.tables import TableSpec, full_bytes, parse_bytes, show_bytes
 
 AUTO = "auto"
 
-AUTO_NEW = "qr"
-"""What `auto` is for tables that start afresh: at equal bytes the best of our methods over ids that say nothing."""
+NARROW_UP_TO = 16
+"""Compression up to which `auto` gives tables that start afresh narrow rows (`mixed_dimensions`), which at 16x train as
+full tables do in four frameworks (`studies/LOG.md`); beyond, ids share rows by `qr`."""
 
 Counts = Mapping[str, ArrayLike]
 """By the name of a table how often each of its ids occurs, `[rows]`."""
@@ -69,7 +70,8 @@ def plan(
     day full 448
     """
     if not isinstance(model, nn.Module):
-        return make_plan(_fresh(method), model, budget=_bytes(budget), compression=compression)
+        bound = Wishes(_bytes(budget), compression).num_bytes(model)
+        return make_plan(_fresh(method, model, bound), model, budget=_bytes(budget), compression=compression)
     check_ids(ids, weights)
     for host in hosts_of(model):
         host.check(model)
@@ -90,7 +92,8 @@ def plan_tables(
     """The plan of tables that were found in a model; `ValueError` where there is none."""
     most = most_bytes(sum(table.num_bytes for table in tables), budget, compression)
     if weights == "new":
-        return _plan_new([table.spec for table in tables], _fresh(method), most)
+        specs = [table.spec for table in tables]
+        return _plan_new(specs, _fresh(method, specs, most), most)
     own = [Weighed(trained(table, costs), table.num_bytes, table.weight.element_size()) for table in tables]
     return plan_trained(own, method, most, seed)
 
@@ -317,5 +320,10 @@ def _bytes(budget: int | str | None) -> int | None:
     return parse_bytes(budget) if isinstance(budget, str) else budget
 
 
-def _fresh(method: str | Method) -> str | Method:
-    return AUTO_NEW if method == AUTO else method
+def _fresh(method: str | Method, tables: Sequence[TableSpec], most: int | None) -> str | Method:
+    """What is taken for tables that start afresh."""
+    if method != AUTO:
+        return method
+    if most is None or any(table.rows is None for table in tables):
+        return "qr"
+    return "mixed_dimensions" if full_bytes(tables) <= NARROW_UP_TO * (most + 1) else "qr"
