@@ -106,7 +106,7 @@ def test_a_method_that_is_named_instead_can_be_had(kaggle_tables):
     ) as caught:
         asked.plan(kaggle_tables)
     others = re.search(r"take (.*) for more", str(caught.value))[1].replace(" or ", ", ").split(", ")
-    assert set(others) == {"hash", "robe", "unified", "hash_embeddings"}
+    assert set(others) == {"clustered_residual", "clusters", "hash", "robe", "unified", "hash_embeddings"}
     for other in others:
         assert replace(asked, method=other).plan(kaggle_tables).num_bytes <= full_bytes(kaggle_tables) / 1e5
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 
-from tablefold.cli.values import byte_size, number, show_bytes
+from tablefold.cli.values import byte_size, number, seed, show_bytes
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -35,7 +35,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--method", default="auto", metavar="SPEC", help="of those that keep trained tables (default: auto)"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="of what is drawn to find codebooks (default: 0)"
+        "--seed", type=seed, default=0, metavar="S", help="of what is drawn to find codebooks (default: 0)"
     )
 
 
