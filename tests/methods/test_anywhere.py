@@ -404,6 +404,11 @@ def test_bags_in_onnx_compute_the_same_without_a_loop(spec, mode):
     torch.testing.assert_close(run_onnx(program, *some_bags(2)), bags(*some_bags(2)))
 
 
+def masks(program):
+    """How many choices a recorded program makes."""
+    return sum("masked_fill" in str(node.target) for node in program.graph.nodes)
+
+
 @quiet
 @each_method
 def test_recorded_programs_answer_ids_outside_as_asked(case):
@@ -423,7 +428,7 @@ def test_recorded_programs_answer_ids_outside_as_asked(case):
             torch.testing.assert_close(item, torch.full_like(item, answer), equal_nan=True)
     group.outside = "unchecked"
     plain = torch.export.export(group, (some_ids(),))
-    assert not [node for node in plain.graph.nodes if "masked_fill" in str(node.target)]
+    assert masks(plain) < masks(exported)  # terms that some ids of a table do not read have masks of their own
 
 
 @quiet
