@@ -227,10 +227,11 @@ def test_freezing_changes_no_bit_and_drops_the_masters(case, storage):
             with backend(name):
                 assert torch.equal(group(ids), expected)
                 assert torch.equal(group.eval()(ids), expected)
-    for name, floats in sizes.items():
-        packed = group.memory[name]
-        assert packed.dtype == (torch.bfloat16 if storage == "bf16" else torch.uint8)
-        assert packed.untyped_storage().nbytes() == packed.nbytes == FORMATS[storage].num_bytes(floats)
+    for array in group.address_map.arrays:
+        if array.format != FP32:
+            packed = group.memory[array.name]
+            assert packed.dtype == (torch.bfloat16 if storage == "bf16" else torch.uint8)
+            assert packed.untyped_storage().nbytes() == packed.nbytes == array.num_bytes
     held = [tensor for tensor in [*group.parameters(), *group.buffers()] if tensor.dtype == torch.float32]
     assert not {tensor.numel() for tensor in held} & set(sizes.values()) or storage == "fp32"
     assert torch.equal(group.freeze()(ids), expected)  # once more is the same
@@ -319,8 +320,7 @@ def state_0_1(group, storage):
     """What release 0.1 saved: one flat memory, in the order of addresses."""
     flat, width = flat_memory(group), 8
     own = {"_extra_state": torch.tensor([1, group.address_map.fingerprint_0_1])}
-    if group.lookup is not None:
-        own["lookup"] = group.lookup
+    own |= {name: value for name, value in group.named_buffers() if name in ("lookup", "edges")}
     own |= {name: value for name, value in group.state_dict().items() if name.startswith("transform.")}
     width = width if flat.numel() % width == 0 else 1
     if storage == "int8":
