@@ -108,6 +108,24 @@ class EmbeddingGroup(nn.Module):
         for array, own in zip(address_map.arrays, self.arrays, strict=True):
             check_master(array, own)
 
+    def forward(self, ids: Int[Tensor, "batch tables"]) -> Float[Tensor, "batch features dim"]:
+        """The vectors of a batch, `[batch, features, dim]`."""
+        arrays = self.arrays
+        self._check_kind(ids, arrays[0].device)
+        if len(self.dims) > 1:
+            _ = self.dim  # which says why there is none
+        try:
+            indices = self._buffers  # see `arrays`
+            vectors = self.gather(arrays, indices["lookup"], ids, indices["edges"])
+        except WildIdError as error:
+            raise self._explain(error) from None
+        if self.transform is None:
+            return vectors
+        computed: Tensor = self.transform(vectors, ids.to(torch.int64))
+        if not is_recorded():
+            return computed
+        return answer_outside(self.program, computed, are_wild(self.program, ids), self.outside)
+
     def place_edges(self, edges: Mapping[str, np.ndarray[Any, Any]]) -> None:
         """Set the edges that a clustering has found, by their names; the others stay.
 
@@ -126,24 +144,6 @@ class EmbeddingGroup(nn.Module):
             assert self.edges is not None
             if not self.edges.is_meta:
                 self.edges[first : first + len(found)] = torch.from_numpy(found).to(self.edges)
-
-    def forward(self, ids: Int[Tensor, "batch tables"]) -> Float[Tensor, "batch features dim"]:
-        """The vectors of a batch, `[batch, features, dim]`."""
-        arrays = self.arrays
-        self._check_kind(ids, arrays[0].device)
-        if len(self.dims) > 1:
-            _ = self.dim  # which says why there is none
-        try:
-            indices = self._buffers  # see `arrays`
-            vectors = self.gather(arrays, indices["lookup"], ids, indices["edges"])
-        except WildIdError as error:
-            raise self._explain(error) from None
-        if self.transform is None:
-            return vectors
-        computed: Tensor = self.transform(vectors, ids.to(torch.int64))
-        if not is_recorded():
-            return computed
-        return answer_outside(self.program, computed, are_wild(self.program, ids), self.outside)
 
     @property
     def dim(self) -> int:

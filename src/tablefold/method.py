@@ -108,7 +108,7 @@ class Learned:
         method: for this table alone.
         format: of its rows.
         order: old ids in their new order, int64 `[rows]`.
-        edges: what the method's boundaries are in that order, by their names.
+        edges: of the method's intervals in that order, by their names.
     """
 
     method: Method

@@ -28,6 +28,9 @@ from tablefold.hashing import bucket_bits_numpy, hash_id_numpy
 COUNTING_LIMIT = 1 << 27
 """Rows up to which ids are counted where arithmetic decides nothing (about a gigabyte of codes at the limit)."""
 
+EDGE_BYTES = 4
+"""Of an edge, where ids have less than 32 bits."""
+
 _LARGEST = (1 << 63) - 1
 _PIECE = 1 << 20
 

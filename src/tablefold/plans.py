@@ -129,7 +129,7 @@ class Plan:
     Args:
         tables: in the order of the group's columns.
         parts: every table is in one of them. Memory is laid out in their order.
-        edges: where the boundaries that a method has learned begin, by their names. They are state, saved with the
+        edges: what a method has learned, by the names of its intervals. They are state, saved with the
             weights; a plan that is read back has none.
 
     Raises:

@@ -1,6 +1,7 @@
 """Variants of a dataset: the same rows under other ids, or fewer of them."""
 
 import numpy as np
+import polars as pl
 import pytest
 
 from raw_logs import criteo_lines
@@ -8,6 +9,7 @@ from tablefold.data import Dataset
 from tablefold.data.criteo import Criteo
 from tablefold.data.permutation import permute_ids
 from tablefold.data.preparation import Options, prepare
+from tablefold.data.table import Columns, Table
 from tablefold.serving.scorer import Scorer
 from tablefold.study.variant import Variant
 from tablefold.train import load_run, train_run
@@ -44,6 +46,30 @@ def test_another_order_renames_ids_and_nothing_else(data, order):
     if order == "permuted":  # as studies have always permuted them
         expected = [permute_ids(columns(given).ids[:, n], rows, 3, n) for n, rows in enumerate((400, 90, 7))]
         assert np.array_equal(columns(view).ids, np.stack(expected, axis=1))
+
+
+@pytest.mark.parametrize("order", ["frequency", "first"])
+def test_ids_in_lists_are_ordered_like_others(tmp_path, order):
+    random, rows = np.random.default_rng(0), 900
+    genres = [random.choice(list("abcdefgh"), random.integers(0, 4), replace=False).tolist() for _ in range(rows)]
+    clicked = random.integers(0, 2, rows)
+    log = pl.DataFrame({"y": clicked, "user": random.integers(0, 30, rows).astype(str), "genres": genres})
+    log.write_parquet(tmp_path / "log.parquet")
+    names = Columns(label="y", categorical=("user",), lists=("genres",), list_length=3)
+    prepare(Table((str(tmp_path / "log.parquet"),), names), tmp_path / "data", Options(min_count=1))
+    view = Variant(order).of(Dataset(tmp_path / "data"))
+    part = view.part("train")
+    for number in (0, 1):
+        pieces = part.examples(0, part.rows)
+        ids = np.concatenate([piece.ids[:, np.array(view.id_tables) == number] for piece in pieces])
+        rows, places = np.nonzero(ids >= view.schema.first_id)
+        ids = ids[rows, places]
+        if order == "frequency":
+            assert (np.diff(np.bincount(ids)[view.schema.first_id :]) <= 0).all()
+        else:
+            found, at = np.unique(ids, return_index=True)
+            assert len(found) > 5
+            assert (np.diff(rows[at]) >= 0).all()
 
 
 def test_fewer_rows_keep_the_proportions_and_the_first_rows(data):

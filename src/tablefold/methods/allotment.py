@@ -12,12 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from numpy.typing import NDArray
-from torch import Tensor
 
 from tablefold.clustering import cluster
+from tablefold.method import Trained
 
 SKETCH = 1 << 14
 """Vectors of a zone by which its distortion is measured."""
@@ -34,8 +31,9 @@ class Curve:
     """What clusters of some vectors leave.
 
     Args:
-        vectors: `[vectors, dim]`, in which distance is cost.
-        weights: how much each counts.
+        most: the vectors: so many clusters leave nothing.
+        sizes: clusters that were tried, rising from 1.
+        errors: what each of these left, a sum over all vectors.
     """
 
     most: int
@@ -43,19 +41,16 @@ class Curve:
     errors: tuple[float, ...]
 
     @classmethod
-    def of(cls, vectors: Float[Tensor, "vectors dim"], weights: NDArray[np.float64], seed: int) -> Curve:
-        """Measured on a sample; errors are sums over all vectors."""
-        most, total = len(vectors), float(weights.sum())
-        if most > SKETCH:
-            chosen = np.sort(np.random.default_rng(seed).choice(most, SKETCH, replace=False))
-            vectors, weights = vectors[torch.from_numpy(chosen)], weights[chosen]
+    def of(cls, trained: Trained, seed: int) -> Curve:
+        """Measured on a sample of vectors, in which distance is cost."""
+        total, sample = float(trained.weights.sum()), trained.sample(SKETCH, seed)
         sizes, errors, size = [], [], 1
-        while size <= min(MOST, len(vectors) // 2) or size == 1:
-            found = cluster(vectors, size, weights=weights, seed=seed, iterations=4)
+        while size <= min(MOST, len(sample.values) // 2) or size == 1:
+            found = cluster(sample.values, size, weights=sample.weights, seed=seed, iterations=4)
             sizes.append(size)
             errors.append(found.error * total)
             size *= 4
-        return cls(most, tuple(sizes), tuple(errors))
+        return cls(len(trained.values), tuple(sizes), tuple(errors))
 
     def __call__(self, clusters: int) -> float:
         """What so many leave; nothing where every vector has its own."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,18 +15,15 @@ from tablefold.formats import INT2, INT4
 from tablefold.method import Trained
 from tablefold.methods.allotment import Curve, allot
 from tablefold.methods.metric import roots
-from tablefold.methods.zones import Zone, cut, reaches_by_counts, zones_of
+from tablefold.methods.zones import LARGEST_SCALE, Zone, cut, reaches_by_counts, zones_of
+from tablefold.partitions import EDGE_BYTES
 from tablefold.tables import FLOAT_BYTES, TableSpec
-
-EDGE_BYTES = 4
 
 SHARES = ((16, 0.06), (64, 0.25), (256, 0.5), (1000, 1.0))
 """(compression, share of the budget that rows of clusters take): measured on Gowalla and synthetic clicks."""
 
 SLACK = 0.005
 """Share of a budget that is left for blocks of codes which are not full; 128 bytes at least."""
-
-LARGEST_SCALE = 1e15
 
 CODED = 0.05
 """Of what clusters leave of ids that have whole codes, so much stays."""
@@ -115,6 +112,8 @@ class _Draft:
         behind = first_id + np.argsort(-counts[first_id:], kind="stable")
         self.order: NDArray[np.int64] = np.concatenate([np.arange(first_id), behind])
         self.counts = np.maximum.accumulate(counts[self.order][::-1])[::-1]
+        self.falls = 1 + np.flatnonzero(np.diff(np.floor(np.log2(1 + self.counts))))  # where counts have halved
+        self.root = roots(trained.metric)[0]
         self.seen = max(first_id, int((counts[behind] >= least).sum()) + first_id)  # ids that are seen often enough
         self.row_bytes = INT4.num_bytes(32 * self.table.dim) / 32 + EDGE_BYTES
         self.zones: list[Zone] = []
@@ -139,9 +138,9 @@ class _Draft:
     def curve(self, number: int, seed: int) -> Curve:
         """What clusters of a zone would leave."""
         zone = self.zones[number]
-        vectors, weights = self._values(zone)
+        found = self._trained(zone)
         coded = max(CODED, 1 - zone.width / self.table.dim) ** 2
-        return Curve.of(vectors, weights * coded, seed)
+        return Curve.of(replace(found, weights=found.weights * coded), seed)
 
     def assign(self, seed: int) -> Assignment:
         """Cluster the zones with the rows that they were given."""
@@ -154,31 +153,31 @@ class _Draft:
             if self.rows[number] >= zone.ids - kept:
                 clusters.append(zone.ids)
                 continue
-            vectors, weights = self._values(zone)
-            of = cluster(vectors, self.rows[number], weights=weights, seed=seed).of
-            found, sizes = np.unique(of, return_counts=True)
+            found = self._trained(zone)
+            of = cluster(found.values, self.rows[number], weights=found.weights, seed=seed).of
+            _, sizes = np.unique(of, return_counts=True)
             inner = np.argsort(of, kind="stable")
             order[zone.first + kept : zone.stop] = self.order[zone.first + kept : zone.stop][inner]
             firsts = np.cumsum([*[1] * kept, *sizes])[:-1]
-            clusters.append(len(found) + kept)
+            clusters.append(len(sizes) + kept)
             if len(firsts):
                 edges[number] = firsts
         stops = tuple(zone.stop for zone in self.zones[:-1])
         widths = tuple(zone.width for zone in self.zones)
         return Assignment(stops, tuple(clusters), widths, order, {n: each for n, each in edges.items() if len(each)})
 
-    def _values(self, zone: Zone) -> tuple[torch.Tensor, NDArray[np.float64]]:
-        """(the vectors of a zone's ids, in which distance is cost; their weights). Ids of no value are left out where
-        there are others."""
+    def _trained(self, zone: Zone) -> Trained:
+        """The ids of a zone, with vectors in which distance is cost. Ids of no value are left out where there are
+        others."""
         first = max(zone.first, min(self.first_id, zone.stop - 1))
         ids = self.order[first : zone.stop]
-        values, (root, _) = self.trained.values[torch.from_numpy(ids)], roots(self.trained.metric)
-        return values if root is None else values @ root, 1 + self.trained.weights[ids]
+        values = self.trained.values[torch.from_numpy(ids)]
+        return Trained(self.table, values if self.root is None else values @ self.root, 1 + self.trained.weights[ids])
 
     def _blocks(self, zone: Zone) -> NDArray[np.int64]:
         """Where counts fall by half, counted from the zone's first id."""
-        grades = np.floor(np.log2(1 + self.counts[zone.first : zone.stop]))
-        return np.flatnonzero(np.diff(grades)) + 1
+        first, stop = np.searchsorted(self.falls, [zone.first + 1, zone.stop])
+        return self.falls[first:stop] - zone.first
 
 
 def _code_bytes(zones: Sequence[Zone], dim: int) -> int:

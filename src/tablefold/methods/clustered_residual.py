@@ -1,4 +1,4 @@
-"""Clusters: a row for all ids of an interval, where ids are numbered by cluster."""
+"""Trained tables in clusters of ids, and in stages of what these leave; ids are numbered by cluster."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tablefold.method import Kept, Method, Rung, Trained
 from tablefold.methods.metric import roots
 from tablefold.methods.residual import Residual
 from tablefold.methods.sizing import MOST_PARTS, most_rows
-from tablefold.partitions import found_intervals, identity, narrowest_integer, pointers
+from tablefold.partitions import EDGE_BYTES, found_intervals, identity, narrowest_integer, pointers
 from tablefold.spec import SHOWN
 from tablefold.starts import FULL_START, part_starts
 from tablefold.tables import TableSpec
@@ -33,7 +33,6 @@ STEPS = 4
 """Sizes of a ladder between one number of clusters that was tried and four times as many."""
 
 _ROWS = 256
-_EDGE_BYTES = 4
 _STARTING = 16  # clusters, of the smallest size of a ladder
 
 
@@ -110,7 +109,7 @@ class ClusteredResidual(Method):
     def _bytes(self, table: TableSpec, kept: Format) -> int:
         pointer = narrowest_integer(self.codebook - 1).itemsize
         floats = (self.count + self.stages * self.codebook) * table.dim
-        return kept.num_bytes(floats) + self.stages * table.vocabulary * pointer + (self.count - 1) * _EDGE_BYTES
+        return kept.num_bytes(floats) + self.stages * table.vocabulary * pointer + (self.count - 1) * EDGE_BYTES
 
     def ladder(self, trained: Trained, most: int, seed: int = 0) -> Iterator[Rung]:
         """Clusters in powers of four, tried on a sample, and sizes between them; each with stages of a residual. To

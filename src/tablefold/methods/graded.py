@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tablefold.formats import INT2, Format
 from tablefold.method import Method
 from tablefold.methods.zones import (
+    LARGEST_SCALE,
     Zone,
     add_code,
     add_zone,
@@ -28,8 +29,6 @@ from tablefold.partitions import Partition, intervals
 from tablefold.starts import FULL_START
 from tablefold.tables import TableSpec
 from tablefold.terms import AddressMap, MapBuilder
-
-LARGEST_SCALE = 1 << 48
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,9 @@ from tablefold.starts import FULL_START, Start
 from tablefold.tables import TableSpec
 from tablefold.terms import MapBuilder, Projection, Role, Term
 
+LARGEST_SCALE = 1 << 48
+"""Of counts; every id that is read has a whole code long before."""
+
 FEW = 64
 """Zones of fewer ids join the next: a projection of their own would cost more than it gives."""
 

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from tablefold.data import Dataset, Schema
 from tablefold.data.numbering import Numbering
+from tablefold.data.order import BLOCK_ROWS
+from tablefold.tables import NOTHING
 
 ID_ORDERS = {
     "prepared": "as the data was prepared",
-    "frequency": "by falling count in the training part",
+    "frequency": "by falling count in the training part, of positives where negatives are drawn",
     "permuted": "at random, by the run's seed",
     "first": "by first appearance in the training part",
 }
@@ -64,30 +66,25 @@ class Variant:
     def _numbering(self, view: Dataset) -> Numbering:
         if self.id_order == "permuted":
             return Numbering.permuted(view.schema, self.seed)
-        key = _rows_left if self.id_order == "frequency" else _first_row
+        if self.id_order == "first":
+            return Numbering.of_keys(_first_rows(view), view.schema)
+        tables = view.schema.tables
         return Numbering.of_keys(
-            [
-                None if table.rows is None else key(view, number, table.rows)
-                for number, table in enumerate(view.schema.tables)
-            ],
-            view.schema,
+            [None if table.rows is None else -view.counts(table.name) for table in tables], view.schema
         )
 
 
-def _rows_left(view: Dataset, table: int, size: int) -> NDArray[np.int64]:
-    """The rows of the training part that do not show each id."""
-    train = view.part("train")
-    shown = [np.bincount(examples.ids[:, table], minlength=size) for examples in train.examples(0, train.rows)]
-    left: NDArray[np.int64] = train.rows - np.stack(shown).sum(axis=0)
-    return left
-
-
-def _first_row(view: Dataset, table: int, size: int) -> NDArray[np.int64]:
-    """The first row of the training part that shows each id, their number for an id that none shows."""
-    train, done = view.part("train"), 0
-    first = np.full(size, train.rows, dtype=np.int64)
-    for examples in train.examples(0, train.rows):
-        found, at = np.unique(examples.ids[:, table], return_index=True)
-        first[found] = np.minimum(first[found], done + at)
-        done += len(examples)
-    return first
+def _first_rows(view: Dataset) -> list[NDArray[np.int64] | None]:
+    """For each table the first row of the training part that shows each id, the rows' number for what none shows."""
+    train, places = view.part("train"), view.id_tables
+    firsts = [None if table.rows is None else np.full(table.rows, train.rows) for table in view.schema.tables]
+    done = 0
+    for start in range(0, train.rows, BLOCK_ROWS):
+        for examples in train.examples(start, start + BLOCK_ROWS):
+            for place, table in enumerate(places):
+                first, ids = firsts[table], examples.ids[:, place]
+                if first is not None:
+                    shown = ids != NOTHING
+                    np.minimum.at(first, ids[shown], done + np.flatnonzero(shown))
+            done += len(examples)
+    return firsts

@@ -11,7 +11,7 @@ from tablefold.train.config import Config
 from tablefold.train.loop import Trainer, TrainingDivergedError
 from tablefold.train.metrics import Meter, Metrics
 from tablefold.train.progress import Listener, Progress, Schedule
-from tablefold.train.run import Run, load_run, train_once
+from tablefold.train.run import Run, load_run
 from tablefold.train.target import Target
 from tablefold.train.tensorboard import TensorBoard
 from tablefold.train.training import train_run
@@ -29,6 +29,5 @@ __all__ = [
     "Trainer",
     "TrainingDivergedError",
     "load_run",
-    "train_once",
     "train_run",
 ]

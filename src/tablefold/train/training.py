@@ -20,12 +20,13 @@ from typing import Any
 
 from tablefold.data import Dataset
 from tablefold.files import publish
+from tablefold.formats import INT2
 from tablefold.json_files import load_json, write_json
 from tablefold.locks import locked
 from tablefold.method import Method
 from tablefold.methods.full import Full
 from tablefold.plans import make_plan
-from tablefold.tables import full_bytes, show_bytes
+from tablefold.tables import FLOAT_BYTES, full_bytes, show_bytes
 from tablefold.train.config import Config
 from tablefold.train.design import Design, design_of, learned_design
 from tablefold.train.journal import read_journal
@@ -33,7 +34,7 @@ from tablefold.train.progress import Listener
 from tablefold.train.recipe import Recipe
 from tablefold.train.run import CONFIG, JOURNAL, RESULT, check_writable, load_run, train_once
 
-FIRST = "int2"
+FIRST = INT2
 """The format of a first training: full tables lose nothing in it, and rare ids learn less noise."""
 
 STATE_FLOATS = 3
@@ -156,16 +157,17 @@ class _Trainings:
     def _first(self) -> Design:
         """Full tables; or graded codes, the largest that memory for training has room for."""
         config, tables = self._first_config(), self.dataset.schema.table_specs(self.config.dim)
-        limit, floats = self.config.training_memory, full_bytes(tables) // 4
-        if limit is None or floats * 4 * (1 + STATE_FLOATS) <= limit:
+        limit = self.config.training_memory
+        if limit is None or full_bytes(tables) * (1 + STATE_FLOATS) <= limit:
             return design_of(config, config.requests(tables)[0], self.dataset)
-        room = limit / (4 * (1 + STATE_FLOATS))  # floats
-        bounded = replace(config, method="graded", budget=int(room * 0.28))
-        return design_of(bounded, bounded.requests(tables)[0], self.dataset)
+        floats = limit // (FLOAT_BYTES * (1 + STATE_FLOATS))
+        bounded = replace(config, method="auto", budget=FIRST.num_bytes(floats))
+        untaught = next(method for method in bounded.requests(tables) if not method.learns)
+        return design_of(bounded, untaught, self.dataset)
 
     def _first_config(self) -> Config:
         """As asked, but for sizes: all tables in few bits."""
-        return replace(self.config, method="full", compression=None, budget=None, storage=FIRST, threshold=0)
+        return replace(self.config, method="full", compression=None, budget=None, storage=FIRST.name, threshold=0)
 
     def _train(self, name: str, config: Config, design: Design, what: str) -> None:
         """One training, unless it stands already."""
