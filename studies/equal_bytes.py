@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -61,6 +62,8 @@ CLICKS_TRAINING = (
 )
 EXACT = (("--storage", "fp32"), ("--threshold", "0"))
 """Where a run does not say otherwise: left out, a plan would choose both."""
+FIRST = "int2"
+"""The format of full tables from which `auto` learns: a line of its own, and copied to where each `auto` looks for it."""
 TRAINING = (
     *("--model", "neumf", "--top-mlp", "64,32", "--dim", "16", "--optimizer", "amsgrad", "--lr", "2e-3"),
     *("--batch-size", "8192", "--epochs", "6", "--eval-every", "267"),
@@ -123,10 +126,13 @@ def formats(epochs: int = 9) -> list[Run]:
 
 
 def auto(epochs: int = 6) -> list[Run]:
-    """What `auto` chooses, beside the methods of before in the formats that a plan chooses, on one schedule."""
+    """What `auto` chooses, beside the methods of before in the formats that a plan chooses, on one schedule.
+
+    Seconds of `auto` are without those of its first training, whose line is the second of each seed.
+    """
     stop = ("--epochs", str(epochs), "--patience", "2", "--lr-decay", "linear")
     specs = ("auto", "hash", "qr:combine=mul", "robe:block=4")
-    grid = [("full", ("--storage", "fp32", "--threshold", "0"))]
+    grid = [("full", ("--storage", bits, "--threshold", "0")) for bits in ("fp32", FIRST)]
     grid += [
         (spec, ("--compression", level)) for level in ("64.0", "1000.0", "256.0", "16.0", "4000.0") for spec in specs
     ]
@@ -197,10 +203,18 @@ def prepare(study: str, file: Path | None, work: Path, seed: int) -> Path:
     return data
 
 
+def folder_of(study: str, work: Path, run: Run) -> Path:
+    spec, size, seed = run
+    return work / "runs" / "-".join((DATA[study], spec, *size, str(seed))).replace("/", "_")
+
+
 def train(study: str, data: Path, work: Path, run: Run) -> dict[str, object]:
     """One run's line: what was asked, and what came out (or why nothing did)."""
     spec, size, seed = run
-    out = work / "runs" / "-".join((DATA[study], spec, *size, str(seed))).replace("/", "_")
+    out = folder_of(study, work, run)
+    if spec == "auto":
+        first = folder_of(study, work, ("full", ("--storage", FIRST, "--threshold", "0", *size[2:]), seed))
+        shutil.copytree(first, Path(f"{out}.trainings") / "first", dirs_exist_ok=True)
     asked = {"asked": [spec, size, seed]}
     method = spec.format(data=data)
     training = CLICKS_TRAINING if DATA[study] in ("clicks", "kaggle") else TRAINING

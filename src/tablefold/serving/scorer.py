@@ -186,7 +186,7 @@ class Scorer:
         """The values of each column."""
         if not records:
             raise ValueError("there is no record to score")
-        if not all(isinstance(record, Mapping) for record in records):
+        if not all(issubclass(kind, Mapping) for kind in set(map(type, records))):
             number, record = next(pair for pair in enumerate(records, 1) if not isinstance(pair[1], Mapping))
             raise ValueError(f"record {number:,} is {quoted(record)}; it must be a dict of values by column")
         names = self.names
