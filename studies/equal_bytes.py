@@ -63,7 +63,7 @@ CLICKS_TRAINING = (
 EXACT = (("--storage", "fp32"), ("--threshold", "0"))
 """Where a run does not say otherwise: left out, a plan would choose both."""
 FIRST = "int2"
-"""The format of full tables from which `auto` learns: a line of its own, and copied to where each `auto` looks for it."""
+"""The format of full tables from which `auto` learns: a line of its own, copied to where each `auto` looks for it."""
 TRAINING = (
     *("--model", "neumf", "--top-mlp", "64,32", "--dim", "16", "--optimizer", "amsgrad", "--lr", "2e-3"),
     *("--batch-size", "8192", "--epochs", "6", "--eval-every", "267"),
