@@ -310,8 +310,6 @@ def test_weights_of_another_size_are_refused(run, tmp_path):
 
 def test_configs_survive_json(data):
     asked = config(data, compression=4.5, until="auc=0.7", model_options={"top_mlp": (8, 4)})
-    assert Config.from_json(json.loads(json.dumps(asked.to_json()))).to_json() == json.loads(
-        json.dumps(asked.to_json())
-    )
+    assert Config.from_json(json.loads(json.dumps(asked.to_json()))) == asked
     with pytest.raises(ValueError, match="colour is unknown to this version"):
         Config.from_json({"data": "d", "colour": 1})

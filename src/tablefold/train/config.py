@@ -81,6 +81,8 @@ class Config:
 
     def __post_init__(self) -> None:
         settle_fields(self, largest=None)
+        sizes = {name: tuple(each) if isinstance(each, list) else each for name, each in self.model_options.items()}
+        object.__setattr__(self, "model_options", sizes)  # JSON has lists alone: what is read back is what was asked
         _ = self.wishes  # which refuses those that cannot be
         parse(self.method)
         check_optimizer(self.optimizer, self.lr)
