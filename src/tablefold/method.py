@@ -242,6 +242,11 @@ class Method(ABC):
         return 0
 
     @property
+    def names_ids(self) -> bool:
+        """Whether its options say something of single ids, which is wrong of ids that are numbered in another order."""
+        return False
+
+    @property
     def takes_counts(self) -> bool:
         """Whether how often ids are read changes what it is built as."""
         return type(self).by_counts is not Method.by_counts

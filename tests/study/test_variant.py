@@ -103,3 +103,14 @@ def test_a_run_on_a_variant_of_raw_lines_scores_them(tmp_path, variant):
     found = [each.probability for each in Scorer(run, "cpu").score_file(file)]
     rows = view.part("train").rows
     np.testing.assert_allclose(np.concatenate(found)[:rows], np.concatenate(scores)[:rows], rtol=1e-5)
+
+
+def test_look_ups_of_ids_in_another_order_are_refused(data, tmp_path):
+    given = Dataset(data)
+    for table in given.schema.tables:
+        codes = pl.DataFrame({"kind": np.arange(table.rows) % 3})
+        codes.write_parquet(tmp_path / f"{table.name}.parquet")
+    asked = Config(str(data), f"custom:lookup={tmp_path}", dim=4, model="neumf", threshold=0)
+    with pytest.raises(ValueError, match="would be read in another order: take them as they are prepared"):
+        train_run(asked, tmp_path / "run", dataset=Variant("permuted", seed=1).of(given))
+    assert train_run(asked, tmp_path / "run")["auc"] > 0

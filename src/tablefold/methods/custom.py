@@ -71,6 +71,11 @@ class Custom(Compositional):
         if self.lookup is not None and "," in self.lookup:
             raise ValueError(f"custom: lookup={self.lookup} must not hold a comma, which separates options")
 
+    @property
+    def names_ids(self) -> bool:
+        """Yes: look-ups are in the order of the ids."""
+        return self.lookup is not None
+
     def size_range(self, tables: Sequence[TableSpec]) -> tuple[int, int]:
         """From the smallest split of the ranks to full tables."""
         return 1, most_rows(tables)

@@ -161,6 +161,11 @@ def _train(
     began = time.perf_counter()
     dataset = dataset or Dataset(config.data)
     recipe = Recipe.of(config, dataset.schema, plan)
+    if dataset.digest is not None and any(part.method.names_ids for part in recipe.plan.parts):
+        raise ValueError(
+            f"{config.method} says something of ids as {config.data} numbers them, and they would be read in another "
+            "order: take them as they are prepared"
+        )
     check_encoder(dataset)
     train, journal = dataset.part("train"), Journal()
     checkpoints = Checkpoints(out, _identity(recipe, dataset), checkpoint_every)
