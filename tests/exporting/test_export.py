@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from zipfile import ZipFile
 
 import numpy as np
 import onnx
@@ -51,7 +52,8 @@ def test_a_model_gives_the_same_in_every_file(tmp_path, name):
     group.freeze()
     weights = sum(value.nbytes for value in model.state_dict().values())
     path = tmp_path / ".onnx" / "model.onnx"
-    assert path.stat().st_size <= max(1.1 * weights, weights + 50_000)
+    for each in (path, tmp_path / ".pt2" / "model.pt2"):
+        assert each.stat().st_size <= max(1.1 * weights, weights + 50_000)
     with torch.no_grad():
         for rows in (1, 40):
             inputs = batch(rows, seed=rows)
@@ -61,6 +63,26 @@ def test_a_model_gives_the_same_in_every_file(tmp_path, name):
     content = onnx.load(path)
     assert not [node for node in content.graph.node if node.domain or node.metadata_props or node.op_type == "Loop"]
     assert not content.graph.value_info
+
+
+@pytest.mark.parametrize("method", ["graded", "clusters:rows=200", "robe:block=4"])
+def test_a_file_of_torch_is_as_small_as_promised(tmp_path, method):
+    tables = [TableSpec(f"table {number}", rows, 16) for number, rows in enumerate((300_000, 20_000, 3_000) * 4)]
+    budget = None if "rows" in method else 300_000
+    group = make_plan(method, tables, budget=budget, threshold=0, storage="int2").build().freeze()
+    model = build_model("dlrm", group, 2, bottom_mlp=(64, 16), top_mlp=(512, 64)).eval()
+    ids = torch.randint(3_000, (4, len(tables)))
+    exported = tablefold.export(model, tmp_path / "model.pt2", (torch.randn(4, 2), ids))
+    weights = sum(value.nbytes for value in model.state_dict().values())
+    assert exported.num_bytes <= max(1.1 * weights, weights + 50_000)
+    with ZipFile(tmp_path / "model.pt2") as archive:
+        whole = [each for each in archive.infolist() if each.file_size >= 1 << 16 and "weight_" in each.filename]
+        content = (tmp_path / "model.pt2").read_bytes()
+        assert whole
+        for each in whole:
+            assert content.find(archive.read(each)[:4096]) % 64 == 0
+    program = torch.export.load(tmp_path / "model.pt2").module()
+    torch.testing.assert_close(program(torch.zeros(4, 2), ids), model(torch.zeros(4, 2), ids), atol=1e-6, rtol=0)
 
 
 def test_the_signature_says_what_the_file_takes(tmp_path):

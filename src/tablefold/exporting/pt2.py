@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
 import torch
 from torch import Tensor
 
 from tablefold.exporting.exporter import Captured, Exporter, Runner
 from tablefold.quoting import one_line
+
+LARGE = 1 << 16
+"""Bytes from which on an array stays as it is."""
+
+ALIGNMENT = 64
+"""Of the first byte of such an array."""
+
+_HEADER = 30 + 20 + 4  # bytes before it, without names and padding: the entry's, its 64-bit sizes, the padding's own
 
 
 @dataclass(frozen=True)
@@ -25,6 +36,7 @@ class Pt2(Exporter):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch's, of torch
                 torch.export.save(captured.program, path)
+            _deflate(path)
             return
         from torch._inductor import aoti_compile_and_package
 
@@ -49,6 +61,24 @@ class Pt2(Exporter):
             return [found] if isinstance(found, Tensor) else list(found)
 
         return outputs
+
+
+def _deflate(path: Path) -> None:
+    """Pack what is small in a file of torch's, a zip archive: the JSON of the graph, which can outweigh the memory, and
+    constants. What is large stays as it is, its bytes where a processor likes them."""
+    packed = path.with_name(f"{path.name}.packed")
+    with ZipFile(path) as given, ZipFile(packed, "w") as into:
+        for each in given.infolist():
+            own = ZipInfo(each.filename)
+            is_small = each.file_size < LARGE or each.filename.endswith(".json")
+            own.compress_type = ZIP_DEFLATED if is_small else ZIP_STORED
+            if not is_small:
+                assert into.fp is not None
+                begins = into.fp.tell() + _HEADER + len(own.filename.encode())
+                own.extra = b"FB" + (-begins % ALIGNMENT).to_bytes(2, "little") + bytes(-begins % ALIGNMENT)
+            with given.open(each) as source, into.open(own, "w", force_zip64=not is_small) as stream:
+                shutil.copyfileobj(source, stream, 1 << 20)
+    os.replace(packed, path)
 
 
 PT2 = Pt2("pt2", ".pt2", ("compile",))
