@@ -45,7 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         source.add_argument("files", nargs="+", metavar="FILE", help=files)
         if name == "table":
             source.add_argument(
-                "--schema", metavar="FILE", help=f"{_SCHEMA} (default: as `tablefold describe FILE` says)"
+                "--schema",
+                metavar="FILE",
+                help=f"{_SCHEMA} (default: as `tablefold describe FILE` says, or that of --extend)",
             )
             source.add_argument("--split", help="order, last-file or by-time, whatever the schema says")
             source.add_argument(
@@ -62,6 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="the dataset to write; must not exist yet")
+    parser.add_argument(
+        "--extend",
+        metavar="DIR",
+        help="keep the ids of the values of the dataset DIR, which stays as it is; new values come behind",
+    )
     parser.add_argument(
         "--max-rejects",
         type=number(0, 1),
@@ -195,12 +202,18 @@ def _avazu(args: argparse.Namespace) -> Schema:
 def _table(args: argparse.Namespace) -> Schema:
     from tablefold.data.table import Columns, Table
 
-    if args.schema is None:
+    if args.schema is not None:
+        columns = Columns.load(args.schema)
+    elif args.extend is not None:
+        from tablefold.data.extension import Earlier
+
+        columns = Earlier.open(args.extend).columns
+    else:
         from tablefold.data.proposal import propose
 
         proposal = propose(args.files[0])
         print(f"schema proposed for {args.files[0]} (save it, change it, and give it by --schema):\n{proposal}")
-    columns = proposal.columns if args.schema is None else Columns.load(args.schema)
+        columns = proposal.columns
     if args.split or args.time or args.test_from:
         columns = replace(columns, split=args.split or "order", time=args.time, test_from=args.test_from)
         columns.check("the command line")
@@ -220,6 +233,7 @@ def _prepare_log(source: RawSource, args: argparse.Namespace) -> Schema:
         permute_ids=args.permute_ids,
         max_rejects=args.max_rejects,
         keep_negatives=args.keep_negatives,
+        extend=args.extend,
         workers=args.workers,
         engine=args.engine,
         memory=args.memory,
@@ -247,7 +261,7 @@ def _interactions(args: argparse.Namespace) -> Schema:
         seed=args.seed,
         max_rejects=args.max_rejects,
     )
-    return prepare_interactions(source, args.out, _secret(args))
+    return prepare_interactions(source, args.out, _secret(args), args.extend)
 
 
 def _secret(args: argparse.Namespace) -> bytes | None:

@@ -8,7 +8,7 @@ never took are drawn as negatives. Users and items are closed catalogues: every 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from tablefold.data.dataset import Dataset
 from tablefold.data.dictionary_file import write_dictionary
+from tablefold.data.extension import Earlier
 from tablefold.data.permutation import permute_ids
 from tablefold.data.private import SECRET_FILE, fingerprint, hash_column, write_secret
 from tablefold.data.records import column, read_records
@@ -41,6 +43,9 @@ from tablefold.files import check_free, new_folder
 from tablefold.json_files import write_json
 from tablefold.quoting import one_line, quoted
 from tablefold.tables import LONGEST_LIST, LOOKUP_FILES, NOTHING, Column, show_bytes
+
+Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Users and items."""
 
 SPLITS = ("random", "leave-last-out", "by-time", "by-user")
 HISTORY = "history"
@@ -139,7 +144,9 @@ class Interactions:
         return one_line(", ".join(names), 300)
 
 
-def prepare_interactions(source: Interactions, out: str | Path, secret: bytes | None = None) -> Schema:
+def prepare_interactions(
+    source: Interactions, out: str | Path, secret: bytes | None = None, extend: str | Path | None = None
+) -> Schema:
     """Write the prepared dataset `out`: training rows in a random order; every test and validation positive
     followed by its negatives, so that ranks can be computed per positive.
 
@@ -147,13 +154,19 @@ def prepare_interactions(source: Interactions, out: str | Path, secret: bytes | 
         source: what to prepare.
         out: the new folder.
         secret: under which values are hashed (`tablefold.data.private`); None keeps the values.
+        extend: folder of an earlier dataset, whose users and items keep their ids; new ones come behind. What a user
+            took there is no negative here, and is part of her history.
 
     Raises:
-        ValueError: for a missing or malformed file, or an `out` that is taken. Nothing is left then.
+        ValueError: for a missing or malformed file, an `extend` of other data, or an `out` that is taken. Nothing is
+            left then.
     """
     description = {"name": INTERACTIONS, "files": describe_files([source.file]), **_options(source)}
     if secret is not None:
         description["private"] = fingerprint(secret)
+    earlier = None if extend is None else _Earlier.open(extend, source, description)
+    if earlier is not None:
+        description["extends"] = earlier.dataset.digest
     check_free(out)
     positives, rejects = _positives(source)
     if secret is not None:
@@ -164,13 +177,14 @@ def prepare_interactions(source: Interactions, out: str | Path, secret: bytes | 
         random = np.random.default_rng(source.seed)
         part = _split(source, positives, random)
         catalogues = [
-            _Catalogue.build(positives, name, part, number, source.permute)
+            _Catalogue.build(positives, name, part, number, source.permute, earlier.values[number] if earlier else ())
             for number, name in enumerate((source.user, source.item))
         ]
         user, item = (catalogue.ranks for catalogue in catalogues)
         side = _write_lookups(source, positives, catalogues, folder)
-        taken = np.sort(user * catalogues[1].rows + item)
-        history = _history(source, catalogues, part) if source.history else None
+        pairs = [(user, item), *([earlier.taken] if earlier else [])]
+        taken = np.unique(np.concatenate([users * catalogues[1].rows + items for users, items in pairs]))
+        history = _history(source, catalogues, part, earlier.history if earlier else None) if source.history else None
         parts = {}
         for number, name in enumerate(PARTS):
             chosen = np.flatnonzero(part == number)
@@ -209,9 +223,20 @@ def _without_values(rejects: list[RejectRow]) -> list[RejectRow]:
     return [(file, line, reason.partition(":")[0], "") for file, line, reason, _ in rejects]
 
 
-def _history(source: Interactions, catalogues: list[_Catalogue], part: NDArray[np.int64]) -> _History:
-    """What users took in training, before every positive and in all."""
-    user, item = (catalogue.ranks for catalogue in catalogues)
+def _history(
+    source: Interactions, catalogues: list[_Catalogue], part: NDArray[np.int64], earlier: Pairs | None
+) -> _History:
+    """What users took in training, before every positive and in all.
+
+    Args:
+        source: what is prepared.
+        catalogues: of users and items.
+        part: of every positive.
+        earlier: what they took before all of these.
+    """
+    (users, items), firsts_of = earlier or (np.empty(0, np.int64),) * 2, [catalogue.ranks for catalogue in catalogues]
+    user, item = (np.append(old, ranks) for old, ranks in zip((users, items), firsts_of, strict=True))
+    part = np.append(np.zeros_like(users), part)
     train = np.flatnonzero(part == 0)
     train = train[np.argsort(user[train], kind="stable")]  # by user, in the order of time
     firsts = np.searchsorted(user[train], np.arange(catalogues[0].rows + 1))
@@ -225,7 +250,7 @@ def _history(source: Interactions, catalogues: list[_Catalogue], part: NDArray[n
         [_back(size, size, back, np.zeros_like(size, np.bool_)) for back in range(source.history)], axis=1
     )
     of_users = _items(taken, firsts[:-1], at_end)[np.argsort(catalogues[0].ids)]
-    return _History(_items(taken, firsts[user], before), of_users)
+    return _History(_items(taken, firsts[user], before)[len(users) :], of_users)
 
 
 def _back(place: NDArray[np.int64], size: NDArray[np.int64], back: int, circle: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -239,6 +264,50 @@ def _items(taken: NDArray[np.int64], first: NDArray[np.int64], places: NDArray[n
     """The items at some places of each row's own, which begin at `first`."""
     at = np.where(places == NOTHING, len(taken), first[:, None] + places)
     return np.append(taken, NOTHING)[at]
+
+
+@dataclass(frozen=True)
+class _Earlier:
+    """What an earlier dataset knows: the users and items that have ids, in their order; what was taken; and the last
+    items that its users took, in the order of time."""
+
+    dataset: Earlier
+    values: tuple[list[str], list[str]]
+    taken: Pairs
+    history: Pairs | None
+
+    @classmethod
+    def open(cls, folder: str | Path, source: Interactions, description: Mapping[str, Any]) -> _Earlier:
+        """Of a dataset that the file goes with; `ValueError` where it does not."""
+        earlier = Earlier.open(folder)
+        attributes = bool(source.user_columns or source.item_columns)
+        earlier.check_interactions((source.user, source.item), attributes, source.permute)
+        earlier.check_secret(description.get("private"))
+        dataset = Dataset(folder)
+        ids = [
+            examples.ids[examples.label == 1, : len(_OWNERS)].astype(np.int64)
+            for name in PARTS
+            for examples in dataset.part(name).examples(0, dataset.schema.parts[name].rows)
+        ]
+        user, item = np.concatenate([np.empty((0, 2), dtype=np.int64), *ids]).T
+        history = read_history(earlier.folder)
+        last = None if history is None else _in_time(history)
+        return cls(earlier, (earlier.values(0), earlier.values(1)), (user, item), last)
+
+
+def read_history(folder: Path) -> NDArray[np.int64] | None:
+    """What each user took last in training, ids of items `[users, history]`, the last first; None without histories."""
+    path = folder / HISTORY_FILE
+    if not path.is_file():
+        return None
+    items = pl.read_parquet(path)["items"]
+    return items.explode().to_numpy().astype(np.int64).reshape(len(items), -1)
+
+
+def _in_time(history: NDArray[np.int64]) -> Pairs:
+    """(users, items) of what each user took last, `[users, history]` with the last first: the first first."""
+    user, place = np.nonzero(history[:, ::-1] != NOTHING)
+    return user.astype(np.int64), history[:, ::-1][user, place]
 
 
 @dataclass(frozen=True)
@@ -350,11 +419,26 @@ class _Catalogue:
 
     @classmethod
     def build(
-        cls, positives: pl.DataFrame, name: str, part: NDArray[np.int64], number: int, seed: int | None
+        cls,
+        positives: pl.DataFrame,
+        name: str,
+        part: NDArray[np.int64],
+        number: int,
+        seed: int | None,
+        earlier: Sequence[str] = (),
     ) -> _Catalogue:
+        """Of the positives; values that come first and as they stand have a rank already."""
         frame = positives.select(value=pl.col(_OWNERS[number]), train=pl.Series(part == 0))
+        known = pl.Series(earlier, dtype=pl.String).cast(frame["value"].dtype, strict=False)
+        if known.null_count():  # text there, numbers here
+            known, frame = pl.Series(earlier, dtype=pl.String), frame.with_columns(pl.col("value").cast(pl.String))
         values = frame.group_by("value").agg(count=pl.col("train").sum().cast(pl.Int64))
         values = values.sort(["count", "value"], descending=[True, False])
+        if earlier:
+            kept = pl.DataFrame({"value": known})
+            first = kept.join(values, on="value", how="left", maintain_order="left")
+            first = first.with_columns(pl.col("count").fill_null(0))
+            values = pl.concat([first, values.join(kept, on="value", how="anti", maintain_order="left")])
         rows = len(values)
         values = values.with_row_index("rank")
         ranks = frame.join(values, on="value", how="left", maintain_order="left")["rank"].to_numpy()

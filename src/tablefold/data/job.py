@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from tablefold.data import dictionary
 from tablefold.data.dictionary_file import write_dictionary
 from tablefold.data.engine import Step
+from tablefold.data.extension import Earlier, Known
 from tablefold.data.lines import MISSING
 from tablefold.data.permutation import permute_ids
 from tablefold.data.rejects import save_rejects
 from tablefold.data.schema import PARTS, RESERVED_IDS, dictionary_file
 from tablefold.data.shards import Examples, read_shard, shard_name, write_shard
-from tablefold.data.source import Rows, Shard, Source, id_columns_of, tables_of_ids
+from tablefold.data.source import RawSource, Rows, Shard, Source, id_columns_of, tables_of_ids
 from tablefold.data.spill import Spill, merge_spills
 from tablefold.data.split import Split
 from tablefold.data.texts import rank_texts, write_texts
@@ -43,6 +44,7 @@ class Job:
         permute: see `Options`.
         memory: bytes that one step may take to merge counts.
         keep_negatives: see `Options`.
+        earlier: the dataset whose ids are kept, if there is one.
     """
 
     source: Source
@@ -52,6 +54,7 @@ class Job:
     permute: int | None
     memory: int
     keep_negatives: float = 1.0
+    earlier: Earlier | None = None
 
     def step(self, name: str, number: int, *arguments: Any) -> Step:
         """The call of one method below; its result is kept in the work folder."""
@@ -90,20 +93,36 @@ class Job:
         ranges = [Spill(self.work, number) for number in spills]
         if self.source.text:
             return self._rank_texts(table, ranges)
-        ranking = dictionary.Ranking((counts for _, counts in merge_spills(ranges, table, self.memory)), self.min_count)
-        slots = dictionary.create_lookup(self._lookup(table), ranking.size)
-        by_id = dictionary.create_array(self.work / f"by-id-{table:06d}", (2, max(1, ranking.size)))
+        known = Known(self._earlier_keys(table))
+        old, merged = len(known.keys), merge_spills(ranges, table, self.memory)
+        ranking = dictionary.Ranking((counts[known.places(keys) < 0] for keys, counts in merged), self.min_count)
+        size = old + ranking.size
+        slots = dictionary.create_lookup(self._lookup(table), size)
+        by_id = dictionary.create_array(self.work / f"by-id-{table:06d}", (2, max(1, size)))
+        dictionary.insert(slots, known.keys, np.arange(RESERVED_IDS, RESERVED_IDS + old))
+        by_id[0, :old], by_id[1, :old] = known.keys, 0
         for keys, counts in merge_spills(ranges, table, self.memory):
-            keys, counts, ids = ranking.take(keys, counts)
-            ids = self._permuted(table, ids, ranking.size)
+            places = known.places(keys)
+            by_id[1, places[places >= 0]] = counts[places >= 0]
+            keys, counts, ids = ranking.take(keys[places < 0], counts[places < 0])
+            ids = self._permuted(table, ids + old, size)
             dictionary.insert(slots, keys, ids)
             by_id[:, ids - RESERVED_IDS] = keys, counts
-        write_dictionary(self.folder / dictionary_file(table), self._pieces(table, by_id[:, : ranking.size]))
-        return RESERVED_IDS + ranking.size
+        write_dictionary(self.folder / dictionary_file(table), self._pieces(table, by_id[:, :size]))
+        return RESERVED_IDS + size
+
+    def _earlier_keys(self, table: int) -> NDArray[np.int64]:
+        """The keys that have an id already, in the order of their ids."""
+        return np.empty(0, dtype=np.int64) if self.earlier is None else self.earlier.keys(table, self._raw)
+
+    @property
+    def _raw(self) -> RawSource:
+        return cast("RawSource", self.source)  # what can be extended knows the keys of raw values
 
     def _rank_texts(self, table: int, ranges: list[Spill]) -> int:
         """`rank` for keys that are hashes of texts, which are ranked as texts: all of the table in memory."""
-        frame = rank_texts(self.work, table, merge_spills(ranges, table, self.memory), self.min_count)
+        known = None if self.earlier is None else self.earlier.texts(table, self._raw)
+        frame = rank_texts(self.work, table, merge_spills(ranges, table, self.memory), self.min_count, known)
         ids = self._permuted(table, np.arange(RESERVED_IDS, RESERVED_IDS + len(frame), dtype=np.int64), len(frame))
         slots = dictionary.create_lookup(self._lookup(table), len(frame))
         dictionary.insert(slots, frame["key"].to_numpy(), ids)

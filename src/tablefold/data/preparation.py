@@ -14,15 +14,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tablefold.data.engine import ENGINES, Engine
+from tablefold.data.extension import Earlier
 from tablefold.data.job import Job, Piece
 from tablefold.data.private import SECRET_FILE, Private, write_secret
 from tablefold.data.proposal import check_distinct
 from tablefold.data.rejects import MAX_REJECTS, check_rejects, write_rejects
 from tablefold.data.schema import FORMAT, IDS, PARTS, RESERVED_IDS, PartSchema, Schema, TableSchema
-from tablefold.data.source import Shard, Source, id_columns_of, identify
+from tablefold.data.source import RawSource, Shard, Source, id_columns_of, identify
 from tablefold.data.split import Split
 from tablefold.data.table import Table
 from tablefold.data.workplace import is_finished, open_workplace
@@ -35,7 +36,7 @@ _WORKERS_PER_CORE, _ALWAYS_WORKERS = 4, 16
 
 @dataclass(frozen=True)
 class Options:
-    """How to prepare. The output depends on the first five alone.
+    """How to prepare. The output depends on the first six alone.
 
     Args:
         ids: "dictionary" (ids ranked by frequency) or "hash" (one pass, open vocabulary: any int64 is an id).
@@ -44,6 +45,7 @@ class Options:
         max_rejects: the share of lines that may be rejected.
         keep_negatives: the share of the training part's rows of label 0 to keep, drawn at random. What a model then
             learns is corrected for those left out: it predicts as if none were.
+        extend: folder of an earlier dataset whose values keep their ids; values that it lacks come behind.
         workers: processes that work at a time.
         engine: "local", or "ray" for the same steps as Ray tasks (all machines must see the input and the output).
         memory: bytes that merging counts may take, all workers together.
@@ -54,6 +56,7 @@ class Options:
     permute_ids: int | None = None
     max_rejects: float = MAX_REJECTS
     keep_negatives: float = 1.0
+    extend: str | None = None
     workers: int = 1
     engine: str = "local"
     memory: int = MEMORY
@@ -105,6 +108,9 @@ def prepare(source: Source, out: str | Path, options: Options | None = None) -> 
     """
     options = options or Options()
     description = {**source.describe(), **options.output()}
+    earlier = None if options.extend is None else _earlier(options, source)
+    if earlier is not None:
+        description["extends"] = earlier.digest
     if is_finished(Path(out), description):
         return Schema.load(out)
     source.check_room(Path(out))
@@ -112,7 +118,7 @@ def prepare(source: Source, out: str | Path, options: Options | None = None) -> 
     with open_workplace(Path(out), {"format": FORMAT, **description, **identify(source)}) as (folder, work):
         source = source.unpack(work)
         memory = max(1, options.memory // options.workers)
-        job = Job(source, folder, work, options.min_count, options.permute_ids, memory, options.keep_negatives)
+        job = Job(source, folder, work, options.min_count, options.permute_ids, memory, options.keep_negatives, earlier)
         shards = source.shards()
         with Engine(options.engine, options.workers) as engine:
             if options.ids == "hash":
@@ -139,6 +145,13 @@ def prepare(source: Source, out: str | Path, options: Options | None = None) -> 
     return schema
 
 
+def _earlier(options: Options, source: Source) -> Earlier:
+    """The dataset to extend, which this log goes with."""
+    earlier, raw = Earlier.open(options.extend or ""), cast("RawSource", source)  # every source of a log knows its keys
+    earlier.check_log(raw, options.ids, options.permute_ids)
+    return earlier
+
+
 Outcome = tuple[list[dict[str, int]], list[int | None], list[list[Piece]]]
 """Per shard lines, rows and rejects; per table the ids it has; per shard what it gave to which part."""
 
@@ -156,8 +169,9 @@ def _rank_and_encode(job: Job, shards: list[Shard], engine: Engine, max_rejects:
         spills.append(len(shards))
     sizes = engine.run([job.step("rank", table, spills) for table in range(len(job.source.tables))])
     if isinstance(job.source, Table):
-        found = zip(job.source.tables, sizes, strict=True)
-        check_distinct(job.source, {name: size - RESERVED_IDS for name, size in found}, split.train_rows)
+        old = [job.earlier.size(table) if job.earlier else 0 for table in range(len(sizes))]
+        found = zip(job.source.tables, sizes, old, strict=True)
+        check_distinct(job.source, {name: size - RESERVED_IDS - kept for name, size, kept in found}, split.train_rows)
     steps = [job.step("encode", number, shard, ends[number], split) for number, shard in enumerate(shards)]
     return counted, sizes, engine.run(steps)
 

@@ -11,6 +11,7 @@ log loss of the teacher itself is the best that any model can reach.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from tablefold.data.best import BestReachable, best_file
 from tablefold.data.criteo import DENSE, FIELDS, TABLES, log_counts
-from tablefold.data.lines import HEX_DIGITS, MISSING, format_lines, hex_text
+from tablefold.data.lines import HEX, HEX_DIGITS, MISSING, Field, format_lines, hex_text, parse_values
 from tablefold.data.room import free_disk
 from tablefold.data.source import Rows, Shard
 from tablefold.data.split import Split
@@ -149,6 +150,10 @@ class Synthetic:
     def raw_values(self, table: str, keys: NDArray[np.int64]) -> NDArray[Any]:
         """Hex digits."""
         return hex_text(keys)
+
+    def keys(self, table: str, values: Sequence[str]) -> NDArray[np.int64]:
+        """Of hex digits."""
+        return parse_values(values, Field(table, HEX))
 
     def best(self) -> dict[str, dict[str, float]]:
         """What the teacher reaches on each part."""

@@ -38,8 +38,17 @@ def write_texts(work: Path, number: int, texts: Sequence[Texts]) -> None:
         )
 
 
-def rank_texts(work: Path, table: int, counts: Iterable[Counts], min_count: int) -> pl.DataFrame:
+def rank_texts(
+    work: Path, table: int, counts: Iterable[Counts], min_count: int, known: pl.DataFrame | None = None
+) -> pl.DataFrame:
     """Columns "key", "value", "count" of every text that gets an id, by (-count, value).
+
+    Args:
+        work: where texts were spilled.
+        table: whose.
+        counts: of its keys.
+        min_count: texts seen less often get no id.
+        known: "key" and "value" of texts that have one already; they come first, as they stand there.
 
     Raises:
         ValueError: if two texts have one key.
@@ -48,12 +57,16 @@ def rank_texts(work: Path, table: int, counts: Iterable[Counts], min_count: int)
         [pl.DataFrame({"key": keys, "count": number}) for keys, number in counts]
         or [pl.DataFrame(schema={"key": pl.Int64, "count": pl.Int64})]
     )
+    known = pl.DataFrame(schema={"key": pl.Int64, "value": pl.String}) if known is None else known
     files = sorted(work.glob(f"texts-{table:06d}-*.parquet"))
-    texts = pl.scan_parquet(files, glob=False).unique().collect()
+    texts = pl.concat([pl.scan_parquet(files, glob=False), known.lazy()]).unique().collect()
     double = texts.filter(pl.col("key").is_duplicated()).sort("key", "value")["value"].to_list()
     if double:
         raise ValueError(
             f"the values {quoted(double[0])} and {quoted(double[1])} have the same 64-bit hash; rename one of them"
         )
-    ranked = counted.filter(pl.col("count") >= min_count).join(texts, on="key", how="left")
-    return ranked.sort(["count", "value"], descending=[True, False])
+    new = counted.join(known, on="key", how="anti").filter(pl.col("count") >= min_count)
+    ranked = new.join(texts, on="key", how="left").sort(["count", "value"], descending=[True, False])
+    first = known.join(counted, on="key", how="left", maintain_order="left").fill_null(0)
+    wanted = ("key", "value", "count")
+    return pl.concat([first.select(wanted), ranked.select(wanted)])

@@ -11,6 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tablefold.data import Dataset
+from tablefold.data.interactions import read_history
 from tablefold.data.schema import HISTORY_FILE, INTERACTIONS, lookup_file
 from tablefold.data.shards import Examples
 from tablefold.tables import NOTHING
@@ -81,7 +82,9 @@ class Catalogue:
 
     def _history(self, width: int) -> NDArray[np.int64]:
         """The last items that each user took in training."""
-        items = pl.read_parquet(self.dataset.folder / HISTORY_FILE)["items"].to_numpy().reshape(-1, width)
+        items = read_history(self.dataset.folder)
+        if items is None:
+            raise ValueError(f"{self.dataset.folder} is damaged (no {HISTORY_FILE}); prepare the data again")
         history = np.full((self.users, width), NOTHING, dtype=np.int64)
         history[self.dataset.new_ids(0)] = np.where(items == NOTHING, NOTHING, self.dataset.new_ids(1)[items])
         return history
