@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from tablefold.fields import settle_fields
 from tablefold.formats import BF16, FORMATS, FP32, INT2, INT4, INT8, Format, find_format
 from tablefold.group import EmbeddingGroup, index_bytes
+from tablefold.growth import check_growth, grown
 from tablefold.json_files import JsonValue
 from tablefold.method import Method, all_methods, parse
 from tablefold.methods.full import Full
@@ -91,16 +92,41 @@ class Part:
         method: at its final size.
         format: of their rows of vectors. What else a method learns is float32.
         why: the reason, for people.
+        first_tables: the tables with the ids that they began with, where they have taken more since; the method's size
+            is for those, and their ids keep their addresses.
     """
 
     tables: tuple[TableSpec, ...]
     method: Method
     format: Format = FP32
     why: str = field(default="", compare=False)
+    first_tables: tuple[TableSpec, ...] = ()
 
     def address_map(self, seed: int = 0) -> AddressMap:
         """Where the weights of these tables live."""
-        return self.method.address_map(self.tables, seed).in_format(self.format)
+        own = self.method.address_map(self.sized_for, seed).in_format(self.format)
+        return grown(own, self.tables) if self.first_tables else own
+
+    @property
+    def sized_for(self) -> tuple[TableSpec, ...]:
+        """The tables that the method has its size for."""
+        return self.first_tables or self.tables
+
+    @property
+    def floats(self) -> int:
+        """Learnable floats."""
+        added = self.address_map().floats - self.method.address_map(self.sized_for).floats if self.first_tables else 0
+        return self.method.num_parameters(self.sized_for) + added
+
+    def grown(self, tables: Mapping[str, TableSpec]) -> Part:
+        """The part of tables with more ids, by their names; errors as `Plan.grown`."""
+        if type(self.method).transform is not Method.transform:
+            raise ValueError(
+                f"{self.method.name} computes by the ids that it was made for, and takes no new ones: train anew, or "
+                "take a method that grows, such as full, qr or hash"
+            )
+        now = tuple(tables[table.name] for table in self.tables)
+        return replace(self, tables=now, first_tables=self.sized_for if now != self.sized_for else ())
 
 
 @dataclass(frozen=True)
@@ -155,6 +181,18 @@ class Plan:
             raise ValueError("a plan needs every table in one of its parts, and a table in every part")
         check_tables(planned)
 
+    def grown(self, tables: Sequence[TableSpec]) -> Plan:
+        """The plan of these tables with more ids, where those that there are keep their addresses: `tablefold.growth`.
+
+        Raises:
+            ValueError: for other tables, fewer ids, or a method that takes no new ones.
+        """
+        check_growth(self.tables, tables)
+        named = {table.name: table for table in tables}
+        plan = Plan(tuple(tables), tuple(part.grown(named) for part in self.parts), self.edges)
+        _ = plan.address_map()  # which refuses what cannot grow
+        return plan
+
     def address_map(self, seed: int = 0) -> AddressMap:
         """The terms of all tables over one memory, the parts' regions one after the other."""
         return join(self.tables, [part.address_map(seed) for part in self.parts])
@@ -200,8 +238,8 @@ class Plan:
         """Bytes that the group holds once it is frozen."""
         joined, transforms = self.address_map(), 0
         for part in self.parts:
-            own = part.method.address_map(part.tables)
-            transforms += part.method.num_bytes(part.tables) - own.num_bytes - index_bytes(own)
+            own = part.method.address_map(part.sized_for)
+            transforms += part.method.num_bytes(part.sized_for) - own.num_bytes - index_bytes(own)
         return joined.num_bytes + index_bytes(joined) + transforms
 
     @property
@@ -221,8 +259,9 @@ class Plan:
             state_floats: floats that the optimiser remembers of each weight: two for Adam, three for AMSGrad, one for
                 Adagrad, none for SGD.
         """
-        floats = sum(part.method.num_parameters(part.tables) for part in self.parts)
-        beside = sum(part.method.num_bytes(part.tables) for part in self.parts) - floats * FLOAT_BYTES
+        sized = [(part.method, part.sized_for) for part in self.parts]
+        beside = sum(each.num_bytes(own) - each.num_parameters(own) * FLOAT_BYTES for each, own in sized)
+        floats = sum(part.floats for part in self.parts)
         training = beside + math.ceil(floats * FLOAT_BYTES * (1 + state_floats))
         return Bytes(self.num_bytes, self.num_bytes + self.pointer_bytes, training)
 
@@ -252,6 +291,7 @@ class Plan:
                     "method": part.method.to_json(),
                     "format": part.format.name,
                     "why": part.why,
+                    **({"first_rows": [table.rows for table in part.first_tables]} if part.first_tables else {}),
                 }
                 for part in self.parts
             ],
@@ -273,9 +313,23 @@ class Plan:
             kept = find_format(part["format"].choice(FORMATS))
             why = part["why"].optional(JsonValue.text, "")
             own = tuple(_named(name, named) for name in names)
-            parts.append(Part(own, method_from_json(part["method"]), kept, why))
+            first = _first_tables(part["first_rows"], own)
+            parts.append(Part(own, method_from_json(part["method"]), kept, why, first))
         with content.naming():
             return cls(tables, tuple(parts))
+
+
+def _first_tables(content: JsonValue, tables: tuple[TableSpec, ...]) -> tuple[TableSpec, ...]:
+    """The tables with the ids that they began with; empty where they have no more now."""
+    rows = content.optional(lambda value: value.items(MOST_TABLES), [])
+    if not rows:
+        return ()
+    if len(rows) != len(tables):
+        content.refuse(f"{len(tables)} numbers, one for each table of the part")
+    return tuple(
+        replace(table, rows=None if table.rows is None else own.integer(1, table.rows))
+        for table, own in zip(tables, rows, strict=True)
+    )
 
 
 def _cells(row: Row) -> list[str]:

@@ -399,7 +399,7 @@ class AddressMap:
         before = itertools.accumulate((region.floats for region in regions), initial=0)
         by = {number: base - self.bases[number] for number, base in zip(kept, before, strict=False)}
         terms = tuple(
-            tuple(_moved(term, lambda base: base + by[self.region_at(base)]) for term in self.terms[column])
+            tuple(moved_to(term, lambda base: base + by[self.region_at(base)]) for term in self.terms[column])
             for column in columns
         )
         return AddressMap(tuple(self.tables[column] for column in columns), terms, regions)
@@ -603,11 +603,11 @@ def join(tables: Sequence[TableSpec], maps: Sequence[AddressMap]) -> AddressMap:
 
 def moved(terms: Sequence[Term], by: int) -> tuple[Term, ...]:
     """Terms whose memory lies so many floats further on."""
-    return tuple(_moved(term, lambda base: base + by) for term in terms)
+    return tuple(moved_to(term, lambda base: base + by) for term in terms)
 
 
-def _moved(term: Term, to: Callable[[int], int]) -> Term:
-    """A term whose bases are where `to` says."""
+def moved_to(term: Term, to: Callable[[int], int]) -> Term:
+    """A term whose bases lie where `to` says of each."""
     weight = None if term.weight is None else replace(term.weight, base=to(term.weight.base))
     projection = None if term.projection is None else replace(term.projection, base=to(term.projection.base))
     return replace(term, base=to(term.base), weight=weight, projection=projection)
