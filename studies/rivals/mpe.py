@@ -85,10 +85,10 @@ class Mpe(Rival):
         self.penalty = min(10.0, max(1e-6, self.penalty * (RISE if now > aim else FALL)))
 
     def chosen(self) -> Tensor:
-        """Bits of each group: what its shares make likeliest, within the budget."""
+        """Bits of each group: what its shares make likeliest, at the price of a bit that just meets the budget."""
         with torch.no_grad():
             odds = (SHARPNESS * self.shares).log_softmax(dim=1).double()
-        levels, low, high = torch.arange(MOST_BITS + 1), 0.0, 1000.0
+        levels, low, high = torch.arange(MOST_BITS + 1), -1000.0, 1000.0
         for _ in range(60):
             price = (low + high) / 2
             fits = self._fits((odds - price * levels).argmax(dim=1))
@@ -155,13 +155,14 @@ class Fixed(Rival):
 
 
 def quantised(values: Tensor, ranges: Tensor, bits: int | Tensor) -> Tensor:
-    """Values on 2^bits levels, half a step to both sides of zero, within a range; gradients as LSQ's (Esser et al.,
-    ICLR 2020): straight through to values within the range, and to the range by what rounding and clipping do."""
+    """Values on 2^bits levels, half a step to both sides of zero, within a range. Gradients go straight through to
+    values, those beyond the range too (which else stay there), and to the range as LSQ's (Esser et al., ICLR 2020)."""
+    ranges = ranges.abs().clamp(min=1e-4)
     most = 2.0 ** (bits - 1)
-    scaled = values / ranges.abs().clamp(min=1e-4)
-    clipped = scaled.clamp(-1, 1)
-    steps = ((clipped * most).floor().clamp(max=most - 1, min=-most) + 0.5) / most
-    return (clipped + (steps - clipped).detach()) * ranges.abs().clamp(min=1e-4)
+    scaled = (values / ranges).detach()
+    steps = ((scaled * most).floor().clamp(max=most - 1, min=-most) + 0.5) / most
+    inside = scaled * (scaled.abs() <= 1)
+    return values + (steps * ranges - values).detach() + (ranges - ranges.detach()) * (steps - inside)
 
 
 class _Beside(torch.autograd.Function):
