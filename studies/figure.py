@@ -10,6 +10,8 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+import matplotlib as mpl
+
 from tablefold.formats import in_format
 from tablefold.study.chart import Chart, Line, Point, draw, styles
 from tablefold.study.results import Spread
@@ -48,7 +50,8 @@ def main(figure: Path, results: list[Path]) -> None:
             lines.append(Line(label, style[spec], tuple(points)))
     chart = Chart("gowalla", "AUC against bytes on Gowalla", "bytes", "test AUC", tuple(lines))
     figure.parent.mkdir(parents=True, exist_ok=True)
-    draw(chart).savefig(figure, metadata={"Date": None})
+    with mpl.rc_context({"svg.fonttype": "none"}):
+        draw(chart).savefig(figure, metadata={"Date": None})
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 import dataclasses
 import itertools
 import json
+import math
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,13 +14,16 @@ from html.parser import HTMLParser
 
 import pytest
 
+from tablefold.cli import _parse
 from tablefold.plans import Wishes
 from tablefold.study.chart import spread_out
 from tablefold.study.figures import charts
 from tablefold.study.findings import best_at_each_size, choices, headline, how_to_use, warnings
 from tablefold.study.loading import load_study
+from tablefold.study.next_commands import next_commands
+from tablefold.study.palette import contrast, style_sheet
 from tablefold.study.report import render, write_report
-from tablefold.study.results import RunResult, Summary, pareto_front, slices, summarise
+from tablefold.study.results import RunResult, Summary, difference, pareto_front, slices, summarise
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -64,29 +69,29 @@ def test_every_setting_is_in_a_table_with_its_figures(make_results):
     assert len(rows) == 1 + 3 * 4
     first = rows[1]
     for cell in (
-        'title="hash:floats=500">hash<',
-        "2 MB",
+        "<summary>hash</summary><code>hash:floats=500</code>",
+        "2\N{NO-BREAK SPACE}MB",
         "2x",
-        "0.7810 ± 0.0010",
-        "-0.0200",
-        "0.2190 ± 0.0010",
+        "0.7810 ±\N{NO-BREAK SPACE}0.0010",
+        "-0.0200 ±\N{NO-BREAK SPACE}0.0000",
+        "0.2190 ±\N{NO-BREAK SPACE}0.0010",
         "17,459",
-        "500 MB",
+        "500\N{NO-BREAK SPACE}MB",
     ):
         assert cell in first, cell
     assert every_run.count("Pareto front</span>") == 5
-    assert ">qr mul</span> 10000x, dlrm: impossible" in every_run
+    assert "<li>qr mul 10000x, dlrm: impossible" in every_run
     assert "a budget of 1 bytes is too small" in every_run
 
 
 def test_settings_stand_side_by_side(make_results):
     text = render(make_results(models=("dlrm", "dcn")))
     table = text[text.index("under every setting") : text.index("<section>")]
-    row = re.search(r'<tr><td[^>]*><span class="name" title="hash:floats=62">.*?</tr>', table)[0]
+    row = next(row for row in re.findall(r"<tr><td.*?</tr>", table) if "<code>hash:floats=62</code>" in row)
     assert re.findall(r'data-name="(.*?)"[^>]*>(.*?)</td>', row)[1:] == [
         ("size", "16x"),
-        ("dlrm", "0.7610 ± 0.0010"),
-        ("dcn", "0.7610 ± 0.0010"),
+        ("dlrm", "0.7610 ±\N{NO-BREAK SPACE}0.0010"),
+        ("dcn", "0.7610 ±\N{NO-BREAK SPACE}0.0010"),
     ]
     assert "under every setting" not in render(make_results())
 
@@ -118,7 +123,9 @@ def test_figures_show_plain_hashing_and_the_full_tables(make_results):
             assert list(line.points) == sorted(line.points)
             assert all(point.std == pytest.approx(0.001) for point in line.points)
     text = render(make_results())
-    assert text.count("<svg") == text.count("<figure>") == 6
+    assert text.count("<svg") == text.count("</figure>") == 7  # the first is there twice: wide, and for a phone
+    ids = re.findall(r' id="(.*?)"', text)
+    assert len(ids) == len(set(ids))
     for label in ("hash", "qr mul", "robe block\N{NO-BREAK SPACE}4", "full tables", "AUC (test)", "compression"):
         assert f">{label}</text>" in text
     assert "rings: the Pareto front; bands: standard deviation over 3 seeds" in text
@@ -166,10 +173,10 @@ def test_every_badge_of_a_single_seed_needs_a_difference():
 def test_the_headline_says_what_to_take_and_why(make_results):
     ((_, group),) = slices(make_results().summaries())
     assert headline(group) == [
-        "Take robe block 4 at 2x: AUC 0.7930 ± 0.0010, 0.0080 below the full tables.",
+        "Use robe block 4: 2x smaller, AUC -0.0080 ± 0.0000 (full 0.8010).",
         "It is the smallest in this study that loses at most 0.01; "
         "the best of those that are smaller, robe block 4 at 16x, loses 0.0160.",
-        "Plain hashing (hash) in as many bytes reaches 0.7810, 0.0200 below the full tables.",
+        "Plain hashing (hash) in as many bytes: AUC -0.0200 ± 0.0000.",
     ]
     assert [(one.loss, one.taken.title, one.taken.size) for one in choices(group)] == [
         (0.01, "robe block 4", "2x"),
@@ -178,7 +185,9 @@ def test_the_headline_says_what_to_take_and_why(make_results):
     ]
     assert how_to_use(choices(group)[1]) == ["--method robe:block=4", "--compression 128"]
     text = render(make_results())
-    assert "<strong>Take robe block 4 at 2x: AUC 0.7930 ± 0.0010, 0.0080 below the full tables.</strong>" in text
+    assert '<p class="answer">Use robe block 4: 2x smaller, AUC -0.0080 ± 0.0000 (full 0.8010).</p>' in text
+    places = [text.index(part) for part in ('class="answer"', "<svg", "It is the smallest", "<table", "run next")]
+    assert places == sorted(places)
     assert "within 0.01 of the full tables&#x27; (0.03 or 0.1 where none does)" in text
     assert "<code>--method robe:block=4</code> <code>--compression 128</code>" in text
     assert 'class="warning"' not in text
@@ -187,9 +196,9 @@ def test_the_headline_says_what_to_take_and_why(make_results):
 def test_the_headline_bears_more_where_nothing_is_near_and_takes_the_better_of_equal_sizes():
     full = made("full", "", 4_000_000, [0.80])
     far = [made("hash", "4x", 1_000_000, [0.771]), made("qr", "4x", 1_001_000, [0.775])]
-    assert headline([full, *far])[0] == "Take qr at 4x: AUC 0.7750, 0.0250 below the full tables."
+    assert headline([full, *far])[0] == "Use qr: 4x smaller, AUC -0.0250 (full 0.8000)."
     assert "loses at most 0.03, and the smallest that was tried" in headline([full, *far])[1]
-    assert "Take the full tables" in headline([full, made("hash", "4x", 1_000_000, [0.6])])[0]
+    assert "Keep the full tables" in headline([full, made("hash", "4x", 1_000_000, [0.6])])[0]
     assert headline(far) == []
     int8 = made("robe in int8", "collisions=4", 1_000_000, [0.80], storage="int8")
     int8.runs[0].result.update(method="robe:block=8,floats=70")
@@ -221,22 +230,89 @@ def test_the_figures_of_bytes_are_shown_where_they_are_known():
     assert one.other_bytes() == {"with pointers": 1_000_000, "artefact": 3_000_000, "in training": 16_000_000}
 
 
-def test_a_poor_yardstick_is_told():
-    def curve(*losses):
-        return tuple({"logloss": loss} for loss in losses)
+def test_a_difference_is_taken_seed_by_seed():
+    full, one = made("full", "", 4_000_000, [0.80, 0.82]), made("qr", "4x", 1_000_000, [0.79, 0.812])
+    assert difference(one, full).show_change() == "-0.0090 ± 0.0014"
+    more = made("qr", "4x", 1_000_000, [0.79, 0.81, 0.80])
+    assert difference(more, full).mean == pytest.approx(-0.01)
+    assert difference(more, full).std == pytest.approx(math.hypot(0.01, 0.02 / math.sqrt(2)))
+    assert difference(one, made("full", "", 4_000_000, [0.80])).show_change() == "+0.0010"
 
+
+def curve_of(*losses):
+    return tuple({"logloss": loss} for loss in losses)
+
+
+SCHEDULES = {
+    (0.5, 0.4, 0.45): "overtrained on this schedule: their validation log loss rose again, by 0.0500",
+    (0.5, 0.45, 0.4): "undertrained on this schedule: their validation log loss still fell, by 0.0500",
+}
+
+
+def test_a_poor_yardstick_is_told():
     better = made("qr", "4x", 1_000_000, [0.81, 0.811])
-    for losses, words in {
-        (0.5, 0.4, 0.45): "overtrained on this schedule: their validation log loss rose again",
-        (0.5, 0.45, 0.4): "undertrained on this schedule: their validation log loss still fell",
-        (): "over- or undertrained on this schedule",
-    }.items():
-        full = made("full", "", 4_000_000, [0.80, 0.801], curve(*losses))
+    for losses, words in {**SCHEDULES, (): "over- or undertrained on this schedule"}.items():
+        full = made("full", "", 4_000_000, [0.80, 0.801], curve_of(*losses))
         (warning,) = warnings([full, better])
         assert warning.startswith("Folded tables beat the full ones here (qr at 4x by 0.0100)")
         assert words in warning
     noisy = made("full", "", 4_000_000, [0.79, 0.82])
     assert warnings([noisy, better]) == []
+
+
+def test_a_poor_yardstick_is_told_also_where_it_was_not_beaten():
+    worse = made("qr", "4x", 1_000_000, [0.79, 0.791])
+    for losses, words in SCHEDULES.items():
+        full = made("full", "", 4_000_000, [0.80, 0.801], curve_of(*losses))
+        (warning,) = warnings([full, worse])
+        assert warning.startswith("The yardstick is poor: the full tables are ")
+        assert words in warning
+    settled = made("full", "", 4_000_000, [0.80, 0.801], curve_of(0.5, 0.45, 0.4, 0.3995))
+    assert warnings([settled, worse]) == []
+    patient = replace(made("full", "", 4_000_000, [0.80, 0.801], curve_of(0.5, 0.4, 0.45)), settings={"patience": 1})
+    assert warnings([patient, worse]) == []  # its best weights were kept
+
+
+def test_the_page_ends_with_commands_that_the_command_line_takes(make_results):
+    ((_, group),) = slices(make_results().summaries())
+    settings = {**group[0].settings, "lr": 0.02, "batch_size": 64, "model_options": {"top_mlp": (8, 4)}, "epochs": 1}
+    group = [replace(one, settings=settings) for one in group]
+    (what, command), (_, then) = next_commands(group, "my data")
+    assert what == "Train it on all rows"
+    assert command == (
+        "tablefold train 'my data' --method robe:block=4 --compression 2 "
+        "--lr 0.02 --batch-size 64 --top-mlp 8,4 --out best"
+    )
+    for words in map(shlex.split, (command, then)):
+        _, args, _ = _parse(words[1:])
+        assert args.verb in ("train", "predict")
+    assert next_commands(group[1:], "data") == []
+    far = [group[0], made("hash", "4x", 1_000_000, [0.6])]
+    assert [command.split()[:3] for _, command in next_commands(far, "data")] == [
+        ["tablefold", "study", "show"],
+        ["tablefold", "study", "run"],
+    ]
+    text = render(make_results(), data="there/data")
+    assert "<code>tablefold train there/data --method robe:block=4 --compression 2 --out best</code>" in text
+
+
+def test_colours_can_be_told_from_the_ground_by_day_and_at_night(make_results):
+    for ground, page in re.findall(r":root { color-scheme: .*?--ground: (#\w+);(.*?) }", style_sheet()):
+        colors = re.findall(r"--(\w+?)\d*: (#\w+);", page)
+        assert {"series", "name", "ink", "soft", "accent", "warn"} <= {name for name, _ in colors}
+        for name, color in colors:
+            if name not in ("line", "faint", "answer"):
+                assert contrast(color, ground) >= (3 if name == "series" else 4.5), (name, color, ground)
+    text = render(make_results())
+    assert "prefers-color-scheme: dark" in text
+    for svg in re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL):
+        assert not re.search(r"#[0-9a-f]{6}\b", svg)  # every colour is the page's
+
+
+def test_who_cannot_see_a_figure_is_told_what_it_shows(make_results):
+    text = render(make_results())
+    told = re.search(r'aria-label="(AUC on the test part.*?)"', text)[1]
+    assert "full tables 0.8010 at 4 MB; hash 0.7210 at 4 kB to 0.7810 at 2 MB; " in told
 
 
 def test_one_seed_has_no_spread_and_the_page_says_so(make_results):
@@ -254,8 +330,8 @@ def test_one_seed_has_no_spread_and_the_page_says_so(make_results):
 def test_text_in_figures_can_be_read_on_a_phone(make_results):
     text = render(make_results())
     svgs = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
-    assert len(svgs) == 6
-    for svg in svgs:
+    assert len(svgs) == 7
+    for svg in svgs[1:]:  # without the wide one, which phones do not show
         width = float(re.search(r'viewBox="0 0 ([\d.]+)', svg)[1])
         sizes = [float(size) for size in re.findall(r"font(?:-size)?: (?:\w+ )?([\d.]+)px", svg)]
         assert sizes
@@ -286,7 +362,7 @@ def test_the_cost_of_a_quality_is_held_against_the_full_tables(make_results):
     text = render(make_results())
     table = text[text.index("What it takes") : text.index("Every run")]
     assert "auc of at least 0.7803" in table
-    row = re.search(r'<tr><td[^>]*><span class="name" title="robe:block=4:floats=62">.*?</tr>', table)[0]
+    row = next(row for row in re.findall(r"<tr><td.*?</tr>", table) if "<code>robe:block=4:floats=62</code>" in row)
     assert re.findall(r'data-name="(.*?)"[^>]*>(.*?)</td>', row)[2:] == [
         ("iterations", "280"),
         ("seconds", "14.0"),
@@ -321,11 +397,12 @@ const problems = [];
 window.addEventListener('error', event => problems.push(String(event.message)), true);
 for (const name of ['error', 'warn']) { console[name] = (...words) => problems.push(words.join(' ')); }
 window.addEventListener('load', () => setTimeout(() => {
-  const figures = [...document.querySelectorAll('figure svg')].map(svg => svg.getBoundingClientRect());
+  const shown = one => one.getClientRects().length > 0;
+  const figures = [...document.querySelectorAll('figure svg')].filter(shown).map(svg => svg.getBoundingClientRect());
   const told = {
     width: innerWidth, scroll: document.documentElement.scrollWidth,
     figures: figures.length, smallest: Math.min(...figures.map(one => Math.min(one.width, one.height))),
-    letters: Math.min(...[...document.querySelectorAll('figure svg text')].map(
+    letters: Math.min(...[...document.querySelectorAll('figure svg text')].filter(shown).map(
       one => parseFloat(getComputedStyle(one).fontSize) * Math.hypot(one.getScreenCTM().a, one.getScreenCTM().b))),
     widest: Math.max(...[...document.querySelectorAll('body *')].map(one => one.getBoundingClientRect().right)),
     problems,
@@ -336,11 +413,12 @@ window.addEventListener('load', () => setTimeout(() => {
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: the page is not looked at in a browser")
-@pytest.mark.parametrize("width", [375, 1200])
-def test_a_browser_shows_it_without_errors_and_without_scrolling_sideways(make_results, tmp_path, width):
+@pytest.mark.parametrize("width", [375, 800, 1200])
+@pytest.mark.parametrize("models", [("dlrm",), ("dlrm", "dcn")])
+def test_a_browser_shows_it_without_errors_and_without_scrolling_sideways(make_results, tmp_path, width, models):
     # Chromium's own window is at least 500 pixels wide; a frame may be as narrow as a phone.
     page = tmp_path / "page.html"
-    page.write_text(render(make_results(models=("dlrm", "dcn"))).replace("<head>", f"<head>{PROBE}"))
+    page.write_text(render(make_results(models=models)).replace("<head>", f"<head>{PROBE}"))
     frame = tmp_path / "frame.html"
     frame.write_text(
         f'<body style="margin:0"><iframe src="page.html" style="border:0;width:{width}px;height:800px"></iframe>'
@@ -357,7 +435,7 @@ def test_a_browser_shows_it_without_errors_and_without_scrolling_sideways(make_r
     assert told["width"] == width
     assert told["scroll"] <= width
     assert told["widest"] <= width
-    assert told["figures"] == 12
+    assert told["figures"] == 6 * len(models)
     assert told["smallest"] > 200
     assert told["letters"] >= 12
     assert told["problems"] == []

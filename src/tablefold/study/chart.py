@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tablefold.study.palette import COLORS, FAINT, GREY, INK, as_text
 from tablefold.tables import show_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7b4ea3", "#8c6d1f", "#b8336a")
-"""Okabe and Ito's and three more, told apart by colour-blind readers."""
 MARKERS = "sD^vPXph<"
 DASHES = ("solid", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (8, 3)))
-INK, GREY, FAINT = "#1f2430", "#8a8f98", "#d9dce1"
-_WIDTH, _PLOT = 360.0, 235.0  # points: of a figure, and the least height of what is plotted
+NARROW, WIDE = 360.0, 760.0
+"""Widths of a figure in points: of one that is read on a phone, and of one that has a page to itself."""
+_PLOT = 235.0  # points: the least height of what is plotted
 _FONT = 13.5
 """Of all text: on a phone, where a figure is 343 pixels wide, a point is a little less than a pixel."""
 _LINE = 1.12 * _FONT
@@ -93,8 +93,8 @@ def styles(series: Sequence[str], full: str, plain: str) -> dict[str, Style]:
     return {**fixed, **rest}
 
 
-def draw(chart: Chart) -> Figure:
-    """The chart as a matplotlib figure.
+def draw(chart: Chart, width: float = NARROW) -> Figure:
+    """The chart as a matplotlib figure, so many points wide.
 
     Raises:
         ValueError: where matplotlib is not installed.
@@ -103,8 +103,8 @@ def draw(chart: Chart) -> Figure:
     letters = max(len(row) for label in labels for row in label.split("\n"))
     above = 3.1 * _FONT if chart.x == "bytes" else 0.7 * _FONT
     left, right, below = 4.6 * _FONT, 14 + letters * _LETTER, 3.4 * _FONT
-    plot = max(_PLOT, sum(_height(label) for label in labels) + _LINE)
-    width, height = _WIDTH, above + plot + below
+    plot = max(_PLOT if width < WIDE else 1.3 * _PLOT, sum(_height(label) for label in labels) + _LINE)
+    height = above + plot + below
     figure = _figure((width / 72, height / 72))
     axes = figure.add_axes((left / width, below / height, (width - left - right) / width, plot / height))
     for line in chart.lines:
@@ -156,7 +156,7 @@ def _label_ends(axes: Axes, lines: Sequence[Line], labels: Sequence[str], plot: 
     shown = [(line, label, end) for line, label, end in zip(lines, labels, ends, strict=True) if end is not None]
     heights = [min(max((end.y - low) / (high - low), 0.0), 1.0) for _, _, end in shown]  # shares of the plot's
     places = spread_out([plot * height for height in heights], [_height(label) for _, label, _ in shown], plot)
-    width = axes.get_position().width * _WIDTH
+    width = axes.bbox.width * 72 / axes.figure.dpi
     for (line, label, end), height, place in zip(shown, heights, places, strict=True):
         color, at = line.style.color, place / plot
         begin = (axes.transData.transform((end.x, end.y))[0] - axes.bbox.x0) / axes.bbox.width
@@ -164,7 +164,7 @@ def _label_ends(axes: Axes, lines: Sequence[Line], labels: Sequence[str], plot: 
             [begin, 1 + 4 / width, 1 + 9 / width], [height, height, at], transform=axes.transAxes, color=color,
             linewidth=0.8, alpha=0.7, clip_on=False, zorder=2,
         )  # fmt: skip
-        axes.text(1 + 11 / width, at, label, transform=axes.transAxes, color=INK if color == INK else _dark(color),
+        axes.text(1 + 11 / width, at, label, transform=axes.transAxes, color=INK if color == INK else as_text(color),
                   fontsize=_FONT, va="center", linespacing=1.05)  # fmt: skip
 
 
@@ -178,22 +178,42 @@ def _height(label: str) -> float:
     return _LINE * (label.count("\n") + 1)
 
 
-def _dark(color: str) -> str:
-    """The colour as text: dark enough to be read on white."""
-    channels = [int(color[start : start + 2], 16) for start in (1, 3, 5)]
-    return "#" + "".join(f"{round(0.72 * channel):02x}" for channel in channels)
+def to_svg(figure: Figure, title: str, name: str) -> str:
+    """The figure as an `<svg>` element that takes the width it is given.
 
+    Args:
+        figure: as drawn.
+        title: what it shows, for those who cannot see it.
+        name: on a page no two figures share one; equal figures of one name give equal text.
+    """
+    import matplotlib as mpl
 
-def to_svg(figure: Figure, title: str) -> str:
-    """The figure as an `<svg>` element that takes the width it is given."""
     buffer = io.StringIO()
     metadata: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    figure.savefig(buffer, format="svg", metadata=metadata, transparent=True)
+    # Text stays text: it scales, can be searched, and needs no font file.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", metadata=metadata, transparent=True)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r' id="[a-zA-Z0-9.]+_\d+"', "", svg)  # the same in every figure, and nothing points to them
     head = rf'<svg role="img" aria-label="{title}" \1'
     return re.sub(r'<svg ([^>]*?)width="[^"]*" height="[^"]*"', head, svg, count=1, flags=re.DOTALL)
+
+
+def describe(chart: Chart) -> str:
+    """What somebody who cannot see the figure should know: what it shows, and where each line begins and ends."""
+    lines = []
+    for line in chart.lines:
+        seen = [point for point in line.points if not math.isnan(point.y)]
+        ends = [f"{point.y:.4f} at {_place(point.x, chart.x)}" for point in (seen[:1] + seen[1:][-1:])]
+        lines.append(f"{line.label} {' to '.join(ends)}" if ends else f"{line.label} undefined")
+    return f"{chart.title}. {'; '.join(lines)}."
+
+
+def _place(x: float, axis: str) -> str:
+    if axis == "bytes":
+        return show_bytes(x)
+    return f"{x:,.0f} iterations" if axis == "iterations" else f"{x:,.1f} s"
 
 
 def to_png(figure: Figure) -> bytes:
@@ -215,11 +235,8 @@ def check_matplotlib() -> None:
 
 def _figure(size: tuple[float, float]) -> Figure:
     check_matplotlib()
-    import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    mpl.rcParams["svg.fonttype"] = "none"  # text stays text: it scales, can be searched, and needs no font file
-    mpl.rcParams["svg.hashsalt"] = "tablefold"  # equal figures give equal files
     return Figure(figsize=size)
 
 

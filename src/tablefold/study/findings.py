@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from tablefold.formats import FP32
-from tablefold.study.names import FULL
-from tablefold.study.results import SAME_SIZE, UNKNOWN_NOISE, Summary, noise
+from tablefold.study.names import FULL, show_compression
+from tablefold.study.results import SAME_SIZE, UNKNOWN_NOISE, Summary, difference, noise
+from tablefold.tables import show_bytes
 
 PLAIN = "hash"
 """Plain hashing: the series that every other one has to beat."""
@@ -23,6 +25,13 @@ RULE = (
     "How it is chosen: of all runs whose mean AUC lies within {} of the full tables' ({} or {} where none does), the "
     "one with the fewest bytes. Sizes within 1 % of each other count as equal: then the higher AUC decides."
 ).format(*USUAL_LOSSES)
+
+
+RISEN, FALLEN = 0.0005, 0.002
+"""Of the validation log loss of the full tables: by how much it must rise before the end to call them overtrained, and
+fall in the last fifth of training to call them undertrained."""
+
+UNKNOWN_SCHEDULE = "the full tables are over- or undertrained on this schedule. Try fewer and more epochs."
 
 
 @dataclass(frozen=True)
@@ -84,26 +93,40 @@ def choices(group: Sequence[Summary]) -> list[Choice]:
     return found
 
 
+def chosen(group: Sequence[Summary]) -> Choice | None:
+    """What the headline takes: the choice for the first of `USUAL_LOSSES` within which anything lies."""
+    return next(filter(None, (choose(group, loss) for loss in USUAL_LOSSES)), None)
+
+
 def headline(group: Sequence[Summary]) -> list[str]:
-    """What to take and why, in a few sentences; empty where there are no full tables to hold anything against."""
+    """What to take, and then why, in a few sentences; empty where there are no full tables to hold anything against."""
     full, folded = full_tables(group), _folded(group)
     if full is None or not folded:
         return []
-    choice = next(filter(None, (choose(group, loss) for loss in USUAL_LOSSES)), None)
+    choice = chosen(group)
     if choice is None:
         best = max(folded, key=_auc)
         return [
-            f"Take the full tables: nothing smaller comes within {USUAL_LOSSES[-1]} of their AUC of {full.auc:.4f}.",
+            f"Keep the full tables: nothing smaller comes within {USUAL_LOSSES[-1]} of their AUC of {full.auc:.4f}.",
             f"The nearest is {best.title} at {best.size_title}, {full.auc - best.auc:.4f} below: "
             "ask for smaller compressions, or for more training.",
         ]
-    one = choice.taken
-    sentences = [f"Take {one.title} at {one.size_title}: AUC {one.spread('auc').show()}, {_against(one, full)}."]
+    one, plain = choice.taken, choice.plain
+    sentences = [f"Use {one.title}: {smaller(one)}, AUC {against(one, full)} (full {full.auc:.4f})."]
     sentences.append(f"It is the smallest in this study that loses at most {choice.loss}{_next(one, folded, full)}.")
-    if choice.plain is not None and choice.plain is not one:
-        plain = choice.plain
-        sentences.append(f"Plain hashing ({PLAIN}) in as many bytes reaches {plain.auc:.4f}, {_against(plain, full)}.")
+    if plain is not None and plain is not one:
+        sentences.append(f"Plain hashing ({PLAIN}) in as many bytes: AUC {against(plain, full)}.")
     return sentences
+
+
+def smaller(one: Summary) -> str:
+    """How much smaller it is than the full tables, in words."""
+    return show_bytes(one.bytes) if one.compression is None else f"{show_compression(one.compression)} smaller"
+
+
+def against(one: Summary, full: Summary) -> str:
+    """Its AUC against that of the full tables, with the deviation over seeds."""
+    return difference(one, full).show_change()
 
 
 def how_to_use(choice: Choice) -> list[str]:
@@ -125,12 +148,15 @@ def warnings(group: Sequence[Summary]) -> list[str]:
     found = []
     full, done = full_tables(group), [one for one in group if one.done]
     better = [one for one in _folded(group) if full and one.auc > full.auc + noise(one, full)]
+    schedule = _schedule(full) if full else ""
     if full and better:
         best = max(better, key=_auc)
         found.append(
             f"Folded tables beat the full ones here ({best.title} at {best.size_title} by {best.auc - full.auc:.4f}): "
-            f"the full tables are {_schedule(full)} Until then this is no gain of folding."
+            f"{schedule or UNKNOWN_SCHEDULE} Until then this is no gain of folding."
         )
+    elif schedule:
+        found.append(f"The yardstick is poor: {schedule}")
     single = sum(len(one.done) == 1 for one in done)
     if single == len(done):
         found.append(
@@ -146,14 +172,20 @@ def _schedule(full: Summary) -> str:
     """Whether the full tables were trained too long or not long enough, as their log loss on the way tells."""
     curves = [[look["logloss"] for look in run.curve] for run in full.done if len(run.curve) > 2]
     if not curves or any(math.isnan(value) for curve in curves for value in curve):
-        return "over- or undertrained on this schedule. Try fewer and more epochs."
-    turned = sum(min(curve) < curve[-1] - 0.0005 for curve in curves)
-    if turned * 2 > len(curves):
+        return ""
+    risen = median(curve[-1] - min(curve) for curve in curves)
+    if risen > RISEN and not full.settings.get("patience"):  # with which the best weights are kept
         return (
-            "overtrained on this schedule: their validation log loss rose again before the end. "
-            "Train for fewer epochs, or set patience."
+            f"the full tables are overtrained on this schedule: their validation log loss rose again, by {risen:.4f}, "
+            "before the end. Train for fewer epochs, or set patience."
         )
-    return "undertrained on this schedule: their validation log loss still fell at the end. Train for longer."
+    fallen = median(curve[-1 - max(1, len(curve) // 5)] - curve[-1] for curve in curves)
+    if fallen > FALLEN:
+        return (
+            f"the full tables are undertrained on this schedule: their validation log loss still fell, by {fallen:.4f} "
+            "in the last fifth. Train for longer."
+        )
+    return ""
 
 
 def _next(one: Summary, folded: Sequence[Summary], full: Summary) -> str:
@@ -171,11 +203,6 @@ def _folded(group: Sequence[Summary]) -> list[Summary]:
 
 def _plain(group: Sequence[Summary]) -> Summary | None:
     return next((one for one in group if one.series == PLAIN), None)
-
-
-def _against(one: Summary, full: Summary) -> str:
-    loss = full.auc - one.auc
-    return f"{abs(loss):.4f} {'below' if loss >= 0 else 'above'} the full tables"
 
 
 def _auc(one: Summary) -> float:

@@ -80,7 +80,18 @@ class Spread:
         >>> Spread.of([0.75, 0.76]).show(), Spread.of([0.75]).show()
         ('0.7550 ± 0.0071', '0.7500')
         """
-        return f"{self.mean:.{digits}f}" + ("" if math.isnan(self.std) else f" ± {self.std:.{digits}f}")
+        return f"{self.mean:.{digits}f}{self._deviation(digits)}"
+
+    def show_change(self, digits: int = 4) -> str:
+        """`show` with a sign.
+
+        >>> Spread.of([-0.004, -0.005]).show_change(), Spread.of([0.0]).show_change()
+        ('-0.0045 ± 0.0007', '+0.0000')
+        """
+        return f"{self.mean:+.{digits}f}{self._deviation(digits)}"
+
+    def _deviation(self, digits: int) -> str:
+        return "" if math.isnan(self.std) else f" ± {self.std:.{digits}f}"
 
 
 @dataclass(frozen=True)
@@ -230,6 +241,16 @@ def noise(one: Summary, other: Summary) -> float:
     """
     known = math.hypot(one.spread("auc").std, other.spread("auc").std)
     return UNKNOWN_NOISE if math.isnan(known) else known
+
+
+def difference(one: Summary, other: Summary, figure: str = "auc") -> Spread:
+    """How much more of a figure `one` has than `other`: seed by seed where both have the same seeds, whose common luck
+    then cancels; otherwise the difference of the means, with their deviations put together."""
+    pairs = [{run.seed: float(run.result[figure]) for run in each.done} for each in (one, other)]
+    if pairs[0].keys() == pairs[1].keys():
+        return Spread.of([pairs[0][seed] - pairs[1][seed] for seed in pairs[0]])
+    spreads = one.spread(figure), other.spread(figure)
+    return Spread(spreads[0].mean - spreads[1].mean, math.hypot(spreads[0].std, spreads[1].std))
 
 
 def pareto_front(summaries: Sequence[Summary]) -> list[Summary]:
