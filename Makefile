@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: bench demo study test lint format clean
+.PHONY: bench demo docs study test lint format clean
 
 demo: .venv/installed  ## generate a click log, train full and folded models, write report.html
 	$(BIN)/tablefold demo
@@ -18,6 +18,9 @@ bench: .venv/installed  ## speed against peers, after the operators' tests (DLRM
 
 test: .venv/installed  ## the whole test suite, slow proofs left out
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -m "not slow and not gpu"  # idle threads that spin slow down busy machines
+
+docs: .venv/installed  ## the site, in docs/_build/html: a folder that needs no network (notebooks run at the first time)
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build/html
 
 lint: .venv/installed  ## style, format and types
 	$(BIN)/ruff check .

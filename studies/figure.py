@@ -1,58 +1,137 @@
-"""The README's figure: test AUC against bytes, from the lines of an equal-bytes study.
+"""The README's picture: what is lost on Gowalla at each size, from the lines that are kept in `results`.
 
-python studies/figure.py studies/figures/gowalla.svg studies/results/gowalla.jsonl studies/results/storage.jsonl
+python studies/figure.py docs/figures/lose.svg
+
+Text and axes take the colour of the page that shows the picture, or of the reader's light or dark mode.
 """
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
+from statistics import mean
+from typing import Any
 
 import matplotlib as mpl
+from matplotlib.figure import Figure
 
-from tablefold.formats import in_format
-from tablefold.study.chart import Chart, Line, Point, draw, styles
-from tablefold.study.results import Spread
+from tablefold.plans import INT4_UP_TO
+from tablefold.study.chart import spread_out
 
-SERIES = {
-    "full": "full tables",
-    "hash": "plain hashing",
-    "qr:combine=mul": "qr, mul",
-    "qr:combine=mul in int8": "qr, mul, int8",
-    "robe:block=4": "robe, block 4",
-    "robe:block=4 in int8": "robe, block 4, int8",
-    "unified:lookups=2": "unified, 2 lookups",
-    "hash_embeddings:k=2": "hash embeddings, k = 2",
+RESULTS = Path(__file__).parent / "results"
+TITLE = "Test AUC on Gowalla against how many times smaller the embedding tables are"
+INK, GRID = "#010203", "#010204"
+"""Stand-ins: what is drawn in them takes the page's colours."""
+COLORS = {
+    "full tables": INK,
+    "full, few bits": "#7f7f7f",
+    "after training": "#2b8a5b",
+    "auto": "#c2410c",
+    "qr": "#2f7fd0",
+    "robe": "#9a63c4",
+    "hashing": "#b0812a",
 }
+FONT, WIDTH, HEIGHT = 13.0, 470.0, 330.0  # points
+PAGE = f"""<style>
+svg {{ --ink: #1f2328; --grid: #d1d9e0 }}
+@media (prefers-color-scheme: dark) {{ svg {{ --ink: #e6edf3; --grid: #3d444d }} }}
+</style><title>{TITLE}</title>"""
 
 
-def series(asked: str, options: list[str]) -> str | None:
-    """The series a run belongs to; None for one with another optimiser or a threshold."""
-    others = set(options[::2]) - {"--compression", "--storage"}
-    name = in_format(asked, options[3] if "--storage" in options else "fp32")
-    return name if name in SERIES and not others else None
+def lines_of(name: str) -> list[dict[str, Any]]:
+    """The lines of a file of results; none where it is not there."""
+    path = RESULTS / f"{name}.jsonl"
+    return [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
 
 
-def main(figure: Path, results: list[Path]) -> None:
-    runs: dict[str | None, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for line in [json.loads(text) for file in results for text in file.read_text().splitlines()]:
-        if "auc" in line:
-            spec, options, _ = line["asked"]
-            runs[series(spec, options)][line["embedding_bytes"]].append(line["auc"])
-    style = styles(list(SERIES), "full", "hash")
-    lines = []
-    for spec, label in SERIES.items():
-        spreads = [(size, Spread.of(values)) for size, values in sorted(runs[spec].items())]
-        points = [Point(size, spread.mean, spread.std) for size, spread in spreads]
-        if points:
-            lines.append(Line(label, style[spec], tuple(points)))
-    chart = Chart("gowalla", "AUC against bytes on Gowalla", "bytes", "test AUC", tuple(lines))
-    figure.parent.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context({"svg.fonttype": "none"}):
-        draw(chart).savefig(figure, metadata={"Date": None})
+def runs() -> Iterator[tuple[str, float, float]]:
+    """Of every run that is shown: its series, how many times smaller its tables are, its AUC."""
+    for line in (line for line in lines_of("equal_bytes_formats") if "auc" in line):
+        method, bits, smaller = line["asked"][0].partition(":")[0], line["storage"], line["compression"]
+        if method == "full":
+            yield ("full tables" if bits == "fp32" else "full, few bits"), smaller, line["auc"]
+        elif method == "hash":
+            yield "hashing", smaller, line["auc"]
+        elif bits == ("int4" if round(smaller) <= INT4_UP_TO else "int2"):  # what a plan takes
+            yield method, smaller, line["auc"]
+    for line in lines_of("fold_trained"):
+        if line["form"].startswith("fold") and line["form"].endswith("data"):
+            yield "after training", line["compression"], line["auc"]
+    for line in lines_of("gowalla_auto"):
+        if "auc" in line and line["asked"][0] == "auto":
+            yield "auto", line["compression"], line["auc"]
+
+
+def series() -> dict[str, list[tuple[float, float]]]:
+    """Points of each series by rising size, the mean over seeds; in the order of `COLORS`."""
+    seeds: dict[str, dict[int, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+    for name, smaller, auc in runs():
+        seeds[name][round(smaller)].append((smaller, auc))
+    points = {
+        name: [(mean(x for x, _ in at), mean(y for _, y in at)) for _, at in sorted(sizes.items())]
+        for name, sizes in seeds.items()
+    }
+    return {name: points[name] for name in COLORS if name in points}
+
+
+def draw(shown: dict[str, list[tuple[float, float]]]) -> Figure:
+    """The figure: a line for each series, named where it ends."""
+    mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "tablefold", "font.size": FONT})
+    figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72))
+    axes = figure.add_axes((0.11, 0.15, 0.55, 0.8))
+    full = shown["full tables"][0][1]
+    axes.axhline(full, color=INK, linewidth=1.2, linestyle=(0, (5, 3)))
+    axes.set_xscale("log", base=4)
+    axes.set_xlim(0.9, max(300, *(x for points in shown.values() for x, _ in points)) * 1.1)
+    axes.set_ylim(0.49, 0.97)
+    ticks = [x for x in (1, 4, 16, 64, 256, 1024) if x <= axes.get_xlim()[1]]
+    axes.set_xticks(ticks, [f"{x}x" for x in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("tables so many times smaller", color=INK)
+    axes.set_ylabel("test AUC", color=INK)
+    axes.grid(color=GRID, linewidth=0.7)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GRID)
+    axes.tick_params(color=GRID, labelcolor=INK)
+    for name, points in shown.items():
+        axes.plot(*zip(*points, strict=True), color=COLORS[name], linewidth=2, marker="o", markersize=5, zorder=3)
+    _name_lines(axes, shown)
+    return figure
+
+
+def _name_lines(axes: Any, shown: dict[str, list[tuple[float, float]]]) -> None:
+    """Names right of the plot, as near as they can be to where their lines end, joined to it."""
+    low, high = axes.get_ylim()
+    room = 0.8 * HEIGHT
+    labels = {name: f"{name} .{10_000 * points[-1][1]:.0f}" for name, points in shown.items()}
+    ends = {name: (points[-1][1] - low) / (high - low) for name, points in shown.items()}
+    places = spread_out([room * end for end in ends.values()], [1.25 * FONT] * len(ends), room)
+    for (name, points), place in zip(shown.items(), places, strict=True):
+        begin = axes.transData.transform((points[-1][0], points[-1][1]))[0]
+        share = 1.0 if name == "full tables" else (begin - axes.bbox.x0) / axes.bbox.width
+        style = {"transform": axes.transAxes, "color": COLORS[name], "clip_on": False}
+        axes.plot([share, 1.0, 1.03], [ends[name], ends[name], place / room], linewidth=0.8, alpha=0.7, **style)
+        axes.text(1.045, place / room, labels[name], transform=axes.transAxes, color=INK, va="center")
+
+
+def to_svg(figure: Figure) -> str:
+    """The figure as a drawing that takes the width and the colours of its page."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    svg = buffer.getvalue()
+    svg = re.sub(r' id="[a-zA-Z0-9.]+_\d+"', "", svg[svg.index("<svg") :])  # nothing points to them
+    head = rf'<svg role="img" aria-label="{TITLE}" \1'
+    svg = re.sub(r'<svg ([^>]*?)width="[^"]*" height="[^"]*"', head, svg, count=1, flags=re.DOTALL)
+    svg = re.sub(r"<metadata>.*?</metadata>", PAGE, svg, count=1, flags=re.DOTALL)
+    svg = re.sub(r"font-family: [^;\"]+", "font-family: system-ui, sans-serif", svg)
+    svg = svg.replace(INK, "var(--color-foreground-primary, var(--ink))")
+    return svg.replace(GRID, "var(--color-background-border, var(--grid))")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]])
+    Path(sys.argv[1]).write_text(to_svg(draw(series())))

@@ -28,7 +28,7 @@ class Metrics:
         logloss: mean negative log likelihood, nats.
         normalized_entropy: logloss / entropy of the mean click rate; 1 is no better than that constant.
         calibration: sum of predicted rates / sum of labels.
-        calibration_error: mean of |predicted rate - click rate| over 20 equal intervals of the predicted
+        calibration_error: mean of `|predicted rate - click rate|` over 20 equal intervals of the predicted
             rate, weighted by rows (the expected calibration error).
         rows: rows evaluated.
         positives: rows with label 1.
