@@ -1,6 +1,7 @@
 """Plans: what a request becomes under a budget; small tables full, formats chosen, files that come back."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -267,3 +268,21 @@ def test_a_plan_is_printed_as_a_table():
     assert [line.split()[0] for line in lines[1:]] == ["user", "country", "item", "day"]
     assert "shared" in lines[1]
     assert "1/1 " in lines[2]
+
+
+@pytest.mark.parametrize(("storage", "rows"), [("fp32", 8), (None, 8), ("fp32", 4000), ("int2", 900)])
+def test_auto_names_the_smallest_of_all_that_it_stands_for(storage, rows):
+    tables = [TableSpec("user", rows, 8)]
+    with pytest.raises(ValueError, match="below the smallest possible") as refusal:
+        make_plan("auto", tables, budget=0, storage=storage)
+    smallest = int(re.search(r"here, (\d+) bytes", str(refusal.value))[1])
+    assert make_plan("auto", tables, budget=smallest, storage=storage).num_bytes <= smallest
+    with pytest.raises(ValueError, match="below the smallest possible"):
+        make_plan("auto", tables, budget=smallest - 1, storage=storage)
+
+
+def test_auto_is_full_tables_no_further_than_these_fit_in_the_format_asked_for():
+    tables = [TableSpec("user", 4000, 8)]
+    assert make_plan("auto", tables, compression=14).method == Full()
+    assert make_plan("auto", tables, compression=2, storage="bf16").method == Full()
+    assert make_plan("auto", tables, compression=2.5, storage="bf16").method.name == "graded"

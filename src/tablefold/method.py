@@ -209,14 +209,14 @@ class Method(ABC):
         """Bytes that `build(tables)` will hold: learnable floats (float32), lookup arrays and edges."""
         return self.num_parameters(tables) * FLOAT_BYTES + index_bytes(self.address_map(tables))
 
-    def requests(self, compression: float, is_open: bool) -> tuple[Method, ...]:
-        """The methods that this stands for, the one first that is taken without data; itself, but for `auto`.
+    def tiers(self, is_open: bool) -> tuple[tuple[Method, ...], ...]:
+        """The methods that this stands for, those that lose least first; itself, but for `auto`. The first tier is
+        taken whose first method, the one for tables without data, can be so small.
 
         Args:
-            compression: full bytes / embedding bytes to reach.
             is_open: whether a table has an open vocabulary.
         """
-        return (self,)
+        return ((self,),)
 
     @property
     def learns(self) -> bool:

@@ -469,10 +469,11 @@ def make_plan(
 
 def requests(method: Method, tables: Sequence[TableSpec], wishes: Wishes) -> tuple[Method, ...]:
     """The methods that one stands for under wishes: itself, but for `auto`; first the one that needs no data."""
-    is_open = any(table.rows is None for table in tables)
-    bound = wishes.num_bytes(tables)
-    ratio = 1.0 if bound is None or is_open else full_bytes(tables) / max(1, bound)
-    return method.requests(ratio, is_open)
+    tiers, bound = method.tiers(any(table.rows is None for table in tables)), wishes.num_bytes(tables)
+    if len(tiers) == 1 or bound is None:
+        return tiers[0]
+    least = {tier: _Planner(tier[0], tuple(tables), wishes).least().num_bytes for tier in tiers}
+    return next((tier for tier in tiers if least[tier] <= bound), min(tiers, key=least.__getitem__))
 
 
 def _check_counts(tables: Sequence[TableSpec], counts: Counts) -> Counts:

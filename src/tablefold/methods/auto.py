@@ -14,9 +14,6 @@ from tablefold.methods.robe import Robe
 from tablefold.tables import TableSpec
 from tablefold.terms import AddressMap
 
-FULL_UP_TO = 14
-"""Compression that full tables reach in int2."""
-
 
 @dataclass(frozen=True)
 class Auto(Method):
@@ -37,13 +34,11 @@ class Auto(Method):
     name: ClassVar[str] = "auto"
     summary: ClassVar[str] = "what loses least at the size asked for, chosen by training on your data"
 
-    def requests(self, compression: float, is_open: bool) -> tuple[Method, ...]:
+    def tiers(self, is_open: bool) -> tuple[tuple[Method, ...], ...]:
         """Full tables where they fit, else graded codes and clusters of ids seen 5 or 20 times."""
         if is_open:
-            return (Robe(block=4),)
-        if compression <= FULL_UP_TO:
-            return (Full(),)
-        return (Graded(), Clusters(), Clusters(least=20))
+            return ((Robe(block=4),),)
+        return (Full(),), (Graded(), Clusters(), Clusters(least=20))
 
     def address_map(self, tables: Sequence[TableSpec], seed: int = 0) -> AddressMap:
         """None: a plan has to say first what it stands for."""
