@@ -5,10 +5,10 @@
 
 DATA is a prepared folder. Rivals of this folder: cce, cafe, mpe, tensor_train, pq (with `--storage int4` the vectors of
 cce, cafe and tensor_train are kept in few bits with masters, as ours are). Plain trainings of ours: full, dim (fewer
-floats, in int2), top (the most frequent ids in int2, one row for all others), graded, clusters, any method by its spec.
-Data without dense columns is learned by NeuMF, other data by DLRM; AMSGrad with a linear decay; weights are the best
-epoch's by validation log loss. What trains twice (mpe, clusters) gets half of the epochs for each training. Lines that
-are there already are skipped.
+floats, in int2), top (the most frequent ids in int2, one row for all others), graded, clusters, any method; fold and
+tuned fold trained tables, pointers counted. Data without dense columns is learned by NeuMF, other data by DLRM; AMSGrad
+with a linear decay; weights are the best epoch's by validation log loss. What trains twice (mpe, clusters, tuned) gets
+half of the epochs for each training. Lines that are there already are skipped.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import argparse
 import itertools
 import json
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -27,12 +28,12 @@ import torch
 from cafe import Cafe
 from cce import Cce
 from mpe import Mpe
-from product_quantisation import ProductQuantisation, shapes
+from product_quantisation import ProductQuantisation, num_bytes, shapes
 from rival import Follower, Rival, Task, largest, seat
 from tensor_train import TensorTrain
 from torch import nn
 
-from tablefold import make_plan, parse
+from tablefold import fold, make_plan, parse
 from tablefold.data.dataset import Dataset
 from tablefold.formats import INT2, find_format
 from tablefold.hashing import derive_key
@@ -43,6 +44,9 @@ from tablefold.train.config import Config
 from tablefold.train.loop import Trainer
 from tablefold.train.machine import describe_machine
 from tablefold.train.training import train_run
+
+sys.path.append(str(Path(__file__).parents[1]))
+from fold_trained import Tables, _loss
 
 RIVALS: dict[str, Callable[[Task], Rival]] = {
     "cce": Cce.fit,
@@ -86,7 +90,8 @@ class Contest:
         name = self.asked["rival"]
         if name in RIVALS:
             return self._rival(name)
-        return self._quantised() if name == "pq" else self._plain(name)
+        others = {"pq": self._quantised, "fold": self._folded, "tuned": lambda: self._folded(tuned=True)}
+        return others[name]() if name in others else self._plain(name)
 
     def task(self) -> Task:
         """For rivals."""
@@ -113,7 +118,8 @@ class Contest:
             if following is None:
                 break
             trainings.append(following)
-        figures = self.figures(trainer, steps, time.perf_counter() - began)
+        seconds, rival = time.perf_counter() - began, trainings[-1]
+        figures = self.figures(trainer, steps, seconds, rival.num_bytes, rival.pointer_bytes)
         return {**figures, "validation_logloss": trainer.progress.best_logloss}
 
     def trained(self, rival: Rival, epochs: int) -> Trainer:
@@ -124,14 +130,14 @@ class Contest:
         trainer.fit(self.dataset.part("train"), schedule, self.dataset.part("validation"))
         return trainer
 
-    def figures(self, trainer: Trainer, steps: int, seconds: float) -> dict[str, Any]:
-        """What is told of a trained model over a rival."""
-        rival = trainer.model._modules["group"]
-        assert isinstance(rival, Rival)
+    def figures(
+        self, trainer: Trainer, steps: int, seconds: float, size: int, pointer_bytes: int = 0
+    ) -> dict[str, Any]:
+        """What is told of a trained model."""
         return {
             **asdict(trainer.evaluate(self.dataset.part("test"))),
-            "embedding_bytes": rival.num_bytes,
-            "embedding_bytes_with_pointers": rival.num_bytes + rival.pointer_bytes,
+            "embedding_bytes": size,
+            "embedding_bytes_with_pointers": size + pointer_bytes,
             "steps": steps,
             "seconds": round(seconds, 1),
             "machine": describe_machine(torch.device("cpu")),
@@ -146,12 +152,38 @@ class Contest:
             run = load_run(folder)
             values = [run.model.group.unfold(table.name).float() for table in self.tables]
             trainer = Trainer(seat(run.model, ProductQuantisation(task, values, parts, bits)), device="cpu")
-            tried.append((trainer.evaluate(self.dataset.part("validation")).logloss, f"{parts} x {bits} bits", trainer))
+            tried.append((trainer.evaluate(self.dataset.part("validation")).logloss, (parts, bits), trainer))
         if not tried:
             raise ValueError("no codes fit the budget")
         loss, shape, trainer = min(tried, key=lambda each: each[0])
         seconds = result["seconds"] + time.perf_counter() - began
-        return {**self.figures(trainer, result["iterations"], seconds), "validation_logloss": loss, "shape": shape}
+        figures = self.figures(trainer, result["iterations"], seconds, num_bytes(task, *shape))
+        return {**figures, "validation_logloss": loss, "shape": shape}
+
+    def _folded(self, tuned: bool = False) -> dict[str, Any]:
+        """Full tables, then `tablefold.fold` with pointers, in the loss's metric; tuned for half of all steps?"""
+        epochs = self.config.epochs // 2 if tuned else self.config.epochs
+        folder = self._run("full", replace(self.config, method="full", storage="fp32", threshold=0, epochs=epochs))
+        result, began = json.loads((folder / "result.json").read_text()), time.perf_counter()
+        model, task, train = load_run(folder).model, self.task(), self.dataset.part("train")
+        group = Tables([model.group.unfold(table.name).float() for table in self.tables])
+        group.sparse = False
+        rows = [
+            train.batches(self.config.batch_size, seed=self.config.seed + 1, epoch=epoch) for epoch in range(epochs)
+        ]
+        report = fold(
+            seat(model, group),
+            compression=self.asked["compression"],
+            counts={f"group.tables.{n}": 1.0 + each for n, each in enumerate(task.counts)},
+            data=itertools.chain.from_iterable(rows),
+            loss=_loss,
+            tune=result["iterations"] if tuned else 0,
+            judge=list(self.dataset.part("validation").batches(1 << 16)),
+        )
+        steps = result["iterations"] * (2 if tuned else 1)
+        seconds = result["seconds"] + time.perf_counter() - began
+        figures = self.figures(Trainer(model, device="cpu"), steps, seconds, report.num_bytes)
+        return {**figures, "tables": [f"{table.representation} in {table.format}" for table in report.tables]}
 
     def _plain(self, name: str) -> dict[str, Any]:
         config = self.request(name)
@@ -208,7 +240,9 @@ class Contest:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     numbers = lambda text: [float(each) for each in text.split(",")]  # noqa: E731
-    parser.add_argument("rivals", type=lambda text: text.split(","), help=f"of {', '.join((*RIVALS, 'pq', *PLAIN))}")
+    parser.add_argument(
+        "rivals", type=lambda text: text.split(","), help=f"of {', '.join((*RIVALS, 'pq', 'fold', 'tuned', *PLAIN))}"
+    )
     parser.add_argument("data", type=Path)
     parser.add_argument("--compression", type=numbers, default=[64.0])
     parser.add_argument("--lr", type=numbers, default=[2e-3])
