@@ -668,8 +668,7 @@ def _adopt_packed(group: EmbeddingGroup, state: dict[str, Any], prefix: str) -> 
         if own.dtype == like.dtype and given.dtype == torch.float32 and given.shape == array.shape:
             state[f"{prefix}memory.{array.name}"] = array.format.encode(given)
         elif own.dtype == torch.float32 and given.dtype == like.dtype and given.shape == like.shape:
-            places = torch.arange(array.floats, device=given.device)
-            state[f"{prefix}memory.{array.name}"] = array.format.decode(given, places).view(array.shape)
+            state[f"{prefix}memory.{array.name}"] = array.format.master(given, *array.shape)
 
 
 def _memory_0_1(group: EmbeddingGroup, state: dict[str, Any], prefix: str) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import SUPPRESS, ArgumentParser, Namespace
 from typing import TYPE_CHECKING, Any
 
 from tablefold.cli.values import byte_size, integer, integers, not_negative, number, positive, show_bytes
@@ -20,7 +20,7 @@ def add_method_options(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("embeddings")
     group.add_argument(
         "--method",
-        default="full",
+        default=SUPPRESS,  # as `Config` has it: what is not given can come from elsewhere
         metavar="SPEC",
         help="name:option=value,..., such as qr:collisions=4; `tablefold methods` lists them (default: full)",
     )
@@ -49,7 +49,7 @@ def add_method_options(parser: ArgumentParser) -> None:
         metavar="FORMAT",
         help="keep memory in fp32, bf16, int8, int4 or int2 (default: fp32; under a size, the best measured at it)",
     )
-    group.add_argument("--dim", type=integer(1, 65_536), default=16, help="floats of one embedding (default: 16)")
+    group.add_argument("--dim", type=integer(1, 65_536), default=SUPPRESS, help="floats of one embedding (default: 16)")
 
 
 def add_tables_options(parser: ArgumentParser, also: str = "") -> None:
@@ -65,20 +65,20 @@ def planned(args: Namespace) -> Plan:
     from tablefold.train.config import Config
 
     names = ("method", "threshold", "compression", "budget", "dim", "storage")
-    config = Config(data=args.data or "", **{name: getattr(args, name) for name in names})
-    return config.plan(_tables(args))
+    config = Config(data=args.data or "", **{name: value for name, value in vars(args).items() if name in names})
+    return config.plan(_tables(args, config.dim))
 
 
-def _tables(args: Namespace) -> list[TableSpec]:
+def _tables(args: Namespace, dim: int) -> list[TableSpec]:
     from tablefold.tables import TableSpec
 
     if (args.data is None) == (args.rows is None):
         raise ValueError(f"give a dataset or --rows, one of the two: {args.verb} DIR, or {args.verb} --rows 1000000")
     if args.rows is not None:
-        return [TableSpec(f"table{number}", rows, args.dim) for number, rows in enumerate(args.rows, start=1)]
+        return [TableSpec(f"table{number}", rows, dim) for number, rows in enumerate(args.rows, start=1)]
     from tablefold.data import Schema
 
-    return Schema.load(args.data).table_specs(args.dim)
+    return Schema.load(args.data).table_specs(dim)
 
 
 def figures(plan: Plan, data: str | None) -> str:
@@ -103,7 +103,7 @@ def add_model_options(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
-        default="dlrm",
+        default=SUPPRESS,
         metavar="NAME",
         help="dlrm, dcn, dcn_v2, deepfm, neumf or two_tower (default: dlrm)",
     )

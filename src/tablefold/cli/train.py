@@ -1,4 +1,4 @@
-"""Train a click model on a prepared dataset, its tables folded by a method.
+"""Train a click model on a prepared dataset, its tables folded by a method; or go on from a run with new data.
 
 The folder RUN then holds config.json, metrics.jsonl, model.safetensors and result.json. It appears whole or not at
 all, and the same command with the same seed gives the same weights.
@@ -7,7 +7,7 @@ all, and the same command with the same seed gives the same weights.
 from __future__ import annotations
 
 import os
-from argparse import ArgumentParser, Namespace
+from argparse import SUPPRESS, ArgumentParser, Namespace
 from typing import Any
 
 from tablefold.cli.options import add_device_option, add_method_options, add_model_options, model_options
@@ -18,11 +18,24 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("data", metavar="DIR", help="a dataset written by `tablefold prepare`")
     parser.add_argument("--out", required=True, metavar="RUN", help="the new folder to write")
+    parser.add_argument(
+        "--from",
+        dest="from_run",
+        metavar="RUN",
+        help="go on from a run's weights, with its method, model and whatever is not given here; DIR knows its values "
+        "(`tablefold prepare ... --extend`)",
+    )
+    parser.add_argument(
+        "--from-optimizer", action="store_true", help="with --from: go on with what its optimizer remembers, too"
+    )
+    parser.add_argument(
+        "--keep-optimizer", action="store_true", help="leave what the optimizer remembers in RUN, for --from-optimizer"
+    )
     add_method_options(parser)
     add_model_options(parser)
     group = parser.add_argument_group("training")
     group.add_argument(
-        "--optimizer", default="amsgrad", help="adagrad, amsgrad, sgd or rowwise_adagrad (default: amsgrad)"
+        "--optimizer", default=SUPPRESS, help="adagrad, amsgrad, sgd or rowwise_adagrad (default: amsgrad)"
     )
     group.add_argument("--lr", type=number(0, above=True), help="learning rate (default: torch's for the optimizer)")
     group.add_argument(
@@ -34,8 +47,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="BYTES",
         help="what embeddings may take in the first training of methods that train twice, such as 4GB",
     )
-    group.add_argument("--batch-size", type=positive, default=128, help="rows of a batch (default: 128)")
-    group.add_argument("--epochs", type=positive, default=1, help="passes over the training part (default: 1)")
+    group.add_argument("--batch-size", type=positive, default=SUPPRESS, help="rows of a batch (default: 128)")
+    group.add_argument("--epochs", type=positive, default=SUPPRESS, help="passes over the training part (default: 1)")
     group.add_argument(
         "--until",
         metavar="TARGET",
@@ -63,28 +76,43 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--tensorboard", action="store_true", help="also write RUN.tensorboard, events for `tensorboard --logdir`"
     )
     group.add_argument(
-        "--precision", default="fp32", help="of the model's arithmetic: fp32, tf32 (CUDA only) or bf16 (default: fp32)"
+        "--precision",
+        default=SUPPRESS,
+        help="of the model's arithmetic: fp32, tf32 (CUDA only) or bf16 (default: fp32)",
     )
     group.add_argument(
         "--compile",
         action="store_true",
+        default=SUPPRESS,
         help="compile the model with torch.compile: faster steps, where there is a C++ compiler (default: off)",
     )
-    group.add_argument("--seed", type=seed, default=0, help="of addresses, start values and order of rows (default: 0)")
+    group.add_argument(
+        "--seed", type=seed, default=SUPPRESS, help="of addresses, start values and order of rows (default: 0)"
+    )
     add_device_option(parser)
 
 
 def run(args: Namespace) -> None:
     """Train and print what came out."""
     from tablefold.cli.display import TrainingDisplay
-    from tablefold.train import Config, Listener, TensorBoard, train_run
+    from tablefold.train import Config, Listener, TensorBoard, train_from, train_run
 
     options = {name: value for name, value in vars(args).items() if name in Config.__dataclass_fields__}
-    config = Config(**options, model_options=model_options(args))
+    sizes, data = model_options(args), options.pop("data")
     listeners: list[Listener] = [TrainingDisplay()]
     if args.tensorboard:
         listeners.append(TensorBoard(f"{args.out}.tensorboard"))
-    result = train_run(config, args.out, listeners, checkpoint_every=args.checkpoint_every)
+    how = {"checkpoint_every": args.checkpoint_every, "keep_optimizer": args.keep_optimizer}
+    if args.from_run is None:
+        if args.from_optimizer:
+            raise ValueError("--from-optimizer needs --from RUN")
+        config = Config(data, **options, model_options=sizes)
+        result = train_run(config, args.out, listeners, **how)
+    else:
+        changes = {name: value for name, value in options.items() if value is not None}
+        changes |= {"model_options": sizes} if sizes else {}
+        how["from_optimizer"] = args.from_optimizer
+        result = train_from(args.from_run, data, args.out, listeners, **how, **changes)
     if os.environ.get("RANK", "0") != "0":  # one of several processes; the first reports
         return
     print("\n".join(summary(result)))

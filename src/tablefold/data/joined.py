@@ -16,7 +16,7 @@ import numpy as np
 from tablefold.data.dataset import Dataset
 from tablefold.data.dictionary_file import read_values
 from tablefold.data.encoder_folder import EncoderFolder, digest_of, keys_of, value_at
-from tablefold.data.numbering import IdMap
+from tablefold.data.numbering import IdMap, Numbering
 from tablefold.data.schema import MISSING_ID, UNSEEN_ID
 from tablefold.data.value_index import ValueIndex
 from tablefold.files import new_file
@@ -41,9 +41,47 @@ def join(dataset: Dataset, run: EncoderFolder) -> Dataset:
         ValueError: for a dataset without dictionaries or of another kind of source, one that shares no value with the
             run, or holds a value twice, or one with a value that a closed catalogue lacks.
     """
+    maps = _maps(dataset, run)
+    if maps is None:
+        return dataset
+    for number, found in enumerate(maps):
+        if found is not None and run.is_closed and (found < 0).any():
+            raise ValueError(_unknown_value(dataset, run, number, int(np.argmax(found < 0))))
+    return dataset.translated(maps, run.tables, run.folder)
+
+
+def join_grown(dataset: Dataset, run: EncoderFolder) -> Dataset:
+    """The dataset with a run's ids, and behind them ids for the values that the run lacks, in the dataset's order.
+
+    Raises:
+        ValueError: as `join` does, but for values that are new; and where the dataset lacks a value of the run.
+    """
+    maps, first = _maps(dataset, run), run.first_id
+    if maps is None:
+        return dataset
+    new_ids: list[IdMap | None] = []
+    for number, found in enumerate(maps):
+        if found is None:
+            new_ids.append(None)
+            continue
+        rows = run.tables[number].rows or 0
+        new = (found < first) & (np.arange(len(found)) >= first)
+        missing = rows - first - int((found >= first).sum())
+        if missing:
+            raise ValueError(
+                f"{dataset.folder}: table {quoted(run.tables[number].name)} lacks {missing:,} of the {rows - first:,} "
+                f"values that {run.folder.parent} knows, and ids never go away: prepare it with --extend, from the "
+                "data of that run"
+            )
+        new_ids.append(np.where(new, rows + np.cumsum(new) - 1, found).astype(np.int32))
+    return dataset.numbered(Numbering(tuple(new_ids))) if any(ids is not None for ids in new_ids) else dataset
+
+
+def _maps(dataset: Dataset, run: EncoderFolder) -> list[IdMap | None] | None:
+    """The run's id of every id, `[rows]` per table, None where they are the same; None where ids are hashes."""
     schema = dataset.schema
     if run.ids == "hash" or schema.source.get("ids") == "hash":  # no order to tell: the sizes of tables do, None or not
-        return dataset
+        return None
     dictionaries = [dataset.dictionary(number) for number in range(len(schema.tables))]
     if schema.first_id != run.first_id or (run.is_given_ids != (dictionaries[0] is None)):
         raise ValueError(
@@ -67,7 +105,7 @@ def join(dataset: Dataset, run: EncoderFolder) -> Dataset:
             _write(path, found)
         for number, each in zip(changed, found, strict=True):
             maps[number] = each
-    return dataset.translated(maps, run.tables, run.folder)
+    return maps
 
 
 def _kind(name: Any) -> str:
@@ -112,14 +150,17 @@ def _join_table(dataset: Dataset, run: EncoderFolder, number: int, index: ValueI
         found[at : at + len(keys)] = index.look_up(keys, unseen, missing)
         at += len(keys)
     _check_distinct(found[first:], path or dataset.folder, first, run.tables[number].rows or 0)
-    if run.is_closed and (found < 0).any():
-        place = int(np.argmax(found < 0))
-        value = place if path is None else value_at(path, rows - first, place)
-        raise ValueError(
-            f"{dataset.folder}: table {quoted(table.name)} has the value {quoted(value)}, which {run.folder.parent} "
-            "does not know: its tables are closed catalogues, so a value of its own has no id there"
-        )
     return found
+
+
+def _unknown_value(dataset: Dataset, run: EncoderFolder, number: int, place: int) -> str:
+    """What is said of an id of the dataset whose value a closed catalogue lacks."""
+    table, path = dataset.schema.tables[number], dataset.dictionary(number)
+    value = place if path is None else value_at(path, (table.rows or 0) - run.first_id, place)
+    return (
+        f"{dataset.folder}: table {quoted(table.name)} has the value {quoted(value)}, which {run.folder.parent} "
+        "does not know: its tables are closed catalogues, so a value of its own has no id there"
+    )
 
 
 def _check_distinct(found: IdMap, path: Path, first: int, rows: int) -> None:

@@ -94,6 +94,35 @@ class Codes(Format):
         code = packed[block, 1 + bit // 8] // powers[bit % 8] % (1 << self.bits)
         return self._level(code, scale)
 
+    def master(self, packed: Tensor, rows: int, width: int) -> Float[Tensor, "rows width"]:
+        """What is read, but for the largest of each block: they lie where the scale comes out as it was, within the
+        reach of their codes. (What is read has another mean or maximum, so packing it again would shrink it.)"""
+        floats = rows * width
+        master = in_large_pages(torch.empty(rows, width, dtype=torch.float32, device="meta"), packed.device).view(-1)
+        for first in range(0, len(packed), _STRETCH):
+            places = torch.arange(first * BLOCK, min(floats, (first + _STRETCH) * BLOCK), device=packed.device)
+            read, part = self.decode(packed, places), packed[first : first + _STRETCH]
+            master[places] = self._restored(read, _scales(part[:, 0])[:, None])
+        return master.view(rows, width)
+
+    def _restored(self, read: Tensor, scales: Tensor) -> Tensor:
+        """The masters of what is read of some blocks, float32 `[floats]`."""
+        blocks = _blocks(read)
+        magnitudes, top, wanted = blocks.abs(), ((1 << self.bits) - 1) / 2 * scales, scales / self.factor
+        if self.statistic == "max":
+            peak = magnitudes.amax(dim=1, keepdim=True)
+            reach = (0.5 - _MARGIN) * scales
+            moved = torch.minimum(torch.maximum(wanted, peak - reach), torch.where(peak < top, peak + reach, math.inf))
+        else:
+            peak, counts = top, torch.full_like(scales, BLOCK)
+            counts[-1] = (read.numel() - 1) % BLOCK + 1
+            at_top = magnitudes == top
+            inner = torch.where(at_top, 0.0, magnitudes).sum(dim=1, keepdim=True)
+            least = top - (0.5 - _MARGIN) * scales
+            moved = torch.maximum((counts * wanted - inner) / at_top.sum(dim=1, keepdim=True), least)
+        restored = torch.where((magnitudes == peak) & moved.isfinite(), torch.sign(blocks) * moved, blocks)
+        return restored.view(-1)[: read.numel()]
+
     @property
     def answers_in_scales(self) -> bool:
         """A scale of NaN makes a row of NaN, one of 0 zeros."""
@@ -194,6 +223,10 @@ class Codes(Format):
         power = ((exact[:, None] >= powers).sum(1) - 1).clamp(min=0)
         code = 8 * power + torch.floor(exact / powers[power] * 8 + 0.5) - 8
         return torch.nan_to_num(code, nan=SCALE_NAN).clamp(0, SCALE_NAN).to(torch.int32)
+
+
+_MARGIN = 2.0**-13
+"""Of a step: what keeps a float within its code's reach, whatever is rounded on the way."""
 
 
 def _blocks(memory: Tensor) -> Float[Tensor, "blocks 32"]:

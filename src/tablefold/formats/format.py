@@ -66,6 +66,10 @@ class Format(ABC):
     def decode(self, packed: Tensor, places: Int64[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """The float32 that are read at some places, numbers of floats in an array that `encode` gave."""
 
+    def master(self, packed: Tensor, rows: int, width: int) -> Float[Tensor, "rows width"]:
+        """A master of `[rows, width]` floats that `encode` packs to this again: a training can go on from it."""
+        return self.decode(packed, torch.arange(rows * width, device=packed.device)).view(rows, width)
+
     def lower(self, packed: Tensor, rows: int, width: int) -> tuple[Tensor, ...]:
         """What an exported program keeps of an array of `[rows, width]` floats that `encode` gave, for `lowered_rows`.
 

@@ -4,10 +4,12 @@
     trainer.fit(dataset.part("train"), Schedule(epochs=1, batch_size=128), dataset.part("validation"))
     trainer.evaluate(dataset.part("test")).auc
 
-`train_run(Config(...), out)` does what `tablefold train` does; `load_run(out)` reads its folder back.
+`train_run(Config(...), out)` does what `tablefold train` does; `load_run(out)` reads its folder back;
+`train_from(run, data, out)` goes on from one.
 """
 
 from tablefold.train.config import Config
+from tablefold.train.continued import train_from
 from tablefold.train.loop import Trainer, TrainingDivergedError
 from tablefold.train.metrics import Meter, Metrics
 from tablefold.train.progress import Listener, Progress, Schedule
@@ -29,5 +31,6 @@ __all__ = [
     "Trainer",
     "TrainingDivergedError",
     "load_run",
+    "train_from",
     "train_run",
 ]

@@ -31,6 +31,19 @@ _NETWORK_SEED = 1 << 32  # far from the small numbers under which groups derive 
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The run that a training goes on from.
+
+    Args:
+        run: its folder, as it was named.
+        weights: digest of its weights: what is trained depends on these, wherever the folder is.
+    """
+
+    run: str
+    weights: str
+
+
+@dataclass(frozen=True)
 class Recipe:
     """All that is needed to build a run's model again: what was asked, and what the data turned it into.
 
@@ -39,6 +52,7 @@ class Recipe:
         plan: what every table gets; its tables are the categorical columns.
         dense: names of the dense columns.
         columns: what the matrix of ids holds; an id for every table unless given.
+        origin: the run whose weights it began with, if it did not begin anew.
 
     Raises:
         ValueError: for columns that do not read the tables.
@@ -48,6 +62,7 @@ class Recipe:
     plan: Plan
     dense: tuple[str, ...]
     columns: tuple[Column, ...] = ()
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         names = [table.name for table in self.tables]
@@ -55,14 +70,14 @@ class Recipe:
         object.__setattr__(self, "columns", columns)
 
     @classmethod
-    def of(cls, config: Config, schema: Schema, plan: Plan | None = None) -> Recipe:
+    def of(cls, config: Config, schema: Schema, plan: Plan | None = None, origin: Origin | None = None) -> Recipe:
         """The recipe for a config on data with this schema; the plan is what the config asks for unless given.
 
         Raises:
             ValueError: where the method or its budget do not fit the tables.
         """
         tables = schema.table_specs(config.dim)
-        return cls(config, plan or config.plan(tables), schema.dense, schema.id_columns)
+        return cls(config, plan or config.plan(tables), schema.dense, schema.id_columns, origin)
 
     @property
     def tables(self) -> tuple[TableSpec, ...]:
@@ -97,11 +112,13 @@ class Recipe:
         return self.columns == plain_columns(table.name for table in self.tables)
 
     def check_columns(self, schema: Schema) -> None:
-        """Refuse data whose columns are not called as those of this run."""
+        """Refuse data whose columns are not called as those of this run, or whose lists are others."""
         if [table.name for table in schema.tables] != [
             table.name for table in self.tables
         ] or schema.dense != self.dense:
             self.check(schema)
+        if [replace(each, side="") for each in schema.id_columns] != [replace(each, side="") for each in self.columns]:
+            raise ValueError("the data's lists are not those the run was trained on; prepare both by the same schema")
 
     def check(self, schema: Schema) -> None:
         """Refuse data whose columns are not those of this run."""
@@ -118,8 +135,7 @@ class Recipe:
                 f"the data's tables are not those the run was trained on ({detail}); "
                 "prepare both from the same training part"
             )
-        if [replace(each, side="") for each in schema.id_columns] != [replace(each, side="") for each in self.columns]:
-            raise ValueError("the data's lists are not those the run was trained on; prepare both by the same schema")
+        self.check_columns(schema)
 
     def to_json(self) -> dict[str, Any]:
         """For `config.json`; `from_json` inverts it."""
@@ -129,6 +145,7 @@ class Recipe:
             "plan": self.plan.to_json(),
             "dense": list(self.dense),
             **({} if self.is_plain else {"columns": [asdict(column) for column in self.columns]}),
+            **({} if self.origin is None else {"origin": asdict(self.origin)}),
         }
 
     @classmethod
@@ -147,8 +164,9 @@ class Recipe:
         plan = Plan.from_json(content["plan"]) if planned else _plan_of_placement(content)
         columns = tuple(column.into(Column) for column in content["columns"].optional(_items, []))
         dense = tuple(column.text() for column in content["dense"].items(MOST_COLUMNS))
+        origin = content["origin"].optional(lambda value: value.into(Origin, complete=True), None)
         with content["columns"].naming():
-            return cls(config, plan, dense, columns)
+            return cls(config, plan, dense, columns, origin)
 
 
 def _items(content: JsonValue) -> list[JsonValue]:

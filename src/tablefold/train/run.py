@@ -5,6 +5,7 @@
     model.safetensors   the weights
     result.json         figures on the test part, bytes, speed, machine
     encoder/            how raw lines become ids, where the data was prepared from lines
+    optimizer.safetensors   what the optimiser remembers, where that was asked for
 
 The folder appears whole or not at all.
 """
@@ -12,7 +13,7 @@ The folder appears whole or not at all.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,9 +38,10 @@ from tablefold.train.loop import Trainer, choose_device
 from tablefold.train.machine import describe_machine, peak_rss_bytes
 from tablefold.train.metrics import Metrics
 from tablefold.train.optimizer import state_bytes, training_bytes
+from tablefold.train.optimizer_state import OptimizerState, place_state, save_state
 from tablefold.train.precision import nearest_precision
 from tablefold.train.progress import Listener
-from tablefold.train.recipe import Recipe
+from tablefold.train.recipe import Origin, Recipe
 from tablefold.train.tensors import check_tensors, read_tensors, save_tensors
 from tablefold.train.world import World
 
@@ -47,7 +49,22 @@ GROUP = "group."
 """Under which a model's state dict keeps its embeddings."""
 
 CONFIG, JOURNAL, WEIGHTS, RESULT = "config.json", "metrics.jsonl", "model.safetensors", "result.json"
-ENCODER = "encoder"
+ENCODER, OPTIMIZER = "encoder", "optimizer.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What a training begins with, where it does not begin anew.
+
+    Args:
+        origin: the run that it goes on from.
+        weights: by the names of the model's state dict.
+        optimizer: what the optimiser remembers of each parameter; empty where it begins anew.
+    """
+
+    origin: Origin
+    weights: Mapping[str, Tensor]
+    optimizer: OptimizerState
 
 
 @dataclass(frozen=True)
@@ -119,6 +136,8 @@ def train_once(
     checkpoint_every: int | None = None,
     dataset: Dataset | None = None,
     plan: Plan | None = None,
+    start: Start | None = None,
+    keep_optimizer: bool = False,
 ) -> dict[str, Any]:
     """Train one model as `config` says and leave the folder `out`; gives what `result.json` holds.
 
@@ -133,6 +152,8 @@ def train_once(
         checkpoint_every: steps between checkpoints; None writes none.
         dataset: a view of `config.data`: its ids in another order, which the run keeps as its own, or fewer rows.
         plan: what every table gets; as `config` asks unless given.
+        start: the weights to begin with; None draws them.
+        keep_optimizer: leave what the optimiser remembers in the run, too.
 
     Raises:
         ValueError: for a config that does not fit the data, a taken `out`, one that another process is writing, or a
@@ -141,84 +162,98 @@ def train_once(
     """
     out = Path(out)
     world = World.join(choose_device(config.device))
+    dataset = dataset or Dataset(config.data)
+    recipe = Recipe.of(config, dataset.schema, plan, None if start is None else start.origin)
+    training = _Training(out, dataset, recipe, start, keep_optimizer)
     if not world.leads:  # the first process writes
-        return _train(config, out, listeners, world, None, dataset, plan)
+        return training.run(listeners, world, None)
     with locked(out):
         check_writable(out)
-        return _train(config, out, listeners, world, checkpoint_every, dataset, plan)
+        return training.run(listeners, world, checkpoint_every)
 
 
-def _train(
-    config: Config,
-    out: Path,
-    listeners: Sequence[Listener],
-    world: World,
-    checkpoint_every: int | None,
-    dataset: Dataset | None,
-    plan: Plan | None,
-) -> dict[str, Any]:
-    """What this process of `train_once` does once it may write."""
-    began = time.perf_counter()
-    dataset = dataset or Dataset(config.data)
-    recipe = Recipe.of(config, dataset.schema, plan)
+@dataclass(frozen=True, eq=False)
+class _Training:
+    """What `train_once` trains, and where it leaves it."""
+
+    out: Path
+    dataset: Dataset
+    recipe: Recipe
+    start: Start | None
+    keep_optimizer: bool
+
+    def run(self, listeners: Sequence[Listener], world: World, checkpoint_every: int | None) -> dict[str, Any]:
+        """What this process does once it may write."""
+        began = time.perf_counter()
+        dataset, recipe, config = self.dataset, self.recipe, self.recipe.config
+        _check_order(dataset, recipe)
+        check_encoder(dataset)
+        train, journal = dataset.part("train"), Journal()
+        checkpoints = Checkpoints(self.out, _identity(recipe, dataset), checkpoint_every)
+        trainer = self.trainer(world, [journal, checkpoints, *listeners])
+        checkpoints.attach(trainer, journal)
+        trainer.fit(train, config.schedule(), dataset.part("validation"))
+        checkpoints.save()  # the test part may be large, and its evaluation be interrupted too
+        result = {
+            **_figures(trainer.evaluate(dataset.part("test")), dataset.schema),
+            **_sizes(recipe, trainer),
+            **_effort(config, trainer, train.rows),
+            "total_seconds": time.perf_counter() - began,
+            "peak_rss_bytes": peak_rss_bytes(),
+            "machine": describe_machine(trainer.device),
+        }
+        if recipe.origin is not None:
+            result["from"] = recipe.origin.run
+        if world.leads:
+            result = self.write(trainer, journal, result)
+            checkpoints.remove()
+        world.leave()
+        return result
+
+    def trainer(self, world: World, listeners: Sequence[Listener]) -> Trainer:
+        """What trains the recipe's model; of several processes the first alone tells the listeners."""
+        config, model = self.recipe.config, self.recipe.build()
+        if self.start is not None:
+            model.load_state_dict({**model.state_dict(), **self.start.weights})
+        trainer = Trainer(
+            model,
+            config.optimizer,
+            config.lr,
+            device=config.device,
+            precision=config.precision,
+            compile=config.compile,
+            listeners=listeners if world.leads else (),
+            world=world,
+            negatives_kept=self.dataset.schema.negatives_kept,
+        )
+        if self.start is not None:
+            place_state(trainer.optimizer, self.start.optimizer)
+        return trainer
+
+    def write(self, trainer: Trainer, journal: Journal, result: dict[str, Any]) -> dict[str, Any]:
+        """Leave the folder of a finished run; gives its result, now that the bytes of its files are known."""
+        recipe, note = self.recipe, {"tablefold": f"{self.recipe.config.model} {self.recipe.plan.method}"}
+        with new_folder(self.out) as folder:
+            write_json(folder / CONFIG, recipe.to_json())
+            journal.write(folder / JOURNAL)
+            if self.keep_optimizer:
+                save_state(folder / OPTIMIZER, trainer.optimizer)
+            trainer.model.group.freeze()
+            save_tensors(folder / WEIGHTS, trainer.model.state_dict(), note)
+            save_encoder(self.dataset, folder / ENCODER)
+            files = [folder / CONFIG, folder / WEIGHTS, *files_to_score(folder / ENCODER)]
+            result = {**result, "artefact_bytes": sum(file.stat().st_size for file in files)}
+            write_json(folder / RESULT, result)
+        return result
+
+
+def _check_order(dataset: Dataset, recipe: Recipe) -> None:
+    """Refuse a method that says something of single ids, where ids are read in another order."""
     if dataset.digest is not None and any(part.method.names_ids for part in recipe.plan.parts):
         raise ValueError(
-            f"{config.method} says something of ids as {config.data} numbers them, and they would be read in another "
-            "order: take them as they are prepared"
+            f"{recipe.config.method} says something of ids as {recipe.config.data} numbers them, and they would be read "
+            "in another order: take them as they are prepared"
         )
-    check_encoder(dataset)
-    train, journal = dataset.part("train"), Journal()
-    checkpoints = Checkpoints(out, _identity(recipe, dataset), checkpoint_every)
-    trainer = _trainer(recipe, world, [journal, checkpoints, *listeners], dataset.schema.negatives_kept)
-    checkpoints.attach(trainer, journal)
-    trainer.fit(train, config.schedule(), dataset.part("validation"))
-    checkpoints.save()  # the test part may be large, and its evaluation be interrupted too
-    result = {
-        **_figures(trainer.evaluate(dataset.part("test")), dataset.schema),
-        **_sizes(recipe, trainer),
-        **_effort(config, trainer, train.rows),
-        "total_seconds": time.perf_counter() - began,
-        "peak_rss_bytes": peak_rss_bytes(),
-        "machine": describe_machine(trainer.device),
-    }
-    if world.leads:
-        result = _write(out, dataset, recipe, trainer, journal, result)
-        checkpoints.remove()
-    world.leave()
-    return result
-
-
-def _trainer(recipe: Recipe, world: World, listeners: Sequence[Listener], negatives_kept: float) -> Trainer:
-    """What trains the recipe's model; of several processes the first alone tells the listeners."""
-    config = recipe.config
-    return Trainer(
-        recipe.build(),
-        config.optimizer,
-        config.lr,
-        device=config.device,
-        precision=config.precision,
-        compile=config.compile,
-        listeners=listeners if world.leads else (),
-        world=world,
-        negatives_kept=negatives_kept,
-    )
-
-
-def _write(
-    out: Path, dataset: Dataset, recipe: Recipe, trainer: Trainer, journal: Journal, result: dict[str, Any]
-) -> dict[str, Any]:
-    """Leave the folder of a finished run; gives its result, now that the bytes of its files are known."""
-    with new_folder(out) as folder:
-        write_json(folder / CONFIG, recipe.to_json())
-        journal.write(folder / JOURNAL)
-        note = {"tablefold": f"{recipe.config.model} {recipe.plan.method}"}
-        trainer.model.group.freeze()
-        save_tensors(folder / WEIGHTS, trainer.model.state_dict(), note)
-        save_encoder(dataset, folder / ENCODER)
-        files = [folder / CONFIG, folder / WEIGHTS, *files_to_score(folder / ENCODER)]
-        result = {**result, "artefact_bytes": sum(file.stat().st_size for file in files)}
-        write_json(folder / RESULT, result)
-    return result
 
 
 def _identity(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:

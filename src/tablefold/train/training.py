@@ -48,6 +48,7 @@ def train_run(
     *,
     checkpoint_every: int | None = None,
     dataset: Dataset | None = None,
+    keep_optimizer: bool = False,
 ) -> dict[str, Any]:
     """Train as `config` says and leave the folder `out`; gives what `result.json` holds.
 
@@ -61,6 +62,7 @@ def train_run(
         listeners: told how it goes.
         checkpoint_every: steps between checkpoints; None writes none.
         dataset: a view of `config.data`: its ids in another order, which the run keeps as its own, or fewer rows.
+        keep_optimizer: leave what the optimiser remembers in the run, too: `train_from` can go on with it.
 
     Raises:
         ValueError: for a config that does not fit the data, a taken `out`, one that another process is writing, or a
@@ -72,7 +74,13 @@ def train_run(
     if len(requests) == 1 and not requests[0].learns:
         design = design_of(config, requests[0], dataset)
         return train_once(
-            config, out, listeners, checkpoint_every=checkpoint_every, dataset=design.dataset, plan=design.plan
+            config,
+            out,
+            listeners,
+            checkpoint_every=checkpoint_every,
+            dataset=design.dataset,
+            plan=design.plan,
+            keep_optimizer=keep_optimizer,
         )
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise ValueError(f"{config.method} trains several models in turn, in one process: start it without a launcher")
@@ -80,7 +88,8 @@ def train_run(
     folder = Path(f"{out}.trainings")
     folder.mkdir(exist_ok=True)
     with locked(folder):
-        return _Trainings(config, folder, listeners, checkpoint_every, dataset).best_of(requests, Path(out))
+        trainings = _Trainings(config, folder, listeners, checkpoint_every, dataset, keep_optimizer)
+        return trainings.best_of(requests, Path(out))
 
 
 class _Trainings:
@@ -93,9 +102,10 @@ class _Trainings:
         listeners: Sequence[Listener],
         checkpoint_every: int | None,
         dataset: Dataset,
+        keep_optimizer: bool,
     ) -> None:
         self.config, self.folder, self.listeners, self.dataset = config, folder, listeners, dataset
-        self.checkpoint_every = checkpoint_every
+        self.checkpoint_every, self.keep_optimizer = checkpoint_every, keep_optimizer
 
     def best_of(self, requests: Sequence[Method], out: Path) -> dict[str, Any]:
         """Train all requests; the one with the lowest log loss on the validation part becomes `out`."""
@@ -185,6 +195,7 @@ class _Trainings:
             checkpoint_every=self.checkpoint_every,
             dataset=design.dataset,
             plan=design.plan,
+            keep_optimizer=self.keep_optimizer,
         )
 
     def _logloss(self, name: str) -> float:
