@@ -21,8 +21,9 @@ from torch.nn import functional as F
 
 MOST_BITS = 6
 GROUPS = 128
-SHARPNESS = 10.0
-"""Of the softmax: so that shares can part within a short training."""
+SHARPNESS = (10.0, 60.0)
+"""Of the softmax, at the beginning and at the end of the first training: shares part within a short training, and end
+near one choice, so that what is chosen is what was trained."""
 
 RISE, FALL = 1.02, 0.98
 """The penalty's factor for a step above, and one below, where the expected bits should be."""
@@ -49,7 +50,7 @@ class Mpe(Rival):
         group[order] = np.arange(task.ids) * GROUPS // task.ids
         self.register_buffer("group", torch.from_numpy(group))
         self.sizes = torch.bincount(self.group, minlength=GROUPS).double()
-        self.penalty, self.step, self.steps = 1e-4, 0, 1
+        self.penalty, self.sharpness, self.steps = 1e-4, SHARPNESS[0], 1
 
     @classmethod
     def fit(cls, task: Task) -> Mpe:
@@ -77,6 +78,8 @@ class Mpe(Rival):
 
     def after_step(self, step: int) -> None:
         """Let the penalty follow the bits: down to the budget's within two thirds of the training."""
+        begin, end = SHARPNESS
+        self.sharpness = begin + (end - begin) * step / self.steps
         target = self._target()
         done = min(1.0, step / (self.steps * 2 / 3))
         aim = target + (1 - done) * (MOST_BITS / 2 - target)
@@ -87,7 +90,7 @@ class Mpe(Rival):
     def chosen(self) -> Tensor:
         """Bits of each group: what its shares make likeliest, at the price of a bit that just meets the budget."""
         with torch.no_grad():
-            odds = (SHARPNESS * self.shares).log_softmax(dim=1).double()
+            odds = (self.sharpness * self.shares).log_softmax(dim=1).double()
         levels, low, high = torch.arange(MOST_BITS + 1), -1000.0, 1000.0
         for _ in range(60):
             price = (low + high) / 2
@@ -107,7 +110,7 @@ class Mpe(Rival):
         return num_bytes(self.task, bits[self.group]) <= self.task.budget
 
     def _shares(self) -> Tensor:
-        return (SHARPNESS * self.shares).softmax(dim=1)
+        return (self.sharpness * self.shares).softmax(dim=1)
 
     def _expected(self, shares: Tensor) -> Tensor:
         """Bits of a float, the mean over all ids."""

@@ -6,9 +6,10 @@
 DATA is a prepared folder. Rivals of this folder: cce, cafe, mpe, tensor_train, pq (with `--storage int4` the vectors of
 cce, cafe and tensor_train are kept in few bits with masters, as ours are). Plain trainings of ours: full, dim (fewer
 floats, in int2), top (the most frequent ids in int2, one row for all others), graded, clusters, any method; fold and
-tuned fold trained tables, pointers counted. Data without dense columns is learned by NeuMF, other data by DLRM; AMSGrad
-with a linear decay; weights are the best epoch's by validation log loss. What trains twice (mpe, clusters, tuned) gets
-half of the epochs for each training. Lines that are there already are skipped.
+tuned fold trained tables, pointers counted, renumbered without any. Data without dense columns is learned by NeuMF,
+other data by DLRM; AMSGrad with a linear decay; weights are the best epoch's by validation log loss. What trains twice
+gets half of the epochs for each training (clusters, tuned), or a third and two (mpe). Lines that are there already are
+skipped.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from cafe import Cafe
@@ -91,6 +92,7 @@ class Contest:
         if name in RIVALS:
             return self._rival(name)
         others = {"pq": self._quantised, "fold": self._folded, "tuned": lambda: self._folded(tuned=True)}
+        others["renumbered"] = lambda: self._folded(ids="renumber")
         return others[name]() if name in others else self._plain(name)
 
     def task(self) -> Task:
@@ -109,10 +111,10 @@ class Contest:
     def _rival(self, name: str) -> dict[str, Any]:
         torch.manual_seed(self.config.seed)
         trainings: list[Rival] = [RIVALS[name](self.task())]
-        epochs = self.config.epochs // 2 if name == "mpe" else self.config.epochs
+        epochs = [self.config.epochs // 3, -(-2 * self.config.epochs // 3)] if name == "mpe" else [self.config.epochs]
         steps, began = 0, time.perf_counter()
         while True:
-            trainer = self.trained(trainings[-1], epochs)
+            trainer = self.trained(trainings[-1], max(1, epochs[len(trainings) - 1]))
             steps += trainer.progress.step
             following = trainings[-1].second()
             if following is None:
@@ -160,7 +162,7 @@ class Contest:
         figures = self.figures(trainer, result["iterations"], seconds, num_bytes(task, *shape))
         return {**figures, "validation_logloss": loss, "shape": shape}
 
-    def _folded(self, tuned: bool = False) -> dict[str, Any]:
+    def _folded(self, tuned: bool = False, ids: Literal["stored", "renumber"] = "stored") -> dict[str, Any]:
         """Full tables, then `tablefold.fold` with pointers, in the loss's metric; tuned for half of all steps?"""
         epochs = self.config.epochs // 2 if tuned else self.config.epochs
         folder = self._run("full", replace(self.config, method="full", storage="fp32", threshold=0, epochs=epochs))
@@ -178,11 +180,15 @@ class Contest:
             data=itertools.chain.from_iterable(rows),
             loss=_loss,
             tune=result["iterations"] if tuned else 0,
+            ids=ids,
             judge=list(self.dataset.part("validation").batches(1 << 16)),
         )
+        group.numbers = [torch.from_numpy(each) for _, each in sorted(report.numbering.items())]  # in tables' order
         steps = result["iterations"] * (2 if tuned else 1)
         seconds = result["seconds"] + time.perf_counter() - began
-        figures = self.figures(Trainer(model, device="cpu"), steps, seconds, report.num_bytes)
+        figures = self.figures(
+            Trainer(model, device="cpu"), steps, seconds, report.num_bytes, report.plan.pointer_bytes
+        )
         return {**figures, "tables": [f"{table.representation} in {table.format}" for table in report.tables]}
 
     def _plain(self, name: str) -> dict[str, Any]:
@@ -241,7 +247,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     numbers = lambda text: [float(each) for each in text.split(",")]  # noqa: E731
     parser.add_argument(
-        "rivals", type=lambda text: text.split(","), help=f"of {', '.join((*RIVALS, 'pq', 'fold', 'tuned', *PLAIN))}"
+        "rivals",
+        type=lambda text: text.split(","),
+        help=f"of {', '.join((*RIVALS, 'pq', 'fold', 'tuned', 'renumbered', *PLAIN))}",
     )
     parser.add_argument("data", type=Path)
     parser.add_argument("--compression", type=numbers, default=[64.0])
