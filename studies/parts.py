@@ -112,7 +112,7 @@ class Study:
             for module in (assignment, clusters):
                 patches.enter_context(mock.patch.object(module, "INT4", rows))
                 patches.enter_context(mock.patch.object(module, "INT2", codes))
-            return learned_design(self.config, Clusters(**options), self.first.dataset(), self.first.model)
+            return learned_design(self.config, Clusters(**options), self.dataset, self.first.model)
 
     def plain_metric(self) -> Design:
         """Clusters by plain distance."""

@@ -152,3 +152,11 @@ def test_a_plan_renumbers_too():
     model = nn.ModuleDict({"a": clustered()})
     found = plan(model, compression=60, ids="renumber")
     assert found == fold(model, compression=60, ids="renumber").plan
+
+
+def test_what_the_numbering_carries_is_told():
+    method, tables = ClusteredResidual(rows=40), (TableSpec("user", 3000, 8), TableSpec("hour", 24, 8))
+    assert method.pointer_bytes(tables) == 3000 * 6 // 8  # 6 bits for 40 clusters; the small table is full
+    assert Plan(tables, (Part(tables, method, INT4),)).bytes().with_pointers == Plan(
+        tables, (Part(tables, method, INT4),)
+    ).num_bytes + method.pointer_bytes(tables)

@@ -103,6 +103,11 @@ class ClusteredResidual(Method):
                 builder.add_term(column, Term(part, base, stride=table.dim, width=table.dim))
         return builder.finish()
 
+    def pointer_bytes(self, tables: Sequence[TableSpec]) -> int:
+        """What the numbering carries: the cluster of every id, in as many bits as that takes."""
+        ids = sum(table.vocabulary for table in tables if self._pays(table))
+        return -(-ids * (self.count - 1).bit_length() // 8)
+
     def _pays(self, table: TableSpec) -> bool:
         return 2 <= self.count < table.vocabulary and self._bytes(table, FP32) < table.num_bytes
 
