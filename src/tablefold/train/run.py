@@ -251,8 +251,8 @@ def _check_order(dataset: Dataset, recipe: Recipe) -> None:
     """Refuse a method that says something of single ids, where ids are read in another order."""
     if dataset.digest is not None and any(part.method.names_ids for part in recipe.plan.parts):
         raise ValueError(
-            f"{recipe.config.method} says something of ids as {recipe.config.data} numbers them, and they would be read "
-            "in another order: take them as they are prepared"
+            f"{recipe.config.method} says something of ids as {recipe.config.data} numbers them, and they would be "
+            "read in another order: take them as they are prepared"
         )
 
 
