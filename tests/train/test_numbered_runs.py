@@ -158,13 +158,58 @@ def test_a_run_without_dictionaries_reads_only_what_can_be_told_to_be_its_own(tm
     assert str(error.value).isprintable()
 
 
-def test_raw_values_do_not_tell_histories(tmp_path):
+def test_raw_values_are_scored_with_the_histories_that_the_run_keeps(tmp_path, capsys):
     dataset = prepare_visits(tmp_path, history=3)
     view = dataset.numbered(Numbering.permuted(dataset.schema, 3))
-    config = Config(str(dataset.folder), model="two_tower", dim=4, device="cpu")
+    config = Config(str(dataset.folder), model="two_tower", dim=4, lr=0.05, device="cpu")
     train_run(config, tmp_path / "run", dataset=view)
     run = load_run(tmp_path / "run")
     pairs = zip(run.dataset().part("test").batches(64), view.part("test").batches(64), strict=True)
     assert all((one.ids == other.ids).all() for one, other in pairs)
-    with pytest.raises(ValueError, match="run reads what each user took before, which raw values do not carry"):
-        Scorer(run, "cpu")
+    rows = torch.cat([batch.ids for batch in run.dataset().part("test").batches(64)])
+    with torch.no_grad():
+        expected = run.model(torch.empty(len(rows), 0), rows).sigmoid()
+    names = [table.name for table in dataset.schema.tables]
+    folder = tmp_path / "run" / "encoder" / "dictionary"
+    values = [pl.read_parquet(folder / f"{number:06d}.parquet")["value"] for number in range(2)]
+    records = [{names[n]: values[n][int(row[n])] for n in range(2)} for row in rows]
+    shutil.rmtree(dataset.folder)
+    assert Scorer(tmp_path / "run", "cpu").score(records) == pytest.approx(expected.numpy(), abs=1e-6)
+    pl.DataFrame([*records[:5], {names[0]: "nobody", names[1]: records[0][names[1]]}]).write_csv(tmp_path / "pairs.csv")
+    summary = predict_file(tmp_path / "run", tmp_path / "pairs.csv", tmp_path / "scores.parquet", "cpu")
+    assert (summary.lines, summary.rejected) == (6, 1)
+    scores = pl.read_parquet(tmp_path / "scores.parquet")["score"].to_list()
+    assert scores[:5] == pytest.approx(expected[:5].tolist(), abs=1e-6)
+    assert scores[5] is None
+
+
+@pytest.mark.parametrize("damage", ["flip", "remove", "shape"])
+def test_damaged_histories_are_refused_in_a_line(tmp_path, damage):
+    dataset = prepare_visits(tmp_path, history=3)
+    train_run(Config(str(dataset.folder), model="two_tower", dim=4, device="cpu"), tmp_path / "run")
+    path = tmp_path / "run" / "encoder" / "history.npy"
+    if damage == "remove":
+        path.unlink()
+    elif damage == "flip":
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    else:
+        recipe = path.with_name("encoder.json")
+        content = json.loads(recipe.read_text())
+        content["history"]["column"]["length"] = 4
+        recipe.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"history.npy (is missing|is damaged|is int32)") as error:
+        Scorer(tmp_path / "run", "cpu")
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_that_does_not_keep_histories_says_so(tmp_path):
+    dataset = prepare_visits(tmp_path, history=3)
+    train_run(Config(str(dataset.folder), model="two_tower", dim=4, device="cpu"), tmp_path / "run")
+    recipe = tmp_path / "run" / "encoder" / "encoder.json"
+    content = json.loads(recipe.read_text())
+    del content["history"]
+    recipe.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="was trained by a version that did not keep it"):
+        Scorer(tmp_path / "run", "cpu")

@@ -1,14 +1,15 @@
 """From raw lines to a model's inputs, long after the log it learned from was prepared.
 
 Lines are read by the source that prepared the log, and encoded as it was; values that its dictionary does not hold get
-the id of unseen ones. Where tables are closed catalogues (interactions) a row with such a value is a reject.
+the id of unseen ones. Where tables are closed catalogues (interactions) a row with such a value is a reject. What a
+user took before, which some models read, is no part of a row: it is what the training part knows of her.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -85,9 +86,11 @@ class Encoder:
         self._work = work
         self._live = self._folder.source()
         self.inputs, self.numbers = inputs_of(self._live)
-        self.id_columns = id_columns_of(self._live)
-        self._tables = tables_of_ids(self.id_columns, self.tables)
-        self._singles = sum(column.length is None for column in self.id_columns)
+        read = id_columns_of(self._live)
+        self._tables = tables_of_ids(read, self.tables)
+        self._singles = sum(column.length is None for column in read)
+        self._histories = self._folder.histories(checked=built)
+        self.id_columns = read if self._folder.history is None else (*read, self._folder.history)
         self._indexes: list[ValueIndex] | None = None
         if self._folder.ids == IDS[0]:
             self._indexes = [self._folder.index(number, work, checked=built) for number in range(len(tables))]
@@ -149,7 +152,11 @@ class Encoder:
             unseen, missing = (_UNKNOWN, None) if is_closed else (UNSEEN_ID, MISSING_ID)
             self._indexes[table].look_up_into(ids[:, number], rows.keys[number], unseen, missing)
         encoded = Encoded(rows.dense, self._padded(ids, rows), _fits(rows), rejects)
-        return self._without_unknown(encoded, origin, first) if is_closed and (ids < 0).any() else encoded
+        if is_closed and (ids < 0).any():
+            encoded = self._without_unknown(encoded, origin, first)
+        if self._histories is None:
+            return encoded
+        return replace(encoded, ids=np.hstack([encoded.ids, self._histories[encoded.ids[:, 0]]]))
 
     def _padded(self, ids: NDArray[Any], rows: Rows) -> NDArray[Any]:
         """Ids, with `NOTHING` where a list has ended."""

@@ -3,6 +3,7 @@
     encoder.json                  the source's name and columns, the kind of ids, digests of the dictionaries
     dictionary/000000.parquet     raw value and count of every id of a table, in the model's order; none for hashed ids
     dictionary/000000.index       from values to ids, as it is mapped into memory (`tablefold.data.value_index`)
+    history.npy                   of interactions with histories: what every user took last, by the model's ids
 
 The order of its dictionaries is the model's numbering: there is none beside it.
 """
@@ -13,7 +14,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tablefold.data.avazu import Avazu
 from tablefold.data.criteo import Criteo
 from tablefold.data.dataset import Dataset
 from tablefold.data.dictionary_file import read_values, write_dictionary, write_reordered
+from tablefold.data.histories import histories, history_column
 from tablefold.data.private import SECRET_FILE, Private, fingerprint, read_secret, write_secret
 from tablefold.data.schema import (
     IDS,
@@ -39,6 +41,7 @@ from tablefold.data.times import ORDER, YEARS
 from tablefold.data.value_index import RepeatedKeyError, ValueIndex, index_bytes
 from tablefold.json_files import JsonValue, load_json, write_json
 from tablefold.quoting import one_line, quoted
+from tablefold.tables import Column
 
 FORMAT = 3
 """Version of the folder's layout; a reader refuses one that it does not know."""
@@ -49,6 +52,7 @@ FORMAT_OF_NAMES = 1
 
 RECIPE_FILE = "encoder.json"
 INDEX = ".index"
+HISTORY = "history.npy"
 GIVEN_IDS = "ids"
 """The source of data that came as ids, where a run has them in an order of its own: its values are those ids."""
 
@@ -78,6 +82,8 @@ class EncoderFolder:
         format: of the folder.
         digests: of each dictionary and its index; empty in older folders.
         private: tells the secret under which values are hashed; None where dictionaries hold values.
+        history: the column of ids that holds what a user took, which raw values do not carry; None without one.
+        history_digest: of the file that holds it for every user.
     """
 
     folder: Path
@@ -88,6 +94,8 @@ class EncoderFolder:
     format: int
     digests: tuple[tuple[str, str], ...]
     private: str | None = None
+    history: Column | None = None
+    history_digest: str = ""
 
     @classmethod
     def read(cls, folder: Path, dense: Sequence[str], tables: Sequence[Any]) -> EncoderFolder:
@@ -122,7 +130,9 @@ class EncoderFolder:
             if len(digests) != len(schemas):
                 content["dictionaries"].refuse(f"a list of {len(schemas)}, one for each table")
         private = content["private"].optional(JsonValue.text, None)
-        read = cls(folder, name, columns, ids, schemas, written, digests, private)
+        history = content["history"].optional(lambda value: value["column"].into(Column), None)
+        digest = "" if history is None else content["history"]["digest"].text()
+        read = cls(folder, name, columns, ids, schemas, written, digests, private, history, digest)
         read._check_columns(tuple(dense))
         return read
 
@@ -216,6 +226,28 @@ class EncoderFolder:
             build_index(self.source(), path, table, self.first_id).save(left)
         return ValueIndex.open(left, values)
 
+    def histories(self, *, checked: bool = False) -> NDArray[np.int32] | None:
+        """What every user took last, ids of items `[users, history]`, mapped into memory; None where nobody asks.
+
+        Args:
+            checked: another process has checked the file.
+
+        Raises:
+            ValueError: where the file is missing or damaged.
+        """
+        if self.history is None:
+            return None
+        path, shape = self.folder / HISTORY, (self.tables[0].rows, self.history.length)
+        if not checked and digest_of(path) != self.history_digest:
+            raise ValueError(f"{path} is damaged (its digest is not that of {RECIPE_FILE}); restore it")
+        try:
+            found = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path} is missing or damaged ({one_line(str(error), 200)}); restore it") from error
+        if found.dtype != np.int32 or found.shape != shape:
+            raise ValueError(f"{path} is {found.dtype} {list(found.shape)}, it must be int32 {list(shape)}")
+        return np.asarray(found)
+
     def ways_of_numbers(self, dense: Sequence[str]) -> list[str]:
         """How raw values become each of a model's dense columns: `log1p`, of what is no less than 0; `identity`; or,
         of times, `years since 2020`.
@@ -292,6 +324,9 @@ def save_encoder(dataset: Dataset, folder: Path) -> None:
         index = path.with_suffix(INDEX)
         build_index(raw, path, table, schema.first_id).save(index)
         digests.append({"values": digest_of(path), "index": digest_of(index)})
+    if (column := history_column(dataset)) is not None:
+        np.save(folder / HISTORY, histories(dataset).astype(np.int32))
+        content["history"] = {"column": asdict(column), "digest": digest_of(folder / HISTORY)}
     write_json(folder / RECIPE_FILE, {**content, "dictionaries": digests})
 
 

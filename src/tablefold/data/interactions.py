@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tablefold.data.dataset import Dataset
 from tablefold.data.dictionary_file import write_dictionary
 from tablefold.data.extension import Earlier
+from tablefold.data.histories import read_history
 from tablefold.data.permutation import permute_ids
 from tablefold.data.private import SECRET_FILE, fingerprint, hash_column, write_secret
 from tablefold.data.records import column, read_records
@@ -293,15 +294,6 @@ class _Earlier:
         history = read_history(earlier.folder)
         last = None if history is None else _in_time(history)
         return cls(earlier, (earlier.values(0), earlier.values(1)), (user, item), last)
-
-
-def read_history(folder: Path) -> NDArray[np.int64] | None:
-    """What each user took last in training, ids of items `[users, history]`, the last first; None without histories."""
-    path = folder / HISTORY_FILE
-    if not path.is_file():
-        return None
-    items = pl.read_parquet(path)["items"]
-    return items.explode().to_numpy().astype(np.int64).reshape(len(items), -1)
 
 
 def _in_time(history: NDArray[np.int64]) -> Pairs:

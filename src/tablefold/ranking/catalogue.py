@@ -11,8 +11,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tablefold.data import Dataset
-from tablefold.data.interactions import read_history
-from tablefold.data.schema import HISTORY_FILE, INTERACTIONS, lookup_file
+from tablefold.data.histories import histories
+from tablefold.data.schema import INTERACTIONS, lookup_file
 from tablefold.data.shards import Examples
 from tablefold.tables import NOTHING
 
@@ -57,7 +57,7 @@ class Catalogue:
                 fill = 0 if column.length is None else NOTHING
                 parts.append(np.full((len(self._owners[owner]), column.width), fill, dtype=np.int64))
             elif column.length is not None:
-                parts.append(self._history(column.width))
+                parts.append(histories(self.dataset))
             elif column.table == schema.tables[owner].name:
                 parts.append(self._owners[owner][:, None])
             else:
@@ -79,15 +79,6 @@ class Catalogue:
         """User and item of every positive."""
         chosen = [each.ids[each.label == 1, :2] for each in self._examples(part)]
         return np.concatenate([np.empty((0, 2), dtype=np.int64), *chosen]).astype(np.int64)
-
-    def _history(self, width: int) -> NDArray[np.int64]:
-        """The last items that each user took in training."""
-        items = read_history(self.dataset.folder)
-        if items is None:
-            raise ValueError(f"{self.dataset.folder} is damaged (no {HISTORY_FILE}); prepare the data again")
-        history = np.full((self.users, width), NOTHING, dtype=np.int64)
-        history[self.dataset.new_ids(0)] = np.where(items == NOTHING, NOTHING, self.dataset.new_ids(1)[items])
-        return history
 
     def _attribute(self, owner: int, table: str) -> NDArray[np.int64]:
         """The id of an attribute, for every user or item."""

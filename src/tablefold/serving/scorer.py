@@ -95,8 +95,8 @@ class Scorer:
         wanted = [(column.name, column.table, column.length) for column in recipe.columns]
         if [(column.name, column.table, column.length) for column in self.encoder.id_columns] != wanted:
             raise ValueError(
-                f"{self.run.folder} reads what each user took before, which raw values do not carry: rank items with "
-                "`tablefold recommend`"
+                f"{self.run.folder} reads what each user took before, and was trained by a version that did not keep "
+                "it: train it again, or rank items with `tablefold recommend`"
             )
         precision = nearest_precision(recipe.config.precision, self._device)
         self._in_bf16 = precision == "bf16"
