@@ -32,6 +32,7 @@ default_role = "code"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 autodoc_typehints = "signature"
+autodoc_type_aliases = {"ArrayLike": "ArrayLike", "Counts": "Mapping[str, ArrayLike]"}
 napoleon_numpy_docstring = False
 maximum_signature_line_length = 88
 python_use_unqualified_type_names = True

@@ -28,15 +28,15 @@ TITLE = "Test AUC on Gowalla against how many times smaller the embedding tables
 INK, GRID = "#010203", "#010204"
 """Stand-ins: what is drawn in them takes the page's colours."""
 COLORS = {
-    "full tables": INK,
-    "full, few bits": "#7f7f7f",
-    "after training": "#2b8a5b",
+    "full": INK,
+    "in few bits": "#7f7f7f",
+    "trained": "#2b8a5b",
     "auto": "#c2410c",
     "qr": "#2f7fd0",
     "robe": "#9a63c4",
     "hashing": "#b0812a",
 }
-FONT, WIDTH, HEIGHT = 13.0, 470.0, 330.0  # points
+FONT, WIDTH, HEIGHT = 13.0, 380.0, 320.0  # points: on a phone, 340 pixels wide, letters have 12
 PAGE = f"""<style>
 svg {{ --ink: #1f2328; --grid: #d1d9e0 }}
 @media (prefers-color-scheme: dark) {{ svg {{ --ink: #e6edf3; --grid: #3d444d }} }}
@@ -54,14 +54,14 @@ def runs() -> Iterator[tuple[str, float, float]]:
     for line in (line for line in lines_of("equal_bytes_formats") if "auc" in line):
         method, bits, smaller = line["asked"][0].partition(":")[0], line["storage"], line["compression"]
         if method == "full":
-            yield ("full tables" if bits == "fp32" else "full, few bits"), smaller, line["auc"]
+            yield ("full" if bits == "fp32" else "in few bits"), smaller, line["auc"]
         elif method == "hash":
             yield "hashing", smaller, line["auc"]
         elif bits == ("int4" if round(smaller) <= INT4_UP_TO else "int2"):  # what a plan takes
             yield method, smaller, line["auc"]
     for line in lines_of("fold_trained"):
         if line["form"].startswith("fold") and line["form"].endswith("data"):
-            yield "after training", line["compression"], line["auc"]
+            yield "trained", line["compression"], line["auc"]
     for line in lines_of("gowalla_auto"):
         if "auc" in line and line["asked"][0] == "auto":
             yield "auto", line["compression"], line["auc"]
@@ -83,8 +83,8 @@ def draw(shown: dict[str, list[tuple[float, float]]]) -> Figure:
     """The figure: a line for each series, named where it ends."""
     mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "tablefold", "font.size": FONT})
     figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72))
-    axes = figure.add_axes((0.11, 0.15, 0.55, 0.8))
-    full = shown["full tables"][0][1]
+    axes = figure.add_axes((0.135, 0.155, 0.455, 0.8))
+    full = shown["full"][0][1]
     axes.axhline(full, color=INK, linewidth=1.2, linestyle=(0, (5, 3)))
     axes.set_xscale("log", base=4)
     axes.set_xlim(0.9, max(300, *(x for points in shown.values() for x, _ in points)) * 1.1)
@@ -113,7 +113,7 @@ def _name_lines(axes: Any, shown: dict[str, list[tuple[float, float]]]) -> None:
     places = spread_out([room * end for end in ends.values()], [1.25 * FONT] * len(ends), room)
     for (name, points), place in zip(shown.items(), places, strict=True):
         begin = axes.transData.transform((points[-1][0], points[-1][1]))[0]
-        share = 1.0 if name == "full tables" else (begin - axes.bbox.x0) / axes.bbox.width
+        share = 1.0 if name == "full" else (begin - axes.bbox.x0) / axes.bbox.width
         style = {"transform": axes.transAxes, "color": COLORS[name], "clip_on": False}
         axes.plot([share, 1.0, 1.03], [ends[name], ends[name], place / room], linewidth=0.8, alpha=0.7, **style)
         axes.text(1.045, place / room, labels[name], transform=axes.transAxes, color=INK, va="center")
