@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from typing import Any
 from tablefold.json_files import read_json
 from tablefold.processes import signals_held
 from tablefold.study.request import Request
-from tablefold.study.worker import FAILED, answer, write_answer
+from tablefold.study.worker import ENDED, FAILED, answer, write_answer
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "POLARS_MAX_THREADS")
 
@@ -34,23 +35,25 @@ class Job:
 
 
 @dataclass
-class _Running:
-    """A process under way; a thread reads what it writes, so that no pipe fills up."""
+class _Place:
+    """A process that makes one run after another, each in a process of its own that is forked from it: importing torch
+    takes longer than a short training. Threads read what both write, so that no pipe fills up."""
 
-    job: Job
     process: subprocess.Popen[str]
+    job: Job | None = None
     share: float = 0.0
+    code: int | None = None
     errors: list[str] = field(default_factory=list)
     readers: list[threading.Thread] = field(default_factory=list)
+    told: threading.Event = field(default_factory=threading.Event)
 
     @classmethod
-    def start(cls, job: Job, threads: int) -> _Running:
-        arguments = [str(value) for value in (os.getpid(), job.source, job.out, job.data, job.run)]
+    def start(cls, threads: int) -> _Place:
         environment = {**os.environ, **dict.fromkeys(_THREADS, str(threads))}
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         process = subprocess.Popen(
-            [sys.executable, "-m", "tablefold.study.worker", *arguments],
-            stdin=subprocess.DEVNULL,
+            [sys.executable, "-m", "tablefold.study.worker", str(os.getpid())],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -59,33 +62,38 @@ class _Running:
             env=environment,
             start_new_session=True,  # Ctrl-C is for the study, which ends its runs itself
         )
-        running = cls(job, process)
-        running.readers = [threading.Thread(target=read, daemon=True) for read in (running._follow, running._collect)]
-        for reader in running.readers:
+        place = cls(process)
+        place.readers = [threading.Thread(target=read, daemon=True) for read in (place._follow, place._collect)]
+        for reader in place.readers:
             reader.start()
-        return running
+        return place
 
-    def _follow(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with suppress(ValueError):  # a library that prints
-                self.share = float(line)
+    def give(self, job: Job) -> None:
+        """Have a run made."""
+        self.job, self.share, self.code = job, 0.0, None
+        self.told.clear()
+        assert self.process.stdin is not None
+        with suppress(OSError):  # it has ended: `ended` says so
+            print(json.dumps([str(path) for path in (job.source, job.out, job.data, job.run)]), file=self.process.stdin)
+            self.process.stdin.flush()
 
-    def _collect(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.errors = [*self.errors[-20:], line.strip()]
+    def ended(self) -> bool:
+        """Whether the run it was given has ended, or the place itself."""
+        return (self.told.is_set() and self.code is not None) or self.process.poll() is not None
 
     def output(self) -> dict[str, Any]:
-        """The answer of the ended process; one is written for it where it could not."""
-        self._close()
-        if self.process.returncode == 0:
-            return read_json(self.job.out)
+        """The answer of the ended run; one is written for it where it could not."""
+        if self.process.poll() is not None:
+            self._close()
+        code = self.process.returncode if self.code is None else self.code
         last = next((line for line in reversed(self.errors) if line), "no word")
-        code = self.process.returncode
+        job, self.job, self.errors = self.job, None, []
+        assert job is not None
+        if code == 0:
+            return read_json(job.out)
         why = f"killed by signal {-code} (9: out of memory?)" if code < 0 else f"exit code {code}: {last}"
-        output = answer(self.job.content, FAILED, error=why)
-        write_answer(self.job.out, output)
+        output = answer(job.content, FAILED, error=why)
+        write_answer(job.out, output)
         return output
 
     def end(self) -> None:
@@ -95,13 +103,30 @@ class _Running:
         self.process.wait()
         self._close()
 
+    def _follow(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with suppress(ValueError):  # a library that prints
+                if line.startswith(ENDED):
+                    self.code = int(line.removeprefix(ENDED))
+                else:
+                    self.share = float(line)
+
+    def _collect(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            if line.startswith(ENDED):  # all its errors are read
+                self.told.set()
+            else:
+                self.errors = [*self.errors[-20:], line.strip()]
+
     def _close(self) -> None:
         for reader in self.readers:
             reader.join()
-        assert self.process.stdout is not None
-        assert self.process.stderr is not None
-        self.process.stdout.close()
-        self.process.stderr.close()
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            assert stream is not None
+            with suppress(OSError):  # what it did not read
+                stream.close()
 
 
 def run_jobs(
@@ -117,29 +142,38 @@ def run_jobs(
         on_progress: told about twice a second how many runs are under way, each counted by the share of it done.
     """
     threads = max(1, usable_cores() // processes)
-    running: list[_Running] = []
-    waiting = True
+    places: list[_Place] = []
+    waiting: Job | None = next(jobs, None)
     try:
-        while waiting or running:
-            while waiting and len(running) < processes:
-                job = next(jobs, None)
-                if job is None:
-                    waiting = False
-                else:
-                    with signals_held():
-                        running.append(_Running.start(job, threads))
-            ended = [one for one in running if one.process.poll() is not None]
-            for one in ended:
-                running.remove(one)
-                yield one.job, one.output()
-            if running and not ended:
-                on_progress(sum(one.share for one in running))
-                _wait(running[0].process, 0.3)
+        while waiting or any(place.job for place in places):
+            while waiting and (place := _free(places, processes, threads)):
+                place.give(waiting)
+                waiting = next(jobs, None)
+            busy = [place for place in places if place.job]
+            ended = [place for place in busy if place.ended()]
+            for place in ended:
+                job = place.job
+                assert job is not None
+                yield job, place.output()
+            if not ended:
+                on_progress(sum(place.share for place in busy))
+                _until(busy[0].ended, 0.3)
     finally:
-        for one in running:
-            one.process.terminate()
-        for one in running:
-            one.end()
+        for place in places:
+            place.process.terminate()
+        for place in places:
+            place.end()
+
+
+def _free(places: list[_Place], most: int, threads: int) -> _Place | None:
+    """A place without a run, a new one where there may be more; None where all are taken."""
+    places[:] = [place for place in places if place.job or place.process.poll() is None]
+    free = next((place for place in places if place.job is None), None)
+    if free is None and len(places) < most:
+        with signals_held():
+            places.append(_Place.start(threads))
+        free = places[-1]
+    return free
 
 
 def check_processes(processes: int) -> None:
@@ -159,6 +193,10 @@ def usable_cores() -> int:
 
 
 def _wait(process: subprocess.Popen[str], seconds: float) -> None:
+    _until(lambda: process.poll() is not None, seconds)
+
+
+def _until(ended: Callable[[], bool], seconds: float) -> None:
     end = time.monotonic() + seconds
-    while process.poll() is None and time.monotonic() < end:
+    while not ended() and time.monotonic() < end:
         time.sleep(0.02)

@@ -1,12 +1,17 @@
-"""One run of a study in a process of its own: `python -m tablefold.study.worker STUDY INPUT OUTPUT DATA RUN`.
+"""The runs of a study, each in a process of its own: `python -m tablefold.study.worker STUDY`.
 
-A run that is killed for its memory takes nothing with it, and its peak of memory is its own. While it trains it writes
-the share that is done to stdout, a line now and then. STUDY is the process of its study: the run ends with it.
+STUDY is the process of the study, with which this one ends. It imports what every run needs, reads a line per run from
+stdin (a JSON list: input file, output file, folder of the data, folder of the run), and forks. A run that is killed for
+its memory takes nothing with it, and its peak of memory is its own. While it trains it writes the share that is done to
+stdout, a line now and then; when it has ended, this process writes `ended CODE`, to both streams.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -25,6 +30,12 @@ from tablefold.train.run import JOURNAL
 from tablefold.train.training import train_run
 
 DONE, FAILED, IMPOSSIBLE = "done", "failed", "impossible"
+ENDED = "ended "
+"""Begins the line that says with which exit code a run has ended."""
+
+_PRELOADED = ("torch._dynamo", "numba", "polars", "pyarrow.parquet")
+"""What takes long to import and starts no thread. Our kernels are not among it: in a child of a process that has
+imported them they run on one thread."""
 _CURVE = ("step", "examples", "seconds", "auc", "logloss")
 
 
@@ -93,10 +104,37 @@ def commit() -> str | None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Read the input file, run, write the output file."""
-    parent, source, out, data, run = arguments
-    die_with(int(parent))
+    """Read lines, make runs."""
+    die_with(int(arguments[0]))
+    for name in _PRELOADED:
+        importlib.import_module(name)
+    host, children = os.getpid(), list[int]()
+    signal.signal(signal.SIGTERM, lambda *_: _end(children))
+    for line in sys.stdin:
+        children[:] = [os.fork()]
+        if children == [0]:
+            return _run(host, *json.loads(line))
+        _, status = os.waitpid(children[0], 0)
+        children.clear()
+        for stream in (sys.stdout, sys.stderr):
+            print(f"{ENDED}{os.waitstatus_to_exitcode(status)}", file=stream, flush=True)
+    return None
+
+
+def _run(host: int, source: str, out: str, data: str, run: str) -> None:
+    """In a forked child: read the input file, run, write the output file."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    die_with(host)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdin.fileno())
     write_answer(Path(out), run_request(load_json(Path(source)), data, Path(run)))
+
+
+def _end(children: Sequence[int]) -> None:
+    """End the run under way, and then this process."""
+    for child in filter(None, children):
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    os._exit(128 + signal.SIGTERM)
 
 
 if __name__ == "__main__":
