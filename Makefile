@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 .PHONY: bench demo docs study test lint format clean
 
-demo: .venv/installed  ## generate a click log, train full and folded models, write report.html
+demo: .venv/demo  ## generate a click log, train full and folded models, write report.html
 	$(BIN)/tablefold demo
 
 study: .venv/installed  ## every ready study at its quick size on the data at hand (hours; goes on where it stopped)
@@ -30,6 +30,11 @@ lint: .venv/installed  ## style, format and types
 format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+.venv/demo: pyproject.toml constraints.txt  # the package and what draws its figures, no tool of ours
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[report]'
+	touch $@
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -25,14 +26,16 @@ def test_from_a_study_to_its_page_and_table(data, tmp_path, capsys):
     out = tmp_path / "out"
     command = ["study", "run", str(tmp_path / "mine.toml"), "--data", str(data), "--out", str(out)]
     assert main([*command, "--dry-run"]) == 0
-    assert capsys.readouterr().out.count("\n") == 2
+    printed = capsys.readouterr()
+    assert printed.out.count("\n") == 2
+    assert re.fullmatch(r"2 runs, about \d+ s with 1 at a time: a probe of full ran at [\d,]+ samples/s\n", printed.err)
     assert not out.exists()
     assert main([*command, "--report", "--processes", "2", "--keep-models"]) == 0
     printed = capsys.readouterr()
     assert "2 of 2  " in printed.err
     assert "to go)" in printed.err
     assert "2 runs done, 0 impossible, 0 failed" in printed.out
-    assert (out / "report.html").read_text().count("<svg") == 2
+    assert (out / "report.html").read_text().count("<svg") == 3
     table = printed.out.splitlines()
     assert " ".join(table[0].split()) == "method bytes compression auc runs log loss samples/s artefact"
     assert {line.split()[0] for line in table[1:3]} == {"full", "hash"}

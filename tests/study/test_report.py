@@ -265,7 +265,7 @@ def test_a_poor_yardstick_is_told_also_where_it_was_not_beaten():
     for losses, words in SCHEDULES.items():
         full = made("full", "", 4_000_000, [0.80, 0.801], curve_of(*losses))
         (warning,) = warnings([full, worse])
-        assert warning.startswith("The yardstick is poor: the full tables are ")
+        assert warning.startswith("Mind the yardstick: the full tables are ")
         assert words in warning
     settled = made("full", "", 4_000_000, [0.80, 0.801], curve_of(0.5, 0.45, 0.4, 0.3995))
     assert warnings([settled, worse]) == []

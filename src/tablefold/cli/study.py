@@ -18,6 +18,8 @@ from tablefold.cli.values import workers
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+    from tablefold.data import Schema
+    from tablefold.study.definition import Study
     from tablefold.study.request import Request
 
 _STUDY = "a TOML file, or the name of a ready study (see `tablefold study list`)"
@@ -36,7 +38,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     run_parser.add_argument("--quick", action="store_true", help="the study's small size: minutes, not hours")
     run_parser.add_argument("--report", action="store_true", help=f"write OUT/{REPORT} at the end")
-    run_parser.add_argument("--dry-run", action="store_true", help="list the runs and stop")
+    run_parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="list the runs, try one, tell how long they take, and stop",
+    )
     run_parser.add_argument("--keep-models", action="store_true", help="keep every trained run under OUT/models")
     run_parser.add_argument(
         "--processes",
@@ -48,6 +54,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     report = verbs.add_parser("report", help="make a study's page, figures and results.jsonl, finished or not")
     report.set_defaults(act=_report)
     report.add_argument("folder", metavar="DIR", help="a folder written by `tablefold study run`")
+    report.add_argument("--data", metavar="DIR", help="where its dataset lies, for the commands the page ends with")
     listing = verbs.add_parser("list", help="the studies that ship with tablefold")
     listing.set_defaults(act=_list)
     show = verbs.add_parser("show", help="print a ready study")
@@ -62,6 +69,7 @@ def run(args: Namespace) -> None:
 
 def _run(args: Namespace) -> None:
     _refuse_at_once(args)
+    from tablefold.cli.answer import print_answer
     from tablefold.cli.compare import print_results
     from tablefold.data import Schema
     from tablefold.study.definition import Study
@@ -71,9 +79,7 @@ def _run(args: Namespace) -> None:
     schema = Schema.load(args.data)
     study = Study.load(args.study, str(schema.source.get("name", "")), quick=args.quick)
     if args.dry_run:
-        requests = study.requests(schema)
-        print("\n".join(request.name() for request in requests))
-        print(f"{len(requests)} runs", file=sys.stderr)
+        _dry_run(args, study, schema)
         return
     display = StudyDisplay()
     try:
@@ -83,13 +89,29 @@ def _run(args: Namespace) -> None:
     loaded = load_study(args.out)
     print_results(loaded.summaries(), loaded.target)
     if args.report:
-        _report(Namespace(folder=args.out))
+        _report(Namespace(folder=args.out, data=args.data))
     counts = [f"{tally.done} runs done", f"{tally.impossible} impossible", f"{len(tally.failed)} failed"]
     print(f"\n{', '.join(counts)}; {args.out} holds them")
+    print_answer(loaded.summaries(), args.data)
     if tally.failed:
         for name, error in tally.failed:
             print(f"failed: {name}: {error}", file=sys.stderr)
         raise ValueError(f"{len(tally.failed)} of the runs failed; the same command tries them again")
+
+
+def _dry_run(args: Namespace, study: Study, schema: Schema) -> None:
+    """Say what would be run, and how long it will take."""
+    from tablefold.study.estimate import estimate
+
+    print("\n".join(request.name() for request in study.requests(schema)), flush=True)
+    found = estimate(study, args.data, args.processes)
+    cannot = f" ({found.impossible} more cannot be so small)" if found.impossible else ""
+    probe = f"{found.probe.series} {found.probe.size}".strip()
+    print(
+        f"{found.runs} runs{cannot}, about {_duration(found.seconds)} with {args.processes} at a time: "
+        f"a probe of {probe} ran at {found.samples_per_second:,.0f} samples/s",
+        file=sys.stderr,
+    )
 
 
 def _refuse_at_once(args: Namespace) -> None:
@@ -113,7 +135,7 @@ def _report(args: Namespace) -> None:
 
     folder = Path(args.folder)
     study = load_study(folder)
-    figures = write_report(study, folder / REPORT, folder / "figures")
+    figures = write_report(study, folder / REPORT, folder / "figures", args.data or "")
     write_lines(study, folder / RESULTS)
     print(f"{folder / REPORT}, {len(figures)} figures in {folder / 'figures'}, and {folder / RESULTS}")
 

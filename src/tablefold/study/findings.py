@@ -156,7 +156,7 @@ def warnings(group: Sequence[Summary]) -> list[str]:
             f"{schedule or UNKNOWN_SCHEDULE} Until then this is no gain of folding."
         )
     elif schedule:
-        found.append(f"The yardstick is poor: {schedule}")
+        found.append(f"Mind the yardstick: {schedule}")
     single = sum(len(one.done) == 1 for one in done)
     if single == len(done):
         found.append(
@@ -183,7 +183,7 @@ def _schedule(full: Summary) -> str:
     if fallen > FALLEN:
         return (
             f"the full tables are undertrained on this schedule: their validation log loss still fell, by {fallen:.4f} "
-            "in the last fifth. Train for longer."
+            "in the last fifth. Train for longer, or on more rows."
         )
     return ""
 
