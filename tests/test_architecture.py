@@ -11,7 +11,7 @@ from tablefold import all_methods
 SOURCE = Path(tablefold.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 
-CORE = {"fields", "tables", "hashing", "partitions", "starts", "terms", "spec"}
+CORE = {"extras", "fields", "tables", "hashing", "partitions", "starts", "terms", "spec"}
 ALLOWED = {
     "tables": {"fields", "quoting"},
     "fields": {"quoting"},
@@ -21,6 +21,7 @@ ALLOWED = {
     "files": set(),
     "json_files": {"quoting"},
     "locks": {"quoting"},
+    "extras": set(),
     "panics": set(),
     "processes": set(),
     "quoting": set(),
@@ -70,15 +71,27 @@ ALLOWED = {
         *("partitions", "plans", "quoting", "registry", "spec", "starts", "tables", "text_tables"),
     },
     "optim": {"ops"},
-    "ahead": {"compilation", "data", "ops"},
+    "ahead": {"compilation", "data", "extras", "ops"},
     "theory": CORE | {"group", "method", "theory"},
     "exporting": {
-        *("data", "exporting", "fields", "files", "formats", "group", "json_files", "models", "ops", "quoting"),
+        *(
+            "data",
+            "exporting",
+            "extras",
+            "fields",
+            "files",
+            "formats",
+            "group",
+            "json_files",
+            "models",
+            "ops",
+            "quoting",
+        ),
         *("registry", "spec", "tables", "train"),
     },
     "models": {"group", "method", "models", "quoting", "registry", "spec", "tables"},
     "data": {
-        *("compilation", "data", "fields", "files", "hashing", "json_files", "locks", "panics", "processes"),
+        *("compilation", "data", "extras", "fields", "files", "hashing", "json_files", "locks", "panics", "processes"),
         *("quoting", "tables"),
     },
     "train": {
@@ -97,7 +110,7 @@ ALLOWED = {
         ),
         *("models", "optim", "plans", "processes", "quoting", "tables", "terms", "train"),
     },
-    "serving": {"data", "files", "json_files", "models", "processes", "quoting", "serving", "train"},
+    "serving": {"data", "extras", "files", "json_files", "models", "processes", "quoting", "serving", "train"},
     "ranking": {"data", "files", "quoting", "ranking", "tables", "train"},
     "click_model": {"data", "files", "panics", "quoting", "serving", "train"},
 }

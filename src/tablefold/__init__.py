@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from tablefold.extras import require_data
+
 if TYPE_CHECKING:
     from tablefold.ahead import warmup
     from tablefold.click_model import ClickModel
@@ -121,9 +123,14 @@ _HOMES = {
 }
 
 
+_OF_DATA = ("ClickModel", "Scorer")
+
+
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'tablefold' has no attribute {name!r}")
+    if name in _OF_DATA:
+        require_data()
     return getattr(importlib.import_module(f"tablefold.{_HOMES[name]}"), name)
 
 

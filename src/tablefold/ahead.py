@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 from tablefold.compilation import Made, observed
+from tablefold.extras import installed
 from tablefold.ops.cpu import KERNELS, kernel
 
 _ROWS = 100
@@ -29,7 +30,8 @@ def warmup(dtypes: Sequence[str] = ("float32",), tell: Callable[[Made], object] 
     """
     all_made: list[Made] = []
     with observed() as made, tempfile.TemporaryDirectory(prefix="tablefold-warmup-") as folder:
-        for _ in chain(_load_kernels(dtypes), _prepare(Path(folder))):
+        logs = _prepare(Path(folder)) if installed("polars", "pyarrow") else ()
+        for _ in chain(_load_kernels(dtypes), logs):
             for each in made:
                 all_made.append(each)
                 if tell is not None:

@@ -7,8 +7,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import polars as pl
-
 _stderr = threading.RLock()
 
 
@@ -19,6 +17,8 @@ def without_panic_text() -> Iterator[None]:
     Polars has no way to set the hook that prints, and no check of a file beforehand finds all that it panics at: the
     file descriptor is turned away for as long as the block runs. Where the system has no such file, nothing is done.
     """
+    import polars as pl
+
     with _stderr:  # another thread would take our place for the real stderr
         try:
             kept, caught = os.dup(2), os.memfd_create("stderr")

@@ -193,7 +193,7 @@ def test_what_cannot_be_is_refused_in_one_line(tmp_path):
 
 
 def test_without_onnx_it_says_how_to_install_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxruntime" else object())
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ValueError, match=r"need onnxruntime: pip install 'tablefold\[onnx\]'"):
         tablefold.export(click_model()[0], tmp_path / "model.onnx", batch(4))
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn, Protocol, cast
 
+from tablefold.extras import require_data
 from tablefold.quoting import one_line
 
 VERBS = (
@@ -149,6 +150,8 @@ def _guarded(verb: Verb, args: argparse.Namespace, prog: str) -> int:
         return _report(prog, f"{where}{error.strerror or error}", EXIT_WRONG_USE)
     except ValueError as error:
         return _report(prog, str(error), EXIT_WRONG_USE)
+    except ModuleNotFoundError as error:
+        return _report_missing(prog, error)
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -161,6 +164,15 @@ def _guarded(verb: Verb, args: argparse.Namespace, prog: str) -> int:
 def _report(prog: str, message: str, code: int) -> int:
     print(f"{prog}: {one_line(' '.join(message.split()), LONGEST_LINE)}", file=sys.stderr)
     return code
+
+
+def _report_missing(prog: str, error: ModuleNotFoundError) -> int:
+    """Name the extra that is not installed; anything else that is missing is a fault of ours."""
+    try:
+        require_data()
+    except ValueError as missing:
+        return _report(prog, str(missing), EXIT_WRONG_USE)
+    raise error
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -8,10 +8,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from tablefold.extras import require_data
+
 if TYPE_CHECKING:
     from tablefold.data.dataset import Batch, Dataset, Part
     from tablefold.data.numbering import Numbering
     from tablefold.data.schema import Schema
+
+require_data()
 
 __all__ = ["Batch", "Dataset", "Numbering", "Part", "Schema"]
 

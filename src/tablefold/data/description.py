@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tablefold.data.dictionary_file import read_counts
 from tablefold.data.schema import Schema
+from tablefold.extras import require
 from tablefold.files import new_file
 from tablefold.quoting import one_line
 from tablefold.tables import TableSpec
@@ -77,10 +78,9 @@ def plot_frequencies(tables: list[TableDescription], path: str | Path) -> None:
     Raises:
         ValueError: if matplotlib is not installed, or cannot write such a file. Nothing is written then.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ValueError("a picture needs matplotlib: pip install 'tablefold[report]'") from error
+    require("a picture needs", "report", "matplotlib")
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
     largest = sorted((table for table in tables if table.curve), key=lambda table: -(table.rows or 0))

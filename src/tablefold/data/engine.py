@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tablefold.extras import require
 from tablefold.files import new_file
 from tablefold.processes import die_with
 
@@ -114,8 +115,7 @@ def _call(step: Step) -> Any:
 
 
 def _import_ray() -> Any:
-    try:
-        import ray
-    except ImportError as error:
-        raise ValueError("--engine ray needs Ray: pip install 'tablefold[ray]'") from error
+    require("--engine ray needs", "ray", "ray")
+    import ray
+
     return ray

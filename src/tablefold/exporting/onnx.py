@@ -7,7 +7,6 @@ GatherBlockQuantized 3.3 ms, and its scales would take two to four bytes where o
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from torch.fx import Node
 
 from tablefold.exporting.exporter import Captured, Exporter, Runner
 from tablefold.exporting.signature import axis_names
+from tablefold.extras import require
 from tablefold.fields import whole_number
 from tablefold.quoting import one_line
 
@@ -75,9 +75,7 @@ class Onnx(Exporter):
     def check(self, options: Mapping[str, Any]) -> None:
         """See `Exporter`."""
         super().check(options)
-        missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
-        if missing:
-            raise ValueError(f"ONNX files need {', '.join(missing)}: pip install 'tablefold[onnx]'")
+        require("ONNX files need", "onnx", *_PACKAGES)
         if options.get("opset") is not None:
             opset, (first, last) = whole_number(options["opset"], "opset"), OPSETS
             if not first <= opset <= last:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from tablefold import spec
+from tablefold.extras import require
 from tablefold.json_files import load_json
 from tablefold.methods.compositional import Compositional
 from tablefold.methods.sizing import check_size, most_rows, remainder_rows
@@ -109,6 +109,9 @@ class Custom(Compositional):
         path = lookup_path(Path(self.lookup), table.name)
         if path is None:
             return {}
+        require("look-up files need", "data", "polars")
+        import polars as pl
+
         try:
             with without_panic_text():
                 frame = pl.read_parquet(path, glob=False)

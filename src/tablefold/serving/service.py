@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
+from tablefold.extras import require
 from tablefold.json_files import read_bounded
 
 TOKEN_VARIABLE = "TABLEFOLD_TOKEN"
@@ -73,6 +73,4 @@ def check_installed() -> None:
     Raises:
         ValueError: names those that are missing, and how to get them.
     """
-    missing = [name for name in _NEEDED if find_spec(name) is None]
-    if missing:
-        raise ValueError(f"serving needs {', '.join(missing)}: pip install 'tablefold[serve]'")
+    require("serving needs", "serve", *_NEEDED)

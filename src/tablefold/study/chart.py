@@ -8,9 +8,9 @@ import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tablefold.extras import require
 from tablefold.study.palette import COLORS, FAINT, GREY, INK, as_text
 from tablefold.tables import show_bytes
 
@@ -229,8 +229,7 @@ def check_matplotlib() -> None:
     Raises:
         ValueError: where matplotlib is not installed.
     """
-    if find_spec("matplotlib") is None:
-        raise ValueError("figures need matplotlib: pip install 'tablefold[report]'")
+    require("figures need", "report", "matplotlib")
 
 
 def _figure(size: tuple[float, float]) -> Figure:
