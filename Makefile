@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: bench demo docs study test lint format clean
+.PHONY: bench demo dist docs study test lint format clean
 
 demo: .venv/demo  ## generate a click log, train full and folded models, write report.html
 	$(BIN)/tablefold demo
@@ -21,6 +21,11 @@ test: .venv/installed  ## the whole test suite, slow proofs left out
 
 docs: .venv/installed  ## the site, in docs/_build/html: a folder that needs no network (notebooks run at the first time)
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build/html
+
+dist: .venv/installed  ## the wheel and the sources of a release, looked at by twine
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist > /dev/null
+	$(BIN)/twine check --strict dist/*
 
 lint: .venv/installed  ## style, format and types
 	$(BIN)/ruff check .
