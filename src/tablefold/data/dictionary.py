@@ -29,15 +29,15 @@ _MULTIPLIER = 0x9E3779B97F4A7C15 - (1 << 64)  # 2^64 / golden ratio, as int64: F
 def count_keys(columns: Sequence[NDArray[np.int64]]) -> list[Counts]:
     """Of every column, the distinct keys and how often each occurs; missing ones are left out."""
     rows = max(map(len, columns))
-    slots = np.zeros(
+    cells = np.zeros(
         (1 << max(1, (2 * rows - 1).bit_length()), 2), dtype=np.int64
     )  # (key, count), empty again after use
     taken = np.empty(rows, dtype=np.int64)
     counted = []
     for keys in columns:
-        used = taken[: _count(keys, slots, taken)]
-        distinct, counts = slots[used].T
-        slots[used, 1] = 0
+        used = taken[: _count(keys, cells, taken)]
+        distinct, counts = cells[used].T
+        cells[used, 1] = 0
         order = np.argsort(distinct)
         counted.append((distinct[order], counts[order]))
     return counted
@@ -102,11 +102,11 @@ def create_array(path: Path, shape: tuple[int, int]) -> NDArray[np.int64]:
 
 
 def create_lookup(path: Path | None, size: int) -> NDArray[np.int64]:
-    """A new, empty hash table for `size` keys, in a file or in memory: (key, id) slots, at most half to be taken."""
+    """A new, empty hash table for `size` keys, in a file or in memory: (key, id) cells, at most half to be taken."""
     shape = (1 << max(1, (2 * size - 1).bit_length()), 2)
-    slots = np.empty(shape, dtype=np.int64) if path is None else create_array(path, shape)
-    slots[:] = _EMPTY
-    return slots
+    cells = np.empty(shape, dtype=np.int64) if path is None else create_array(path, shape)
+    cells[:] = _EMPTY
+    return cells
 
 
 def open_lookup(path: Path) -> NDArray[np.int64]:
@@ -131,47 +131,47 @@ def encode_hashed(keys: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 @compiled
-def insert(slots: NDArray[np.int64], keys: NDArray[np.int64], ids: NDArray[np.int64]) -> None:
+def insert(cells: NDArray[np.int64], keys: NDArray[np.int64], ids: NDArray[np.int64]) -> None:
     """Add distinct `keys` and their `ids` to a hash table."""
-    mask = len(slots) - 1
+    mask = len(cells) - 1
     for number in range(len(keys)):
         at = scramble(keys[number]) & mask
-        while slots[at, 1] != _EMPTY:
+        while cells[at, 1] != _EMPTY:
             at = (at + 1) & mask
-        slots[at, 0] = keys[number]
-        slots[at, 1] = ids[number]
+        cells[at, 0] = keys[number]
+        cells[at, 1] = ids[number]
 
 
 @compiled
-def look_up(slots: NDArray[np.int64], keys: NDArray[np.int64], ids: NDArray[np.int32]) -> None:
+def look_up(cells: NDArray[np.int64], keys: NDArray[np.int64], ids: NDArray[np.int32]) -> None:
     """Write the ids of one column's `keys` into `ids` (a column of the row-major matrix)."""
-    mask = len(slots) - 1
+    mask = len(cells) - 1
     for row in range(len(keys)):
         key = keys[row]
         if key == MISSING:
             ids[row] = MISSING_ID
             continue
         at = scramble(key) & mask
-        while slots[at, 1] != _EMPTY and slots[at, 0] != key:
+        while cells[at, 1] != _EMPTY and cells[at, 0] != key:
             at = (at + 1) & mask
-        ids[row] = UNSEEN_ID if slots[at, 1] == _EMPTY else slots[at, 1]
+        ids[row] = UNSEEN_ID if cells[at, 1] == _EMPTY else cells[at, 1]
 
 
 @compiled
-def _count(keys: NDArray[np.int64], slots: NDArray[np.int64], taken: NDArray[np.int64]) -> int:
-    """Count `keys` in an empty hash table of (key, count); writes which slots are used, and returns how many."""
-    mask, used = len(slots) - 1, 0
+def _count(keys: NDArray[np.int64], cells: NDArray[np.int64], taken: NDArray[np.int64]) -> int:
+    """Count `keys` in an empty hash table of (key, count); writes which cells are used, and returns how many."""
+    mask, used = len(cells) - 1, 0
     for key in keys:
         if key == MISSING:
             continue
         at = scramble(key) & mask
-        while slots[at, 1] != 0 and slots[at, 0] != key:
+        while cells[at, 1] != 0 and cells[at, 0] != key:
             at = (at + 1) & mask
-        if slots[at, 1] == 0:
-            slots[at, 0] = key
+        if cells[at, 1] == 0:
+            cells[at, 0] = key
             taken[used] = at
             used += 1
-        slots[at, 1] += 1
+        cells[at, 1] += 1
     return used
 
 

@@ -97,16 +97,16 @@ class Job:
         old, merged = len(known.keys), merge_spills(ranges, table, self.memory)
         ranking = dictionary.Ranking((counts[known.places(keys) < 0] for keys, counts in merged), self.min_count)
         size = old + ranking.size
-        slots = dictionary.create_lookup(self._lookup(table), size)
+        cells = dictionary.create_lookup(self._lookup(table), size)
         by_id = dictionary.create_array(self.work / f"by-id-{table:06d}", (2, max(1, size)))
-        dictionary.insert(slots, known.keys, np.arange(RESERVED_IDS, RESERVED_IDS + old))
+        dictionary.insert(cells, known.keys, np.arange(RESERVED_IDS, RESERVED_IDS + old))
         by_id[0, :old], by_id[1, :old] = known.keys, 0
         for keys, counts in merge_spills(ranges, table, self.memory):
             places = known.places(keys)
             by_id[1, places[places >= 0]] = counts[places >= 0]
             keys, counts, ids = ranking.take(keys[places < 0], counts[places < 0])
             ids = self._permuted(table, ids + old, size)
-            dictionary.insert(slots, keys, ids)
+            dictionary.insert(cells, keys, ids)
             by_id[:, ids - RESERVED_IDS] = keys, counts
         write_dictionary(self.folder / dictionary_file(table), self._pieces(table, by_id[:, :size]))
         return RESERVED_IDS + size
@@ -124,8 +124,8 @@ class Job:
         known = None if self.earlier is None else self.earlier.texts(table, self._raw)
         frame = rank_texts(self.work, table, merge_spills(ranges, table, self.memory), self.min_count, known)
         ids = self._permuted(table, np.arange(RESERVED_IDS, RESERVED_IDS + len(frame), dtype=np.int64), len(frame))
-        slots = dictionary.create_lookup(self._lookup(table), len(frame))
-        dictionary.insert(slots, frame["key"].to_numpy(), ids)
+        cells = dictionary.create_lookup(self._lookup(table), len(frame))
+        dictionary.insert(cells, frame["key"].to_numpy(), ids)
         by_id = frame.select("value", "count")[np.argsort(ids)]
         write_dictionary(
             self.folder / dictionary_file(table),
