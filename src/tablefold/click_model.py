@@ -30,10 +30,10 @@ _FRAME_FILE = "data frame.parquet"
 class ClickModel:
     """A click model with folded tables, from a data frame to probabilities.
 
-    It can be copied and pickled: a copy has the run's files of its own and needs nothing of the original.
+    It can be copied and pickled. A copy has its own files and does not need the original.
 
-    It does what `tablefold prepare table`, `train` and `predict` do, in temporary folders; what `save` writes is a
-    run, which `tablefold evaluate` and `predict` read too. Use the commands where data is too large for a notebook.
+    It does what `tablefold prepare table`, `train` and `predict` do, in temporary folders. `save` writes a run, which
+    `tablefold evaluate` and `predict` read too. Use the commands where data is too large for a notebook.
 
     Args:
         method: how tables are represented, such as "qr:collisions=4".

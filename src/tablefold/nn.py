@@ -219,10 +219,10 @@ class Embedding(Folded, nn.Embedding):
         sparse: make the gradient a sparse tensor of the rows of memory that were read, which `tablefold.optim` and
             `torch.optim.SparseAdam` take; dense otherwise, whatever the size.
         method: how the table is folded, as a spec string or a `Method`.
-        compression: the method's size, as how many times smaller than the full table it has to be.
-        budget: the method's size, as the bytes it may take, instead.
-        storage: the format of its memory, one of `tablefold.formats.FORMATS`; the best measured at its size unless
-            given, float32 without a size.
+        compression: how many times smaller than the full table it has to be.
+        budget: the bytes that it may take, instead of `compression`.
+        storage: the format of its memory: `fp32`, `bf16`, `int8`, `int4` or `int2`. Unless given, the best one measured
+            at the size, and float32 without a size.
         init: the deviation that vectors start with, 0.02 unless given, at which click models train fastest (see
             `tablefold.starts`); `torch` starts with 1, as `torch.nn.Embedding` does from N(0, 1).
         outside: what an exported or traced program answers for an id outside the table: `nan`, a vector of NaN; `zero`;
@@ -294,10 +294,10 @@ class EmbeddingBag(Folded, nn.EmbeddingBag):
         include_last_offset: offsets end with the number of ids, as in the CSR format.
         padding_idx: an id that counts for nothing in its bag.
         method: how the table is folded, as a spec string or a `Method`.
-        compression: the method's size, as how many times smaller than the full table it has to be.
-        budget: the method's size, as the bytes it may take, instead.
-        storage: the format of its memory, one of `tablefold.formats.FORMATS`; the best measured at its size unless
-            given, float32 without a size.
+        compression: how many times smaller than the full table it has to be.
+        budget: the bytes that it may take, instead of `compression`.
+        storage: the format of its memory: `fp32`, `bf16`, `int8`, `int4` or `int2`. Unless given, the best one measured
+            at the size, and float32 without a size.
         init: the deviation that vectors start with, 0.02 unless given, at which click models train fastest (see
             `tablefold.starts`); `torch` starts with 1, as `torch.nn.Embedding` does from N(0, 1).
         outside: what an exported or traced program answers for an id outside the table: `nan`, a vector of NaN; `zero`;

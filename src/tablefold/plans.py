@@ -435,24 +435,24 @@ def make_plan(
     threshold: int | None = None,
     counts: Counts | None = None,
 ) -> Plan:
-    """Plan tables: the method that is asked for at the largest size that fits, small tables full, all in a good format.
+    """Plan tables: the method at the largest size that fits, small tables full, all in the best format for the size.
 
-    Without a budget and without wishes nothing happens but what the request says, in float32.
+    Without a budget, `storage` and `threshold`, every table gets what the request says, in float32.
 
     Args:
         request: a method, or its spec string. Under a budget, sizes that it names give way to the budget.
         tables: in the order of the group's columns.
         budget: bytes that all embeddings together may take. At most one of this and `compression`.
         compression: full bytes / embedding bytes to reach, instead.
-        storage: a wish: the format of all memory. The planner's choice unless given.
-        threshold: a wish: the tables with at most so many rows stay full, and no others. The planner's choice under a
-            budget unless given.
-        counts: how often each id of a table is read, by the table's name. Methods that grade ids by frequency take
-            these; ids must be numbered by falling counts. Without, they take what is usual.
+        storage: the format of all memory. The planner's choice unless given.
+        threshold: tables with at most so many rows stay full, and no others. The planner's choice under a budget unless
+            given.
+        counts: how often each id of a table is read, by the table's name. Methods that grade ids by frequency use
+            them; ids must be numbered by falling counts. Without counts those methods assume Zipf's law.
 
     Raises:
-        ValueError: for a wish that cannot be, or counts that do not fit the tables; where nothing fits, with the
-            smallest possible and what would fit.
+        ValueError: for a storage or a threshold that cannot be, or counts that do not fit the tables; where nothing
+            fits, with the smallest possible size and what would fit.
 
     >>> from tablefold import TableSpec, make_plan
     >>> for row in make_plan("qr", [TableSpec("user", 1_000_000, 16), TableSpec("day", 7, 16)], compression=50).rows():

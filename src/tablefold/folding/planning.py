@@ -56,7 +56,7 @@ def plan(
     """What each table would get and why, and what that takes; nothing is built. `print` shows it as a table.
 
     Args:
-        model: whose tables; or a list of `TableSpec`, which start afresh.
+        model: a model, or a list of `TableSpec` for tables that start afresh.
         budget: as for `fold`, and so are all others.
 
     Raises:

@@ -49,14 +49,14 @@ def save_pretrained(
 ) -> None:
     """Write a folded model as a new folder, whole or not at all.
 
-    Its drop-ins may come from `fold`, or be `tablefold.Embedding` and `EmbeddingBag` themselves. Memory is written as
-    its formats pack it, as `freeze()` would; the model goes on as it was.
+    Its drop-ins may come from `fold`, or be `tablefold.Embedding` and `EmbeddingBag` themselves. Memory is packed in
+    the file, as by `freeze()`; the model itself does not change.
 
     Args:
         model: with at least one drop-in in it.
-        folder: new.
+        folder: a new one.
         data: what the model was trained on, for its card.
-        figures: how good it is, by the name of the figure, likewise.
+        figures: how good it is, such as `{"AUC": 0.91}`, for its card.
 
     Raises:
         ValueError: for a model without drop-ins, or a folder that holds something.
@@ -83,11 +83,10 @@ def save_pretrained(
 def from_pretrained(folder: str | Path, model: nn.Module) -> nn.Module:
     """Load what `save_pretrained` wrote into a freshly built model, which may be on meta. Returns the model.
 
-    Its tables are replaced by frozen drop-ins, which read their memory as it is packed; all else gets the weights that
-    were saved.
+    Its tables become frozen drop-ins, which read memory as it is packed. All else gets the weights that were saved.
 
     Args:
-        folder: that was written; or a file that `tablefold fold` has.
+        folder: what `save_pretrained` wrote, or a file of `tablefold fold`.
         model: of the same class, built with the same arguments; its tables full.
 
     Raises:

@@ -77,24 +77,24 @@ def fold(
     hooks and training flag; modules that share a weight share its memory. Make the optimiser after the fold.
 
     Args:
-        model: whose tables; changed in place.
+        model: it is changed in place.
         compression: how many times smaller all tables together become. One of this and `budget` is needed.
         budget: the bytes that they may take together: 64_000_000, or "64MB". Scales and pointers count.
         method: `auto`, or a spec string or `Method`: of the methods that keep trained weights, or of all with `new`.
-        weights: `keep` takes trained weights over, without data; `new` starts afresh, for a model that is yet to be
-            trained, with vectors of the deviation that each table had.
-        ids: `stored` keeps their numbers: whoever knows a cluster by its id stores a pointer, which counts. `renumber`
-            gives them new ones, for callers who own their dictionaries: clusters are intervals of numbers then, which
-            are free. `report.numbering` has them.
+        weights: `keep` keeps trained weights; no data is needed. `new` is for a model that is not trained yet: tables
+            start afresh, with the deviation that each had.
+        ids: `stored` keeps the ids' numbers, and stores a pointer where an id's cluster has to be known. `renumber`
+            gives ids new numbers, for callers who own the dictionary: a cluster is then an interval, and no pointer is
+            stored. `report.numbering` has the new numbers.
         only: tables whose names fit a pattern (`user*`), one of several, or a function of name and module.
         skip: tables to leave alone, likewise.
         counts: by the name of a table how often each id occurs. Errors of frequent ids then count more.
-        data, loss: batches, and the loss of the model on one, `loss(model, batch)`. The gradients of the first 40 say
-            which errors cost what, and in which ids: far less is lost at equal bytes.
-        tune: steps of training after the fold, on the data: codebooks, rows of clusters and the network learn, pointers
-            and codes stay. What is best on the way is kept.
-        judge: batches that say what is best, of rows that the model was not trained on; the first 8 of `data` unless
-            given, which are then not learned from.
+        data, loss: batches, and `loss(model, batch)`, the loss on one of them. The gradients of the first 40 batches
+            say which errors matter, and in which ids. Far less is lost at equal bytes.
+        tune: steps of training on `data` after the fold. Codebooks, rows of clusters and the network learn; pointers
+            and codes stay. The best state on the way is kept.
+        judge: batches that decide which state is best. Give rows that the model was not trained on. Without it, the
+            first 8 batches of `data` decide, and are not learned from.
         inplace: False folds a copy, which is `report.model`.
         seed: of addresses, start values and what is drawn to find clusters.
 
@@ -147,8 +147,9 @@ def fold(
 
 
 def unfold(model: nn.Module) -> nn.Module:
-    """Write full tables back: every drop-in becomes a module of torch's with the vectors that it gave. Returns the
-    model, changed in place.
+    """Write full tables back: every drop-in becomes torch's module again, with the same vectors.
+
+    The model is changed in place and returned.
 
     Raises:
         ValueError: where it has no drop-in.

@@ -43,9 +43,9 @@ class ClusteredResidual(Method):
 
         e(x) = C[i(x)] + C_1[p_1[x]] + .. + C_s[p_s[x]]
 
-    i(x) is the interval that x lies in: whose dictionary is written down anyway may number ids as he likes, and the
-    numbers then say the cluster, for 4 bytes a cluster. What clusters leave goes to stages of `residual`: small
-    codebooks, by stored pointers, a byte each. Untrained, intervals are even.
+    i(x) is the interval that x lies in. Whoever writes a dictionary anyway may number ids as they like: then the number
+    says the cluster, for 4 bytes a cluster. What clusters leave over goes to stages of `residual`: small codebooks,
+    read by stored pointers of one byte each. Before training, intervals have equal lengths.
 
     Args:
         rows: clusters of a table; 256 unless given. Tables that this would make no smaller stay full.

@@ -23,18 +23,18 @@ class Clusters(Method):
 
         e(x) = row[c(x)] + code[x] @ P_z,    c(x) the interval that x lies in,  z its zone,  P_z: [width of z, dim]
 
-    Whoever keeps a dictionary of raw values keeps an order anyway. Number the ids by cluster, and clusters are
-    intervals, of which the edges alone are kept: 4 bytes for each. They are state, found where a plan is made from a
-    trained model (`auto`); before, intervals are of equal length.
+    A dictionary of raw values has some order anyway. Number the ids by cluster, and each cluster is an interval: only
+    its edge is kept, 4 bytes. Edges are state. They are found when a plan is made from a trained model (`auto`); before
+    that, intervals have equal lengths.
 
     Args:
         rows: clusters of a table, the same for all; tables that have no more ids are full. Set by a budget.
         stops: where zones end, ids; the last ends with the table. Clusters lie within a zone.
         clusters: of each zone, one more than stops; instead of `rows`.
         widths: floats of a code in each zone; none unless given. Frequent ids deserve wide ones.
-        stored: keep a pointer for each id instead, where ids come from outside and cannot be numbered. One zone then.
-        least: what is learned from trained tables: ids seen less often get no cluster by their vector, which would say
-            what few labels they had, but one by their count.
+        stored: keep a pointer for each id instead, for ids that cannot be renumbered. There is one zone then.
+        least: of clusters learned from trained tables: ids seen less often than this get a cluster by their count, not
+            by their vector, for so few labels say little.
         share: of the budget that rows of clusters take when they are learned; the rest goes to codes. By compression
             unless given: 6 % at 16x, all from 1,000x on.
 

@@ -22,10 +22,9 @@ from tablefold.terms import AddressMap, MapBuilder, Term
 class Full(Method):
     """The full table: `e(x) = memory[x]`, rows * dim floats for each table.
 
-    Weights start uniform with standard deviation 0.02; why, and how every other method matches it, is told in
-    `tablefold.starts`.
+    Weights start uniform with standard deviation 0.02. `tablefold.starts` says why, and how all methods match it.
 
-    When to use it: as the line to measure against, and for small tables beside a folded one (a threshold).
+    When to use it: to measure others against, and for small tables beside folded ones.
 
     >>> from tablefold import Full, TableSpec
     >>> Full().num_bytes([TableSpec("user", rows=29_858, dim=16)])

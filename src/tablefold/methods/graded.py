@@ -38,14 +38,14 @@ class Graded(Method):
         e(x) = block[b(x)] + code[x] @ P_z,    z the zone of x,  P_z: [width of z, dim],  b(x) ~ log(x) / log(growth)
 
     An id seen c times has a code of `dim / 4 * log2(1 + c / n0)` floats, rounded down to a power of two and at most
-    dim; one n0 for all tables sets the size. Codes of a width have a projection of their own in each table. A row for
-    each logarithmic block of ids says what ids of like frequency have in common; it is all that the rarest have. The
-    idea that rare ids support fewer numbers is that of mixed dimension embeddings (Ginart et al., ISIT 2021, arXiv
+    dim; one n0 for all tables sets the size. In each table, codes of one width share a projection. A row for
+    each logarithmic block of ids says what ids of similar frequency have in common; the rarest ids have nothing else.
+    The idea that rare ids support fewer numbers is that of mixed dimension embeddings (Ginart et al., ISIT 2021, arXiv
     1909.11810); here it is applied to each id.
 
     Args:
-        scale: the reads of a table over n0; how they fall on its ids is taken from Zipf's law, the share of id x as
-            1 / (x + 1). Set by a budget. A plan that knows the counts takes those, and says `stops` and `widths`.
+        scale: the reads of a table over n0. Without counts, id x is taken to get a share of 1 / (x + 1) of them (Zipf's
+            law). Set by a budget. A plan that knows the counts uses them, and sets `stops` and `widths`.
         stops: where zones end, ids; the last ends with the table. Ids are numbered by falling frequency.
         widths: floats of a code in each zone, one more than stops; 0 for none.
         growth: of the blocks, each so many times longer than the one before.

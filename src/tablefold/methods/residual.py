@@ -45,16 +45,16 @@ class Residual(Method):
 
         e(x) = C_1[p_1[x]] + .. + C_s[p_s[x]]
 
-    C_1 .. C_s are codebooks of a few rows, p_1 .. p_s arrays of one pointer per id: state, found where a trained table
-    is folded. C_1 is the clusters of the rows, C_2 those of what C_1 leaves, and so on; then every stage is found anew
-    given the others. The pointers' bytes count. Untrained, they begin as the digits of the id.
+    C_1 .. C_s are codebooks of a few rows; p_1 .. p_s are arrays with one pointer per id. Both are found when a trained
+    table is folded: C_1 holds the clusters of the rows, C_2 those of what C_1 leaves over, and so on; then each stage
+    is improved given the others. The pointers' bytes count. Before training, pointers are the digits of the id.
 
     Args:
         stages: rows that are added. Set by a budget.
         rows: of a codebook; a pointer into up to 256 takes a byte. Tables that this would make no smaller stay full.
 
-    When to use it: for tables that are trained, from 8x to 60x. At equal bytes it is closer to them than low rank,
-    fewer bits or product quantisation.
+    When to use it: for trained tables, from 8x to 60x. At equal bytes it loses less than low rank, fewer bits or
+    product quantisation.
 
     >>> from tablefold import Residual, TableSpec
     >>> Residual(stages=2).num_bytes([TableSpec("user", rows=1_000_000, dim=16)])

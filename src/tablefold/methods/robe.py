@@ -34,8 +34,8 @@ class Robe(Method):
             cache line for Z = 16, and weights are shared by whole blocks.
         floats: size of memory, for all tables together. Set by a budget.
 
-    Learning rate: a shared weight hears from many ids, which pull apart. Take an optimiser that scales each weight's
-    step by itself, and try larger rates first: AMSGrad learned faster at 8e-3 than at 2e-3, and far slower at 5e-4, at
+    Learning rate: a shared weight gets gradients of many ids, which disagree. Take an optimiser that scales the step of
+    each weight, and try larger rates first: AMSGrad learned faster at 8e-3 than at 2e-3, and far slower at 5e-4, at
     4x and at 60x; Adagrad at 0.05 was the best of all at 60x; SGD stayed far behind (`studies/LOG.md`, "Training shared
     weights").
 

@@ -54,8 +54,8 @@ class Scores:
 class Scorer:
     """Scores raw values with a finished run, in memory. Any number of threads may call it at once.
 
-    Values become ids as they did in the run's training: unseen and missing ones get the ids that stand for such, a
-    missing number is what training took it for (0).
+    Values become ids as in the run's training. A value that training has not seen, or that is missing, gets the id that
+    stands for such; a missing number is 0.
 
     Args:
         run: a finished run (or its folder) whose data was prepared from raw values: by `ClickModel`, or from a table,
