@@ -18,15 +18,19 @@ import torch
 from rival import Rival, Task, bits_for
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
 
 MOST_BITS = 6
 GROUPS = 128
-SHARPNESS = (10.0, 60.0)
+SHARPNESS = (10.0, 30.0)
 """Of the softmax, at the beginning and at the end of the first training: shares part within a short training, and end
 near one choice, so that what is chosen is what was trained."""
 
 RISE, FALL = 1.02, 0.98
 """The penalty's factor for a step above, and one below, where the expected bits should be."""
+
+WARM = 1 / 3
+"""Of the first training, before shares are learned: vectors of noise deserve no bits."""
 
 
 class Mpe(Rival):
@@ -37,6 +41,7 @@ class Mpe(Rival):
     """
 
     group: Tensor
+    searches = True
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
@@ -50,7 +55,7 @@ class Mpe(Rival):
         group[order] = np.arange(task.ids) * GROUPS // task.ids
         self.register_buffer("group", torch.from_numpy(group))
         self.sizes = torch.bincount(self.group, minlength=GROUPS).double()
-        self.penalty, self.sharpness, self.steps = 1e-4, SHARPNESS[0], 1
+        self.penalty, self.sharpness, self.warm = 1e-4, SHARPNESS[0], True
 
     @classmethod
     def fit(cls, task: Task) -> Mpe:
@@ -61,13 +66,13 @@ class Mpe(Rival):
         """Vectors `[batch, tables, dim]`."""
         numbers = ids + self.firsts
         values = F.embedding(numbers, self.values)
-        shares = self._shares()
+        shares = self._shares() if self.warm else self._shares().detach()
         own = shares[self.group[numbers]]
         found = self.offsets.expand_as(values)
         for bits in range(1, MOST_BITS + 1):
             levels = quantised(values, self.ranges[:, bits - 1, None], bits)
             found = found + own[..., bits, None] * levels
-        if self.training and found.requires_grad:
+        if self.training and self.warm and found.requires_grad:
             found = _Beside.apply(found, self.penalty * self._expected(shares))
         return found
 
@@ -76,12 +81,20 @@ class Mpe(Rival):
         """At the bits that would be chosen now."""
         return num_bytes(self.task, self.chosen()[self.group])
 
+    def begin(self, optimizer: Optimizer, steps: int, epoch_steps: int) -> None:
+        """Shares are learned later."""
+        super().begin(optimizer, steps, epoch_steps)
+        self.warm = False
+
     def after_step(self, step: int) -> None:
-        """Let the penalty follow the bits: down to the budget's within two thirds of the training."""
+        """Let the penalty follow the bits: down to the budget's within two thirds of what is left."""
+        learned = max(0.0, step / self.steps - WARM) / (1 - WARM)
+        self.warm = learned > 0
+        if not self.warm:
+            return
         begin, end = SHARPNESS
-        self.sharpness = begin + (end - begin) * step / self.steps
-        target = self._target()
-        done = min(1.0, step / (self.steps * 2 / 3))
+        self.sharpness = begin + (end - begin) * learned
+        target, done = self._target(), min(1.0, 1.5 * learned)
         aim = target + (1 - done) * (MOST_BITS / 2 - target)
         with torch.no_grad():
             now = float(self._expected(self._shares()))

@@ -59,6 +59,8 @@ class Rival(nn.Module):
     """
 
     firsts: Tensor
+    searches = False
+    """Whether it is trained for what it learns of the second training: its last state counts then, not its best one."""
 
     def __init__(self, task: Task) -> None:
         super().__init__()

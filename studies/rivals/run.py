@@ -8,8 +8,7 @@ cce, cafe and tensor_train are kept in few bits with masters, as ours are). Plai
 floats, in int2), top (the most frequent ids in int2, one row for all others), graded, clusters, any method; fold and
 tuned fold trained tables, pointers counted, renumbered without any. Data without dense columns is learned by NeuMF,
 other data by DLRM; AMSGrad with a linear decay; weights are the best epoch's by validation log loss. What trains twice
-gets half of the epochs for each training (clusters, tuned), or a third and two (mpe). Lines that are there already are
-skipped.
+gets half of the epochs for each training (mpe, clusters, tuned). Lines that are there already are skipped.
 """
 
 from __future__ import annotations
@@ -111,10 +110,10 @@ class Contest:
     def _rival(self, name: str) -> dict[str, Any]:
         torch.manual_seed(self.config.seed)
         trainings: list[Rival] = [RIVALS[name](self.task())]
-        epochs = [self.config.epochs // 3, -(-2 * self.config.epochs // 3)] if name == "mpe" else [self.config.epochs]
+        epochs = self.config.epochs // 2 if name == "mpe" else self.config.epochs
         steps, began = 0, time.perf_counter()
         while True:
-            trainer = self.trained(trainings[-1], max(1, epochs[len(trainings) - 1]))
+            trainer = self.trained(trainings[-1], max(1, epochs))
             steps += trainer.progress.step
             following = trainings[-1].second()
             if following is None:
@@ -128,7 +127,8 @@ class Contest:
         """A model over a rival, after so many epochs."""
         trainer = Trainer(self.model(rival), self.config.optimizer, self.config.lr, device="cpu")
         trainer.listeners = (Follower(rival, trainer.optimizer, epochs),)
-        schedule = replace(self.config.schedule(), epochs=epochs)
+        patience = None if rival.searches else PATIENCE
+        schedule = replace(self.config.schedule(), epochs=epochs, patience=patience)
         trainer.fit(self.dataset.part("train"), schedule, self.dataset.part("validation"))
         return trainer
 
