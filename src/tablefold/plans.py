@@ -277,8 +277,12 @@ class Plan:
         return found
 
     def __str__(self) -> str:
+        return self.table()
+
+    def table(self, width: int | None = None) -> str:
+        """What every table gets as text, in lines of at most so many characters."""
         header = ["table", "rows", "dim", "representation", "format", "bytes", "of full", "why"]
-        return text_table(header, [_cells(row) for row in self.rows()])
+        return text_table(header, [_cells(row) for row in self.rows()], width)
 
     def to_json(self) -> dict[str, Any]:
         """For `config.json`; `from_json` inverts it."""

@@ -5,12 +5,29 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
+import textwrap
 from typing import TextIO
 
 
 def window_width() -> int:
     """Columns of the terminal, or those that the variable COLUMNS names; 80 where there is neither."""
     return shutil.get_terminal_size((80, 24)).columns
+
+
+def table_width() -> int | None:
+    """Characters that a line of a table may have: the window's; None where nobody looks at it in a window, for who
+    reads a file or a pipe wants all of it. COLUMNS sets it anywhere."""
+    return window_width() if sys.stdout.isatty() or os.environ.get("COLUMNS") else None
+
+
+def wrapped(text: str) -> str:
+    """The text with no line longer than `table_width`; its tables fit already."""
+    width = table_width()
+    if width is None:
+        return text
+    lines = [textwrap.wrap(line, width, subsequent_indent="  ") or [""] for line in text.splitlines()]
+    return "\n".join(part for line in lines for part in line)
 
 
 def takes_colour(stream: TextIO) -> bool:
@@ -30,18 +47,6 @@ def without_colour(text: str) -> str:
     'full'
     """
     return re.sub(r"\x1b\[[\d;]*m", "", text)
-
-
-def shortened(text: str, width: int) -> str:
-    """The text in at most `width` letters; what is left out of its middle is shown as dots.
-
-    >>> shortened("hash embeddings k 2", 12), shortened("full", 12)
-    ('hash e...k 2', 'full')
-    """
-    if len(text) <= width:
-        return text
-    end = max(0, width - 3) // 3
-    return f"{text[: width - 3 - end]}...{text[len(text) - end :]}"
 
 
 def show_count(count: float) -> str:

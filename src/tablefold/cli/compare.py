@@ -12,10 +12,10 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tablefold.cli.columns import painted, shortened, takes_colour, window_width
+from tablefold.cli.columns import painted, takes_colour, window_width
 from tablefold.cli.values import show_bytes
 from tablefold.quoting import one_line
-from tablefold.text_tables import text_table
+from tablefold.text_tables import shortened, text_table
 
 if TYPE_CHECKING:
     from tablefold.study.quality import Quality

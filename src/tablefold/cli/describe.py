@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from tablefold.cli.columns import table_width, wrapped
 from tablefold.cli.values import integer
+
+if TYPE_CHECKING:
+    from tablefold.data.description import TableDescription
 
 LONGEST_NAME = 40
 """Characters of a table's name that are shown."""
@@ -32,31 +37,36 @@ def run(args: argparse.Namespace) -> None:
     from tablefold.data.description import HEAD, describe_tables, plot_frequencies
     from tablefold.data.schema import Schema
     from tablefold.quoting import one_line
+    from tablefold.text_tables import text_table
 
     schema = Schema.load(args.dir)
     tables = describe_tables(args.dir, args.dim)
     if args.picture:
         plot_frequencies(tables, Path(args.picture))  # first: where it is refused, nothing is printed
-    print(f"{args.dir}: {schema.rows:,} rows, {100 * schema.label_rate:.2f} % positive, {len(schema.dense)} dense")
+    print(
+        wrapped(
+            f"{args.dir}: {schema.rows:,} rows, {100 * schema.label_rate:.2f} % positive, {len(schema.dense)} dense"
+        )
+    )
     for name, part in schema.parts.items():
         rate = "-" if part.label_rate is None else f"{100 * part.label_rate:.2f} % positive"
         best = (schema.best or {}).get(name, {})
         known = "".join(f", best reachable {figure} {value:.4f}" for figure, value in best.items())
-        print(f"  {name:<12}{part.rows:>14,} rows, {rate}{known}")
+        print(wrapped(f"  {name:<12}{part.rows:>14,} rows, {rate}{known}"))
     print(f"{schema.rejected:,} lines rejected")
-    names = [one_line(table.name, LONGEST_NAME) for table in tables]
-    width = max(len("all"), *map(len, names))
-    print(f"\n{'table':<{width}}  {'rows':>14}  {'seen once':>9}  {f'top {HEAD}':>7}  {'MB, full':>10}")
-    for name, table in zip(names, tables, strict=True):
-        rows = "any int64" if table.rows is None else f"{table.rows:,}"
-        once, head = (_percent(value) for value in (table.once, table.head))
-        megabytes = "-" if table.num_bytes is None else f"{table.num_bytes / 1e6:,.2f}"
-        print(f"{name:<{width}}  {rows:>14}  {once:>9}  {head:>7}  {megabytes:>10}")
-    total = sum(table.num_bytes or 0 for table in tables)
-    ids = sum(table.rows or 0 for table in tables)
-    print(f"{'all':<{width}}  {ids:>14,}  {'':>9}  {'':>7}  {total / 1e6:>10,.2f}   (dim {args.dim}, float32)")
+    rows = [_row(one_line(table.name, LONGEST_NAME), table) for table in tables]
+    total, ids = sum(table.num_bytes or 0 for table in tables), sum(table.rows or 0 for table in tables)
+    rows.append(["all", f"{ids:,}", "", "", f"{total / 1e6:,.2f}"])
+    print(f"full: with {args.dim} floats an id, in float32\n")
+    print(text_table(["table", "rows", "seen once", f"top {HEAD}", "MB, full"], rows, table_width()))
     if args.picture:
         print(f"\nfrequency curves: {args.picture}")
+
+
+def _row(name: str, table: TableDescription) -> list[str]:
+    rows = "any int64" if table.rows is None else f"{table.rows:,}"
+    megabytes = "-" if table.num_bytes is None else f"{table.num_bytes / 1e6:,.2f}"
+    return [name, rows, _percent(table.once), _percent(table.head), megabytes]
 
 
 def _percent(share: float | None) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 
+from tablefold.cli.columns import table_width
 from tablefold.cli.values import byte_size, number, seed, show_bytes
 
 
@@ -62,7 +63,7 @@ def run(args: Namespace) -> None:
             seed=args.seed,
             tell=tell,
         )
-    print(found.plan)
+    print(found.plan.table(table_width()))
     ratio = found.bytes_before / found.num_bytes
     print(f"\ntables {show_bytes(found.bytes_before)} -> {show_bytes(found.num_bytes)}, {ratio:.4g}x smaller")
     print(f"{args.out}: {show_bytes(found.file_bytes)}")

@@ -16,6 +16,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tablefold.cli.columns import table_width, wrapped
 from tablefold.cli.options import add_method_options, add_tables_options, figures, planned
 from tablefold.cli.values import not_negative, positive, show_bytes
 
@@ -62,7 +63,7 @@ def run(args: Namespace) -> None:
     else:
         hashes = any(term.partition.key is not None for terms in address_map.terms for term in terms)
         parts.append(_promise(guaranteed_overlap(address_map, DELTA), hashes))
-    print("\n\n".join(parts))
+    print(wrapped("\n\n".join(parts)))
 
 
 def _is_run(folder: str) -> bool:
@@ -120,7 +121,7 @@ def _tables_text(found: Inspection, plan: Plan) -> str:
         ]
         for table in found.tables
     ]
-    return text_table(["table", "rows", "kept as", "terms", "memory", "distinct rows"], rows)
+    return text_table(["table", "rows", "kept as", "terms", "memory", "distinct rows"], rows, table_width())
 
 
 def _distinct_text(rows: int | None, distinct: Distinct | None) -> str:
@@ -143,7 +144,7 @@ def _sample_text(found: Inspection) -> str:
 
     header = ["table", "sampled ids", "distinct expected", "measured", "shared/pair expected", "measured"]
     header += ["P(1|0) expected", "measured"]
-    return text_table(header, [_sample_row(table) for table in found.tables]) + "\n\n" + LEGEND
+    return text_table(header, [_sample_row(table) for table in found.tables], table_width()) + "\n\n" + LEGEND
 
 
 def _sample_row(table: TableReport) -> list[str]:
@@ -185,7 +186,7 @@ def _load_text(found: Inspection) -> str:
 
     rows = [] if found.load is None else [line("all ids, expected", found.load)]
     rows += [line("sample, expected", found.sampled_load), line("sample, measured", found.measured_load)]
-    return text_table(["ids that read a weight", "mean", "largest", "weights unread"], rows)
+    return text_table(["ids that read a weight", "mean", "largest", "weights unread"], rows, table_width())
 
 
 def _promise(overlap: float, hashes: bool) -> str:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
+from tablefold.cli.columns import wrapped
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
@@ -22,17 +24,17 @@ def run(args: Namespace) -> None:
 
     methods = all_methods()
     if args.name is None:
-        print("\n\n".join(describe_method(methods[name]) for name in sorted(methods)))
+        print(wrapped("\n\n".join(describe_method(methods[name]) for name in sorted(methods))))
         return
     if args.name not in methods:
         near = nearest(args.name, methods)
         raise ValueError(f"no method {args.name!r}{near}; methods: {', '.join(sorted(methods))}")
     kind = methods[args.name]
-    print(f"{describe_method(kind)}\n\n{inspect.getdoc(kind)}")
+    print(wrapped(f"{describe_method(kind)}\n\n{inspect.getdoc(kind)}"))
 
 
 def describe_method(kind: type) -> str:
-    """Name and summary on one line, then a line for each option: its type, its default."""
+    """Name and summary on a line, then a line for each option: its type, its default."""
     from tablefold.spec import describe
     from tablefold.text_tables import text_table
 
@@ -43,4 +45,5 @@ def describe_method(kind: type) -> str:
     ]
     if not options:
         return f"{title}\n  no options"
-    return title + "\n" + "\n".join(text_table(["", "", ""], options).splitlines()[1:])
+    lines = text_table(["", "", ""], options).splitlines()[1:]
+    return "\n".join([title, *lines])

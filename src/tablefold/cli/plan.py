@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
+from tablefold.cli.columns import table_width
 from tablefold.cli.options import add_method_options, add_tables_options, figures, planned
 
 
@@ -22,7 +23,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     """Plan, print."""
     plan = planned(args)
-    print(plan)
+    print(plan.table(table_width()))
     if plan.full_bytes is not None:
         print(f"\ncompression {plan.full_bytes / plan.num_bytes:,.4g}x", end="")
     print(f"\n{figures(plan, args.data)}")

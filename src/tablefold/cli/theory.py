@@ -10,6 +10,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
+from tablefold.cli.columns import table_width, wrapped
 from tablefold.cli.values import integer, number, positive, show_bytes
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def run(args: Namespace) -> None:
         _growth(methods, args),
         _closed_forms(ids, args.eps, args.delta),
     ]
-    print("\n\n".join(parts))
+    print(wrapped("\n\n".join(parts)))
 
 
 def _sizes(methods: list[Method], tables: list[TableSpec], eps: float, delta: float) -> str:
@@ -75,7 +76,7 @@ def _sizes(methods: list[Method], tables: list[TableSpec], eps: float, delta: fl
         smaller = "-" if close_bytes is None else f"{full / close_bytes:,.4g}x"
         rows.append([str(method.unsized()), close, _bytes(close_bytes), smaller, _bytes(distinct_bytes)])
     header = ["method", f"overlap <= {eps:g}: weights", "bytes", "smaller by", "distinct: bytes"]
-    return text_table(header, rows)
+    return text_table(header, rows, table_width())
 
 
 def _growth(methods: list[Method], args: Namespace) -> str:
@@ -89,7 +90,7 @@ def _growth(methods: list[Method], args: Namespace) -> str:
     tables = [[TableSpec("table1", rows, args.dim)] for rows in GROWTH]
     rows = [[str(method.unsized()), *(_smallest(method, table, promise)[0] for table in tables)] for method in methods]
     rows.append(["any number of reads", *(f"{logarithmic_size(n, args.eps, args.delta)[1]:,}" for n in GROWTH)])
-    return text_table(["method", *(f"{rows:.0e} ids".replace("e+", "e") for rows in GROWTH)], rows)
+    return text_table(["method", *(f"{rows:.0e} ids".replace("e+", "e") for rows in GROWTH)], rows, table_width())
 
 
 def _smallest(method: Method, tables: list[TableSpec], promise: Promise) -> tuple[str, int | None]:
