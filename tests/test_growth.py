@@ -88,15 +88,24 @@ def test_a_grown_plan_that_does_not_fit_its_tables_is_refused():
         Plan.from_json(JsonValue(content, "config.json", "plan"))
 
 
-def test_new_rows_begin_as_the_mean_and_new_factors_as_the_last():
-    tables = [TableSpec("user", 100, 4)]
+def test_new_rows_begin_as_the_unseen_or_the_mean_and_new_factors_as_the_last():
+    tables, more = [TableSpec("user", 100, 4)], [TableSpec("user", 130, 4)]
     before = parse("full").address_map(tables)
-    old, new = groups(before, grown(before, [TableSpec("user", 130, 4)]))
+    after = grown(before, more)
+    old, new = groups(before, after)
     np.testing.assert_allclose(new.unfold("user")[100:], old.unfold("user").mean(0).expand(30, 4), atol=1e-7)
+    memory = carried(old.memory["rows_4"], 0, before, after, unseen=1)
+    assert torch.equal(memory[100:], old.memory["rows_4"][1].expand(30, 4))
     before = parse("qr:collisions=10").address_map(tables)
-    old, new = groups(before, grown(before, [TableSpec("user", 130, 4)]))
+    old, new = groups(before, grown(before, more))
     ids = torch.arange(100, 130)[:, None]
     assert torch.equal(new(ids), old(90 + (ids % 10))), "as the rarest neighbour with the same remainder"
+    before = parse("graded:stops=600,widths=8x2").address_map([TableSpec("user", 1000, 8)])
+    after = grown(before, [TableSpec("user", 1030, 8)])
+    number = next(number for number, array in enumerate(before.arrays) if array.width == 2)
+    codes = groups(before, after)[0].arrays[number]
+    memory = carried(codes, number, before, after, unseen=1)
+    torch.testing.assert_close(memory[400:], codes.mean(0).expand(30, 2))  # the unseen value has no such code
 
 
 def test_zones_go_on_with_the_codes_of_the_rarest():

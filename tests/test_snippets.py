@@ -99,11 +99,10 @@ def beginning(tmp_path_factory):
     frame.select("user").unique().write_parquet(folder / "new.parquet")
     users = random.integers(0, 300, 2_000)
     clicks = {"clicked": users % 2, "user": users, "city": users % 7, "age": users % 60 + 0.5}
-    for name in ("clicks", "monday", "tuesday"):
-        pl.DataFrame(clicks).write_parquet(folder / f"{name}.parquet")
-    monday = str(folder / "monday")
-    assert cli.main(["prepare", "table", f"{monday}.parquet", "--out", monday]) == 0
-    assert cli.main(["train", monday, *sizes, "--out", f"{monday}-run"]) == 0
+    pl.DataFrame(clicks).write_parquet(folder / "clicks.parquet")
+    days = pl.DataFrame(clicks).with_columns(user=pl.col("user") + pl.int_range(pl.len()) // 1000 * 20)
+    days.head(1_000).write_parquet(folder / "monday.parquet")
+    days.tail(1_000).write_parquet(folder / "tuesday.parquet")
     rows = np.random.default_rng(1).normal(size=(64, 16)).astype(np.float32)[random.integers(0, 64, 4_000)]
     save_file({"user.weight": rows}, folder / "model.safetensors")
     return folder

@@ -7,16 +7,18 @@ been, for that is what stands last where ids are numbered by frequency:
 - a row for each id, or for each block of ids (full tables, narrow rows, codes, quotients): the region gets more rows;
 - intervals (blocks of ranks, clusters): new ids read the last interval's row.
 
-Rows that are added begin as the mean of their region, what is known of a row when nothing is known of its ids. (The row
-of unseen values says no more: where every value of training has an id, nothing ever moved it.) Further factors of a
-product have random signs, their mean would be near zero and starve the others' gradients: there new rows begin as the
-region's last, which makes a new id begin as its rarest neighbour.
+Rows that are added begin, where each id has one, as that of unseen values: what a new id was read as until now, so that
+to grow changes no prediction, and the network knows what it means. (Measured beside the mean of all rows and a fresh
+start in `studies/LOG.md`, "A week of daily updates".) Where unseen values have no row of the kind, or tables are closed
+catalogues, they begin as the mean of their region. Further factors of a product have random signs, their mean would be
+near zero and starve the others' gradients: there new rows begin as the region's last, which makes a new id begin as its
+rarest neighbour.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -75,7 +77,7 @@ def check_growth(before: Sequence[TableSpec], after: Sequence[TableSpec]) -> Non
             raise ValueError(f"table {old.name!r} has {new.rows:,} ids, before it had {old.rows:,}: ids never go away")
 
 
-def carried(values: Tensor, array: int, before: AddressMap, after: AddressMap) -> Tensor:
+def carried(values: Tensor, array: int, before: AddressMap, after: AddressMap, unseen: int | None = None) -> Tensor:
     """An array of a group, or what an optimiser remembers of it, for the group of the grown map.
 
     Args:
@@ -83,22 +85,35 @@ def carried(values: Tensor, array: int, before: AddressMap, after: AddressMap) -
         array: its number.
         before: the map as it was.
         after: what `grown` made of it.
+        unseen: the id of unseen values in every table; None where there is none.
     """
-    pieces = list(_pieces(values, array, before, after))
-    return torch.cat(pieces) if len(pieces) > 1 else pieces[0].clone()
-
-
-def _pieces(values: Tensor, array: int, before: AddressMap, after: AddressMap) -> Iterator[Tensor]:
-    first = 0
+    pieces, first, owned = [], 0, _rows_of_ids(before)
     for number in before.arrays[array].regions:
         old, new = before.regions[number].rows, after.regions[number].rows
         own = values[first : first + old]
         first += old
-        yield own
+        pieces.append(own)
         if new > old:
-            factors = before.regions[number].start.signs
-            begin = own[-1] if factors else own.mean(dim=0, dtype=torch.float64).to(own.dtype)
-            yield begin.expand(new - old, *own.shape[1:])
+            begin = own.mean(dim=0, dtype=torch.float64).to(own.dtype)
+            if before.regions[number].start.signs:
+                begin = own[-1]
+            elif unseen is not None and number in owned:
+                begin = own[unseen]
+            pieces.append(begin.expand(new - old, *own.shape[1:]))
+    return torch.cat(pieces)
+
+
+def _rows_of_ids(address_map: AddressMap) -> set[int]:
+    """The regions whose row x is that of id x."""
+    found = set()
+    for table, terms in zip(address_map.tables, address_map.terms, strict=True):
+        for term in terms:
+            number = address_map.region_at(term.base)
+            is_first = term.base == address_map.bases[number] and term.first == 0
+            own = term.partition.is_arithmetic and term.partition.div == 1 and term.neighbours == 1
+            if is_first and own and term.partition.num_buckets >= (term.stop or table.vocabulary):
+                found.add(number)
+    return found
 
 
 def _continued(term: Term, old: TableSpec, new: TableSpec) -> Term:

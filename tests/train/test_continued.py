@@ -93,6 +93,14 @@ def test_a_run_goes_on(runs, tmp_path, method):
     assert pl.read_parquet(tmp_path / "run/encoder/dictionary/000002.parquet")["value"].to_list()[: len(old)] == old
 
 
+def test_growing_changes_no_prediction(runs, tmp_path):
+    """A new value begins as what it was read as before it had an id."""
+    before = load_run(runs / "run-full").evaluate(runs / "two", "train")
+    train_from(runs / "run-full", runs / "two", tmp_path / "run", lr=1e-30)
+    after = load_run(tmp_path / "run").evaluate(part="train")
+    assert (before.auc, before.logloss) == pytest.approx((after.auc, after.logloss), abs=1e-7)
+
+
 def test_what_is_learned_on_both_days_is_known(runs, tmp_path):
     figures = train_from(runs / "run-full", runs / "two", tmp_path / "run", epochs=3)
     run = load_run(tmp_path / "run")

@@ -10,7 +10,7 @@ and needs it no more.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from tablefold.data import Dataset
 from tablefold.data.encoder_folder import EncoderFolder, digest_of
 from tablefold.data.joined import join_grown
+from tablefold.data.schema import UNSEEN_ID
 from tablefold.growth import carried
 from tablefold.models import find_model
 from tablefold.plans import Plan
@@ -28,7 +29,7 @@ from tablefold.train.config import Config
 from tablefold.train.optimizer import build_optimizer
 from tablefold.train.optimizer_state import OptimizerState, read_state
 from tablefold.train.progress import Listener
-from tablefold.train.recipe import Origin, Recipe
+from tablefold.train.recipe import Origin
 from tablefold.train.run import ENCODER, GROUP, OPTIMIZER, WEIGHTS, Run, Start, load_run, train_once
 
 KEPT = (
@@ -59,8 +60,8 @@ def train_from(
         out: the new folder.
         listeners: told how it goes.
         checkpoint_every: steps between checkpoints; None writes none.
-        from_optimizer: go on with what the run's optimiser remembers, too; the run was told to keep it. An optimiser
-            that begins anew takes its first steps as carefully as in the first training.
+        from_optimizer: go on with what the run's optimiser remembers, too; the run was told to keep it. One that begins
+            anew moves every row as far as on the first day, which costs some of what was learned.
         keep_optimizer: leave what the optimiser remembers in the new run.
         changes: fields of `Config` that are to be other than the run's: epochs, lr, batch_size, ...
 
@@ -74,7 +75,8 @@ def train_from(
     recipe = before.recipe
     plan = recipe.plan.grown(find_model(config.model).tables_for(dataset.schema.table_specs(config.dim)))
     origin = Origin(str(run), digest_of(before.folder / WEIGHTS))
-    remembered = _remembered(before, config, plan) if from_optimizer else {}
+    growth = _Growth.of(before, plan, UNSEEN_ID if dataset.schema.first_id > UNSEEN_ID else None)
+    remembered = _remembered(before, config, growth) if from_optimizer else {}
     return train_once(
         config,
         out,
@@ -82,7 +84,7 @@ def train_from(
         checkpoint_every=checkpoint_every,
         dataset=dataset,
         plan=plan,
-        start=Start(origin, _weights(before, plan), remembered),
+        start=Start(origin, _weights(before, growth), remembered),
         keep_optimizer=keep_optimizer,
     )
 
@@ -112,21 +114,46 @@ def _dataset(run: Run, dataset: Dataset) -> Dataset:
     return dataset
 
 
-def _weights(run: Run, plan: Plan) -> dict[str, Tensor]:
-    """The run's weights for the grown plan, by their names in the state dict; masters where memory is packed."""
+@dataclass(frozen=True)
+class _Growth:
+    """How arrays grow: from one address map to the other.
+
+    Args:
+        before: of the run.
+        after: of the grown plan.
+        arrays: the numbers of the arrays of memory, by their names in the model's state dict.
+        unseen: the id of unseen values.
+    """
+
+    before: AddressMap
+    after: AddressMap
+    arrays: Mapping[str, int]
+    unseen: int | None
+
+    @classmethod
+    def of(cls, run: Run, plan: Plan, unseen: int | None) -> _Growth:
+        """From a run's plan to another."""
+        before, after = (each.address_map(run.recipe.config.seed) for each in (run.recipe.plan, plan))
+        arrays = {f"{GROUP}memory.{array.name}": number for number, array in enumerate(before.arrays)}
+        return cls(before, after, arrays, unseen)
+
+    def __call__(self, name: str, value: Tensor) -> Tensor:
+        """An array of memory, or what is remembered of it, with the rows that it has now; anything else as it is."""
+        if name not in self.arrays:
+            return value
+        return carried(value, self.arrays[name], self.before, self.after, self.unseen)
+
+
+def _weights(run: Run, growth: _Growth) -> dict[str, Tensor]:
+    """The run's weights, grown, by their names in the state dict; masters where memory is packed."""
     state = dict(run.model.state_dict())
     run.recipe.blank().group.adopt(state, GROUP)
-    arrays = _arrays(run.recipe)
-    before, after = (each.address_map(run.recipe.config.seed) for each in (run.recipe.plan, plan))
-    return {
-        name: _grown(name, value, arrays, before, after)
-        for name, value in state.items()
-        if not name.endswith("_extra_state")  # of the addresses, which are others now
-    }
+    kept = {name: value for name, value in state.items() if not name.endswith("_extra_state")}  # addresses are others
+    return {name: growth(name, value) for name, value in kept.items()}
 
 
-def _remembered(run: Run, config: Config, plan: Plan) -> OptimizerState:
-    """What the run's optimiser remembers, for the grown plan."""
+def _remembered(run: Run, config: Config, growth: _Growth) -> OptimizerState:
+    """What the run's optimiser remembers, grown."""
     own, path = run.recipe.config.optimizer, run.folder / OPTIMIZER
     if config.optimizer != own:
         raise ValueError(
@@ -136,25 +163,10 @@ def _remembered(run: Run, config: Config, plan: Plan) -> OptimizerState:
         raise ValueError(
             f"{run.folder} has no {OPTIMIZER}: train it with --keep-optimizer, or let the optimiser begin anew"
         )
-    model, arrays = run.recipe.blank(), _arrays(run.recipe)
+    model = run.recipe.blank()
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     state = read_state(path, build_optimizer(own, model.parameters(), config.lr))
-    before, after = (each.address_map(config.seed) for each in (run.recipe.plan, plan))
     return {
-        index: {
-            key: _grown(names[index], value, arrays, before, after) if isinstance(value, Tensor) else value
-            for key, value in held.items()
-        }
+        index: {key: growth(names[index], value) if isinstance(value, Tensor) else value for key, value in held.items()}
         for index, held in state.items()
     }
-
-
-def _arrays(recipe: Recipe) -> dict[str, int]:
-    """The numbers of the arrays of memory, by their names in the model's state dict."""
-    arrays = recipe.plan.address_map(recipe.config.seed).arrays
-    return {f"{GROUP}memory.{array.name}": number for number, array in enumerate(arrays)}
-
-
-def _grown(name: str, value: Tensor, arrays: Mapping[str, int], before: AddressMap, after: AddressMap) -> Tensor:
-    """An array of memory, or what is remembered of it, with the rows that it has now; anything else as it is."""
-    return carried(value, arrays[name], before, after) if name in arrays else value
