@@ -18,19 +18,14 @@ import torch
 from rival import Rival, Task, bits_for
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import Optimizer
 
 MOST_BITS = 6
 GROUPS = 128
-SHARPNESS = (10.0, 30.0)
-"""Of the softmax, at the beginning and at the end of the first training: shares part within a short training, and end
-near one choice, so that what is chosen is what was trained."""
+SHARPNESS = 10.0
+"""Of the softmax: so that shares can part within a short training."""
 
 RISE, FALL = 1.02, 0.98
 """The penalty's factor for a step above, and one below, where the expected bits should be."""
-
-WARM = 1 / 3
-"""Of the first training, before shares are learned: vectors of noise deserve no bits."""
 
 
 class Mpe(Rival):
@@ -55,7 +50,7 @@ class Mpe(Rival):
         group[order] = np.arange(task.ids) * GROUPS // task.ids
         self.register_buffer("group", torch.from_numpy(group))
         self.sizes = torch.bincount(self.group, minlength=GROUPS).double()
-        self.penalty, self.sharpness, self.warm = 1e-4, SHARPNESS[0], True
+        self.penalty, self.step, self.steps = 1e-4, 0, 1
 
     @classmethod
     def fit(cls, task: Task) -> Mpe:
@@ -66,13 +61,13 @@ class Mpe(Rival):
         """Vectors `[batch, tables, dim]`."""
         numbers = ids + self.firsts
         values = F.embedding(numbers, self.values)
-        shares = self._shares() if self.warm else self._shares().detach()
+        shares = self._shares()
         own = shares[self.group[numbers]]
         found = self.offsets.expand_as(values)
         for bits in range(1, MOST_BITS + 1):
             levels = quantised(values, self.ranges[:, bits - 1, None], bits)
             found = found + own[..., bits, None] * levels
-        if self.training and self.warm and found.requires_grad:
+        if self.training and found.requires_grad:
             found = _Beside.apply(found, self.penalty * self._expected(shares))
         return found
 
@@ -81,20 +76,10 @@ class Mpe(Rival):
         """At the bits that would be chosen now."""
         return num_bytes(self.task, self.chosen()[self.group])
 
-    def begin(self, optimizer: Optimizer, steps: int, epoch_steps: int) -> None:
-        """Shares are learned later."""
-        super().begin(optimizer, steps, epoch_steps)
-        self.warm = False
-
     def after_step(self, step: int) -> None:
-        """Let the penalty follow the bits: down to the budget's within two thirds of what is left."""
-        learned = max(0.0, step / self.steps - WARM) / (1 - WARM)
-        self.warm = learned > 0
-        if not self.warm:
-            return
-        begin, end = SHARPNESS
-        self.sharpness = begin + (end - begin) * learned
-        target, done = self._target(), min(1.0, 1.5 * learned)
+        """Let the penalty follow the bits: down to the budget's within two thirds of the training."""
+        target = self._target()
+        done = min(1.0, step / (self.steps * 2 / 3))
         aim = target + (1 - done) * (MOST_BITS / 2 - target)
         with torch.no_grad():
             now = float(self._expected(self._shares()))
@@ -103,7 +88,7 @@ class Mpe(Rival):
     def chosen(self) -> Tensor:
         """Bits of each group: what its shares make likeliest, at the price of a bit that just meets the budget."""
         with torch.no_grad():
-            odds = (self.sharpness * self.shares).log_softmax(dim=1).double()
+            odds = (SHARPNESS * self.shares).log_softmax(dim=1).double()
         levels, low, high = torch.arange(MOST_BITS + 1), -1000.0, 1000.0
         for _ in range(60):
             price = (low + high) / 2
@@ -123,7 +108,7 @@ class Mpe(Rival):
         return num_bytes(self.task, bits[self.group]) <= self.task.budget
 
     def _shares(self) -> Tensor:
-        return (self.sharpness * self.shares).softmax(dim=1)
+        return (SHARPNESS * self.shares).softmax(dim=1)
 
     def _expected(self, shares: Tensor) -> Tensor:
         """Bits of a float, the mean over all ids."""
