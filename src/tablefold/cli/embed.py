@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
+from tablefold.cli.waiting import Waiting
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
@@ -22,7 +24,8 @@ def run(args: Namespace) -> None:
     """Write, and say what came out."""
     from tablefold.exporting.table_vectors import embed_table
 
-    embedded = embed_table(args.run, args.table, args.out, args.format)
+    with Waiting(f"writing {args.out}"):
+        embedded = embed_table(args.run, args.table, args.out, args.format)
     print(f"{args.out}: {embedded.rows:,} vectors of {embedded.width} floats")
     if embedded.values is not None:
         print(f"{embedded.values}: the raw values of {embedded.known:,} of them")

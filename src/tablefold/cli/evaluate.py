@@ -10,6 +10,7 @@ from typing import Any
 
 from tablefold.cli.options import add_device_option
 from tablefold.cli.values import integers
+from tablefold.cli.waiting import Waiting
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -34,7 +35,8 @@ def run(args: Namespace) -> None:
     from tablefold.train.run import load_run
 
     loaded = load_run(args.run)
-    figures: dict[str, Any] = dict(loaded.evaluate(args.data, args.part, args.device).as_dict())
+    with Waiting(f"evaluating the {args.part} part"):
+        figures: dict[str, Any] = dict(loaded.evaluate(args.data, args.part, args.device).as_dict())
     if args.ranking:
         from tablefold.cli.display import Counting
         from tablefold.ranking.measures import ranking_figures

@@ -10,6 +10,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 
 from tablefold.cli.values import integer
+from tablefold.cli.waiting import Waiting
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -38,6 +39,8 @@ def run(args: Namespace) -> None:
     from tablefold.tables import show_bytes
 
     options = {"pt2": {"compile": True} if args.compile else {}, "onnx": {"opset": args.opset} if args.opset else {}}
-    for exported in export_run(args.run, paths, outside=args.outside, options=options):
+    with Waiting("exporting"):
+        files = list(export_run(args.run, paths, outside=args.outside, options=options))
+    for exported in files:
         size, gap = show_bytes(exported.num_bytes), exported.difference
         print(f"{exported.path}: {size}, at most {gap:.1g} from torch on random ids")

@@ -6,6 +6,7 @@ import argparse
 import time
 
 from tablefold.cli.values import positive, seed, workers
+from tablefold.cli.waiting import Waiting
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,10 +36,11 @@ def run(args: argparse.Namespace) -> None:
 
     start = time.perf_counter()
     source = Synthetic(args.rows, args.seed, args.preset)
-    if args.prepared:
-        best = prepare(source, args.out, Options(workers=args.workers)).best or {}
-    else:
-        best = generate(source, args.out)
+    with Waiting(f"generating {args.rows:,} rows"):
+        if args.prepared:
+            best = prepare(source, args.out, Options(workers=args.workers)).best or {}
+        else:
+            best = generate(source, args.out)
     seconds = time.perf_counter() - start
     print(f"{args.out}: {args.rows:,} rows in {seconds:.1f} s, {args.rows / seconds:,.0f} rows/s")
     if "test" in best:

@@ -12,6 +12,7 @@ import time
 from argparse import ArgumentParser, Namespace
 
 from tablefold.cli.options import add_device_option
+from tablefold.cli.waiting import Waiting
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -27,7 +28,8 @@ def run(args: Namespace) -> None:
     from tablefold.serving.prediction import predict_file
 
     start = time.perf_counter()
-    summary = predict_file(args.run, args.file, args.out, args.device)
+    with Waiting(f"scoring {args.file}"):
+        summary = predict_file(args.run, args.file, args.out, args.device)
     seconds = time.perf_counter() - start
     scored = summary.lines - summary.rejected
     print(f"{args.out}: {summary.lines:,} rows, {scored:,} scored, {seconds:.1f} s")

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tablefold.cli.values import not_negative, number, positive, seed, workers
+from tablefold.cli.waiting import Waiting
 from tablefold.quoting import quoted
 
 if TYPE_CHECKING:
@@ -175,7 +176,8 @@ def _gigabytes(text: str) -> int:
 def run(args: argparse.Namespace) -> None:
     """Prepare, and print what came out."""
     start = time.perf_counter()
-    schema: Schema = args.prepare(args)
+    with Waiting(f"preparing {args.out}"):
+        schema: Schema = args.prepare(args)
     seconds = time.perf_counter() - start
     parts = ", ".join(f"{name} {part.rows:,}" for name, part in schema.parts.items())
     ids = sum(table.rows or 0 for table in schema.tables)
