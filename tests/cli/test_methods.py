@@ -14,7 +14,7 @@ def test_every_method_is_listed_with_its_options_and_when_to_use_it(capsys):
     assert ["combine", "mul | add | concat | features", "default mul"] in [
         [part.strip() for part in line.strip().split("  ") if part] for line in qr
     ]
-    assert "full: every id owns a row; the line to measure against\n  no options" in text
+    assert "full: every id owns a row; what others are measured against\n  no options" in text
 
 
 def test_one_method_is_described_in_full(capsys):

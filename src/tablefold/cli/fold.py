@@ -30,7 +30,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="PATTERN",
-        help="names of tables, such as 'user*'; may be repeated",
+        help="names of tables, such as 'user*'; more than once for several",
     )
     parser.add_argument(
         "--method", default="auto", metavar="SPEC", help="of those that keep trained tables (default: auto)"

@@ -56,7 +56,11 @@ def add_tables_options(parser: ArgumentParser, also: str = "") -> None:
     """Which tables: a dataset's, or any; `also` says what else a folder may be."""
     parser.add_argument("data", nargs="?", metavar="DIR", help=f"a prepared dataset, for its tables{also}")
     parser.add_argument(
-        "--rows", type=positive, action="append", metavar="N", help="or the ids of a table; may be repeated"
+        "--rows",
+        type=positive,
+        action="append",
+        metavar="N",
+        help="in place of DIR: the ids of a table; give it once for each",
     )
 
 

@@ -26,17 +26,31 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--name", help="of the model (default: the name of RUN)")
     parser.add_argument("--watch", action="store_true", help="take over the new run when RUN is replaced")
     parser.add_argument(
-        "--token-file", metavar="FILE", help="ask for the token in FILE (default: for that in TABLEFOLD_TOKEN, if set)"
+        "--token-file", metavar="FILE", help="ask for the token that FILE holds (default: TABLEFOLD_TOKEN, if set)"
     )
     limits = parser.add_argument_group("limits")
-    limits.add_argument("--max-body", type=byte_size, default=8_000_000, metavar="BYTES", help="(default: 8MB)")
-    limits.add_argument("--max-rows", type=positive, default=10_000, metavar="N", help="of a request (default: 10000)")
     limits.add_argument(
-        "--timeout", type=number(0.01, 3600), default=10.0, metavar="SECONDS", help="of a request (default: 10)"
+        "--max-body", type=byte_size, default=8_000_000, metavar="BYTES", help="most of a request (default: 8MB)"
     )
-    limits.add_argument("--queue", type=positive, default=256, metavar="N", help="requests that wait (default: 256)")
     limits.add_argument(
-        "--drain", type=number(0, 3600), default=1.0, metavar="SECONDS", help="to go on after SIGTERM (default: 1)"
+        "--max-rows", type=positive, default=10_000, metavar="N", help="most of a request (default: 10000)"
+    )
+    limits.add_argument(
+        "--timeout",
+        type=number(0.01, 3600),
+        default=10.0,
+        metavar="SECONDS",
+        help="for a request to arrive, and for its scores (default: 10)",
+    )
+    limits.add_argument(
+        "--queue", type=positive, default=256, metavar="N", help="most requests that wait (default: 256)"
+    )
+    limits.add_argument(
+        "--drain",
+        type=number(0, 3600),
+        default=1.0,
+        metavar="SECONDS",
+        help="to go on answering after SIGTERM (default: 1)",
     )
 
 

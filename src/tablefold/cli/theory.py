@@ -25,7 +25,12 @@ GROWTH = (10**3, 10**6, 10**9, 10**12)
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "--rows", type=positive, action="append", required=True, metavar="N", help="ids of a table; may be repeated"
+        "--rows",
+        type=positive,
+        action="append",
+        required=True,
+        metavar="N",
+        help="ids of a table; give it once for each",
     )
     parser.add_argument("--eps", type=number(0), default=0.1, help="largest share of reads in common (default: 0.1)")
     parser.add_argument("--delta", type=number(0), default=0.01, help="probability of failure (default: 0.01)")

@@ -32,7 +32,7 @@ class Full(Method):
     """
 
     name: ClassVar[str] = "full"
-    summary: ClassVar[str] = "every id owns a row; the line to measure against"
+    summary: ClassVar[str] = "every id owns a row; what others are measured against"
 
     def address_map(self, tables: Sequence[TableSpec], seed: int = 0) -> AddressMap:
         """One term per table: the identity."""
