@@ -1,7 +1,7 @@
 """Formats: in how many bits memory is kept, and what is read of it. One file per format.
 
 A format maps the float32 *master*, which an optimiser moves, to what is read in its place. While training there is the
-master alone: whoever reads a block of it encodes and decodes that block on the way, and the gradient goes straight
+master alone: a read of a block encodes and decodes that block on the way, and the gradient goes straight
 through to the master (Courbariaux, Bengio and David, NeurIPS 2015; Bengio, Leonard and Courville, 2013). `freeze()`
 keeps the codes and drops the master. Both ways read the same bits.
 """

@@ -1,4 +1,4 @@
-"""The hashing trick: fewer rows than ids, whoever meets shares."""
+"""The hashing trick: fewer rows than ids; ids that meet share."""
 
 from __future__ import annotations
 
