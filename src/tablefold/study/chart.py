@@ -99,7 +99,8 @@ def draw(chart: Chart, width: float = NARROW) -> Figure:
     Raises:
         ValueError: where matplotlib is not installed.
     """
-    labels = [_wrapped(line.label) for line in chart.lines]
+    letters = _LABEL_LETTERS if width < WIDE else 2 * _LABEL_LETTERS
+    labels = [_wrapped(line.label, letters) for line in chart.lines]
     letters = max(len(row) for label in labels for row in label.split("\n"))
     above = 3.1 * _FONT if chart.x == "bytes" else 0.7 * _FONT
     left, right, below = 4.6 * _FONT, 14 + letters * _LETTER, 3.4 * _FONT
@@ -168,10 +169,10 @@ def _label_ends(axes: Axes, lines: Sequence[Line], labels: Sequence[str], plot: 
                   fontsize=_FONT, va="center", linespacing=1.05)  # fmt: skip
 
 
-def _wrapped(label: str) -> str:
-    """A label in lines of about `_LABEL_LETTERS`; a number stays with its word."""
+def _wrapped(label: str, letters: int) -> str:
+    """A label in lines of about so many letters; a number stays with its word."""
     kept = re.sub(r" (?=\d)|(?<= in) ", "\u00a0", label)
-    return "\n".join(textwrap.wrap(kept, _LABEL_LETTERS, break_long_words=False))
+    return "\n".join(textwrap.wrap(kept, letters, break_long_words=False))
 
 
 def _height(label: str) -> float:

@@ -124,7 +124,8 @@ def _answers(groups: Groups) -> str:
         if sentences := headline(group):
             setting = f"<span>{escape(title)}</span> " if title else ""
             answers.append(f'<p class="answer">{setting}{escape(sentences[0])}</p>')
-        told += [f'<p class="warning">{escape(text)}</p>' for text in warnings(group)]
+        of = f"{title}: " if title else ""
+        told += [f'<p class="warning">{escape(of + text)}</p>' for text in warnings(group)]
     return "".join(dict.fromkeys([*answers, *told]))
 
 
