@@ -153,7 +153,9 @@ def _weights(run: Run, growth: _Growth) -> dict[str, Tensor]:
 
 
 def _remembered(run: Run, config: Config, growth: _Growth) -> OptimizerState:
-    """What the run's optimiser remembers, grown."""
+    """What the run's optimiser remembers, grown: of a new row what it does of others on average. Of unseen values it
+    may remember nothing, and it would move what begins as they are too far."""
+    growth = replace(growth, unseen=None)
     own, path = run.recipe.config.optimizer, run.folder / OPTIMIZER
     if config.optimizer != own:
         raise ValueError(
