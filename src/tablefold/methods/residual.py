@@ -18,7 +18,7 @@ from tablefold.formats.fitting import fitted
 from tablefold.method import Keeper, Kept, Method, Rung, Trained
 from tablefold.methods.metric import roots
 from tablefold.methods.sizing import MOST_PARTS
-from tablefold.partitions import identity, narrowest_integer, pointers
+from tablefold.partitions import Partition, Pointers, identity, narrowest_integer, pointers
 from tablefold.spec import SHOWN
 from tablefold.starts import FULL_START, part_starts
 from tablefold.tables import FLOAT_BYTES, TableSpec
@@ -91,9 +91,15 @@ class Residual(Method):
                 base = builder.add_region(table.vocabulary, table.dim, FULL_START)
                 builder.add_term(column, Term(identity(table.vocabulary), base, stride=table.dim, width=table.dim))
                 continue
+            begins: dict[int, Partition] = {}  # stages that begin alike share an array: of 33 million ids it is large
             for stage, start in enumerate(part_starts("add", [self.rows] * self.stages)):
-                base = builder.add_region(self.rows, table.dim, start)
-                part = pointers(f"{table.name} {stage}", table.vocabulary, self.rows, self.digit(table, stage))
+                base, digit = builder.add_region(self.rows, table.dim, start), self.digit(table, stage)
+                name = f"{table.name} {stage}"
+                if digit not in begins:
+                    begins[digit] = pointers(name, table.vocabulary, self.rows, digit)
+                lookup = begins[digit].lookup
+                assert isinstance(lookup, Pointers)
+                part = replace(begins[digit], lookup=replace(lookup, name=name))
                 builder.add_term(column, Term(part, base, stride=table.dim, width=table.dim))
         return builder.finish()
 
