@@ -18,11 +18,7 @@ LARGEST_SCALE = 1 << 48
 """Of counts; every id that is read has a whole code long before."""
 
 FEW = 64
-"""Zones of fewer ids join the next: each range of ids takes time."""
-
-PAYS = 8
-"""Ids for each float of a vector from which on codes are narrower than vectors: their projection takes as many bytes as
-the codes of 14 ids for each in int2."""
+"""Zones of fewer ids join the next: a projection of their own would cost more than it gives."""
 
 START = Start(std=FULL_START.std / math.sqrt(2))
 """Of both, where a shared row and a code are added."""
@@ -132,8 +128,7 @@ def cut(reaches: Sequence[int], table: TableSpec) -> tuple[tuple[int, ...], tupl
     widths: list[int] = []
     for width, reach in zip(widths_of(table.dim), reaches, strict=True):
         reach = min(reach, table.vocabulary)
-        least = min(FEW, table.vocabulary) if width == table.dim else max(FEW, PAYS * table.dim)
-        if reach - (stops[-1] if stops else 0) >= least:
+        if reach - (stops[-1] if stops else 0) >= min(FEW, table.vocabulary):
             stops.append(reach)
             widths.append(width)
     if stops and stops[-1] == table.vocabulary:
