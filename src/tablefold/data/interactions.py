@@ -235,8 +235,8 @@ def _history(
         part: of every positive.
         earlier: what they took before all of these.
     """
-    (users, items), firsts_of = earlier or (np.empty(0, np.int64),) * 2, [catalogue.ranks for catalogue in catalogues]
-    user, item = (np.append(old, ranks) for old, ranks in zip((users, items), firsts_of, strict=True))
+    users, items = earlier or (np.empty(0, np.int64), np.empty(0, np.int64))
+    user, item = np.append(users, catalogues[0].ranks), np.append(items, catalogues[1].ranks)
     part = np.append(np.zeros_like(users), part)
     train = np.flatnonzero(part == 0)
     train = train[np.argsort(user[train], kind="stable")]  # by user, in the order of time

@@ -117,8 +117,7 @@ class Recipe:
             table.name for table in self.tables
         ] or schema.dense != self.dense:
             self.check(schema)
-        if [replace(each, side="") for each in schema.id_columns] != [replace(each, side="") for each in self.columns]:
-            raise ValueError("the data's lists are not those the run was trained on; prepare both by the same schema")
+        self._check_lists(schema)
 
     def check(self, schema: Schema) -> None:
         """Refuse data whose columns are not those of this run."""
@@ -135,7 +134,11 @@ class Recipe:
                 f"the data's tables are not those the run was trained on ({detail}); "
                 "prepare both from the same training part"
             )
-        self.check_columns(schema)
+        self._check_lists(schema)
+
+    def _check_lists(self, schema: Schema) -> None:
+        if [replace(each, side="") for each in schema.id_columns] != [replace(each, side="") for each in self.columns]:
+            raise ValueError("the data's lists are not those the run was trained on; prepare both by the same schema")
 
     def to_json(self) -> dict[str, Any]:
         """For `config.json`; `from_json` inverts it."""

@@ -37,6 +37,9 @@ from tablefold.train.run import CONFIG, JOURNAL, RESULT, check_writable, load_ru
 FIRST = INT2
 """The format of a first training: full tables lose nothing in it, and rare ids learn less noise."""
 
+FIRST_FOLDER = "first"
+"""Where it is left: nobody goes on from it, so that its optimiser is not kept."""
+
 STATE_FLOATS = 3
 """That an optimiser remembers of a weight, at most."""
 
@@ -157,12 +160,12 @@ class _Trainings:
         """Of a request; one that learns does so from the first training's tables."""
         if not method.learns:
             return design_of(self.config, method, self.dataset)
-        return learned_design(self.config, method, self._first().dataset, load_run(self.folder / "first").model)
+        return learned_design(self.config, method, self._first().dataset, load_run(self.folder / FIRST_FOLDER).model)
 
     def _train_first(self) -> None:
         first = self._first()
         what = "full tables" if first.plan.method == Full() else "graded codes"
-        self._train("first", self._first_config(), first, f"{what} first, to learn from")
+        self._train(FIRST_FOLDER, self._first_config(), first, f"{what} first, to learn from")
 
     def _first(self) -> Design:
         """Full tables; or graded codes, the largest that memory for training has room for."""
@@ -195,7 +198,7 @@ class _Trainings:
             checkpoint_every=self.checkpoint_every,
             dataset=design.dataset,
             plan=design.plan,
-            keep_optimizer=self.keep_optimizer,
+            keep_optimizer=self.keep_optimizer and name != FIRST_FOLDER,
         )
 
     def _logloss(self, name: str) -> float:
