@@ -2,12 +2,14 @@
 
     python studies/parts.py DATA --work FOLDER --results studies/results/parts.jsonl
     python studies/parts.py DATA --work FOLDER --results studies/results/parts.jsonl --later
+    python studies/parts.py DATA --work FOLDER --results studies/results/parts.jsonl --crossed
 
 DATA is a prepared folder, of interactions (learned by NeuMF) or of clicks (by DLRM). A line is one training, of half
 the epochs of `studies/rivals/run.py`; clusters are learned from one first training, full tables in int2. Lines say AUC,
 log loss and calibration, and all three by band: test rows by how often training shows the last table's id (the item),
 in thirds of the test rows, the most frequent first. `--later` learns numberings from the first half of a log, and
-trains on the second. Lines that are there already are skipped.
+trains on the second; `--crossed` trains on all rows, or on those that the numbering was not learned from. Lines that
+are there already are skipped.
 """
 
 from __future__ import annotations
@@ -252,6 +254,27 @@ def later(study: Study) -> dict[str, Callable[[], Run]]:
     return lines
 
 
+def crossed(study: Study) -> dict[str, Callable[[], Run]]:
+    """Trainings by the rows that a numbering is learned from, and those that are then trained on."""
+    rows = {"all": study.dataset, "half": stretch(study.dataset, 0, 0.5), "other half": stretch(study.dataset, 0.5, 1)}
+    whole = make_plan("full", study.tables, storage="int2")
+
+    def learned(learned_from: str, trained_on: str, least: int) -> Design:
+        run = study.trained(f"crossed {learned_from} full", lambda: Design(whole, rows[learned_from]))
+        made = learned_design(study.config, Clusters(least=least), rows[learned_from], run.model)
+        assert made.dataset.numbering is not None
+        return Design(made.plan, rows[trained_on].numbered(made.dataset.numbering))
+
+    lines: dict[str, Callable[[], Run]] = {}
+    for learned_from, trained_on in (("all", "all"), ("half", "all"), ("half", "other half")):
+        for least in (0, 5, 20):
+            name = f"crossed, learned from {learned_from}, trained on {trained_on}, least {least}"
+            lines[name] = lambda f=learned_from, on=trained_on, n=least, name=name: study.trained(
+                name, lambda: learned(f, on, n)
+            )
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -260,13 +283,13 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--later", action="store_true", help="numberings of the first half of a log, on its second")
+    parser.add_argument("--crossed", action="store_true", help="numberings of one half, on all rows or the other")
     parser.add_argument("--only", help="lines whose name begins so")
     options = parser.parse_args()
     study = Study(options.data, options.work, options.compression, options.seed)
-    if options.later:
-        wanted: dict[str, Callable[[], Any]] = {
-            name: lambda run=run: study.line(run()) for name, run in later(study).items()
-        }
+    if options.later or options.crossed:
+        runs = later(study) if options.later else crossed(study)
+        wanted: dict[str, Callable[[], Any]] = {name: lambda run=run: study.line(run()) for name, run in runs.items()}
     else:
         wanted = {
             "full in int2, first training": lambda: study.line(study.first),

@@ -99,6 +99,7 @@ ALLOWED = {
             "data",
             "fields",
             "files",
+            "folding",
             "formats",
             "group",
             "growth",

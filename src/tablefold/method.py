@@ -41,7 +41,7 @@ class Trained:
         weights: how much each row counts, float64 `[rows]`.
         metric: an error e of a row costs `e @ metric @ e`, `[dim, dim]`; the plain square without one.
         renumbers: whether its ids may get new numbers, as those whose dictionaries the caller owns.
-        padding: the id that is number 0 then.
+        pinned: ids that become the first ones then, 0, 1, .., and share rows with no others.
     """
 
     table: TableSpec
@@ -49,7 +49,7 @@ class Trained:
     weights: NDArray[np.float64]
     metric: Float[Tensor, "dim dim"] | None = None
     renumbers: bool = False
-    padding: int | None = None
+    pinned: tuple[int, ...] = ()
 
     def error(self, errors: Float[Tensor, "rows dim"]) -> float:
         """The weighted mean of what errors of the rows cost."""
@@ -64,7 +64,8 @@ class Trained:
         if rows <= count:
             return self
         chosen = np.sort(np.random.default_rng(seed).choice(rows, count, replace=False))
-        return replace(self, values=self.values[torch.from_numpy(chosen)], weights=self.weights[chosen])
+        values, weights = self.values[torch.from_numpy(chosen)], self.weights[chosen]
+        return replace(self, values=values, weights=weights, pinned=())
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,8 @@ def trained(table: Table, costs: Costs) -> Trained:
         wild = int(torch.nonzero(~torch.isfinite(values).all(dim=1))[0])
         raise ValueError(f"table {spec.name!r}: row {wild} is not finite: its training has diverged")
     weights = costs.weights.get(spec.name, np.ones(spec.vocabulary))
-    return Trained(spec, values, weights, costs.metrics.get(spec.name), costs.renumbers, table.padding)
+    pinned = () if table.padding is None else (table.padding,)
+    return Trained(spec, values, weights, costs.metrics.get(spec.name), costs.renumbers, pinned)
 
 
 def check_ids(ids: Ids, weights: Weights) -> None:

@@ -144,8 +144,14 @@ class ClusteredResidual(Method):
         """Clusters of all rows, then stages of what they leave; the order in which the ids are to be numbered."""
         if not self._pays(trained.table):
             return Kept((trained.values.clone(),))
+        if self.count <= len(trained.pinned):
+            raise ValueError(
+                f"clustered_residual: rows={self.count} must be more than the {len(trained.pinned)} ids of table "
+                f"{trained.table.name!r} that have rows of their own"
+            )
         found = _found(trained, self.count, kept, seed, 8)
-        order, edges = _numbered(found.of, self.count, trained.padding)
+        order = np.argsort(found.of, kind="stable").astype(np.int64)
+        edges = np.cumsum(np.bincount(found.of, minlength=self.count))[:-1]
         if not self.stages:
             return Kept((found.rows,), edges=(edges,), order=order)
         stages = Residual(self.stages, self.codebook).keep(replace(trained, values=found.left), kept, seed)
@@ -163,11 +169,16 @@ class _Found:
 
 
 def _found(trained: Trained, count: int, kept: Format, seed: int, iterations: int) -> _Found:
+    """Clusters of the rows; each pinned id is one of its own, before all others."""
     root, inverse = roots(trained.metric)
     turned = trained.values if root is None else trained.values @ root
-    found = cluster(turned, count, weights=trained.weights, seed=seed, iterations=iterations)
-    apart = (turned - found.centroids[torch.from_numpy(found.of).long()]).square().sum(dim=1).double().numpy()
-    of = _none_empty(found.of.astype(np.int64), count, trained.weights * apart)
+    held = len(trained.pinned)
+    of, others = np.empty(len(turned), dtype=np.int64), np.delete(np.arange(len(turned)), trained.pinned)
+    own, weights = turned[torch.from_numpy(others)] if held else turned, trained.weights[others]
+    found = cluster(own, count - held, weights=weights, seed=seed, iterations=iterations)
+    apart = (own - found.centroids[torch.from_numpy(found.of).long()]).square().sum(dim=1).double().numpy()
+    of[others] = held + _none_empty(found.of.astype(np.int64), count - held, weights * apart)
+    of[list(trained.pinned)] = np.arange(held)
     masses = np.bincount(of, trained.weights, count)
     sums = torch.zeros(count, turned.shape[1], dtype=torch.float64)
     sums.index_add_(0, torch.from_numpy(of), turned.double() * torch.from_numpy(trained.weights)[:, None])
@@ -184,19 +195,6 @@ def _none_empty(of: NDArray[np.int64], count: int, costs: NDArray[np.float64]) -
         costs[firsts] = -1.0  # which hold their own clusters
         dense[np.argsort(-costs, kind="stable")[:missing]] = np.arange(len(held), count)
     return dense.astype(np.int64)
-
-
-def _numbered(of: NDArray[np.int64], count: int, padding: int | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(the old id at each new one: cluster by cluster, the padding id the first of all; where each but the first
-    begins)."""
-    clusters, later = of, np.ones(len(of), dtype=bool)
-    if padding is not None:
-        swapped = np.arange(count)
-        swapped[[0, of[padding]]] = of[padding], 0
-        clusters = swapped[of]
-        later[padding] = False
-    order = np.lexsort((later, clusters)).astype(np.int64)
-    return order, np.cumsum(np.bincount(clusters, minlength=count))[:-1]
 
 
 def _counts(rows: int, sketch: int) -> Iterator[tuple[int, int]]:

@@ -84,7 +84,7 @@ def train_from(
         checkpoint_every=checkpoint_every,
         dataset=dataset,
         plan=plan,
-        start=Start(origin, _weights(before, growth), remembered),
+        start=Start(_weights(before, growth), origin, remembered),
         keep_optimizer=keep_optimizer,
     )
 

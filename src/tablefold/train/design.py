@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 
 import numpy as np
@@ -13,11 +13,14 @@ from torch.nn import functional as F
 
 from tablefold.data import Dataset
 from tablefold.data.numbering import IdMap, Numbering
-from tablefold.method import Method, Trained
+from tablefold.folding.planning import Weighed, plan_trained
+from tablefold.folding.replacing import load_kept
+from tablefold.method import Kept, Method, Trained
 from tablefold.models import Network, find_model
 from tablefold.plans import Part, Plan, make_plan
 from tablefold.tables import show_bytes
 from tablefold.train.config import Config
+from tablefold.train.run import GROUP
 
 BATCHES = 40
 """Of the training part, by which the metric of the loss is measured."""
@@ -30,10 +33,12 @@ class Design:
     Args:
         plan: of all tables.
         dataset: its ids in the order that the plan needs.
+        weights: to begin with, by the names of the model's state dict; none where it begins anew.
     """
 
     plan: Plan
     dataset: Dataset
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def design_of(config: Config, method: Method, dataset: Dataset) -> Design:
@@ -62,23 +67,66 @@ def learned_design(config: Config, method: Method, dataset: Dataset, model: Netw
     Raises:
         ValueError: without a size; for one below the smallest.
     """
-    tables = dataset.schema.table_specs(config.dim)
-    if find_model(config.model).tables_for(tables) != tables:
-        raise ValueError(f"{method.name} learns one vector for each id; {config.model} has more: take graded")
-    budget = config.wishes.num_bytes(tables)
-    if budget is None:
-        raise ValueError(f"{method.name} needs a size: give a compression or a budget")
-    metrics = loss_metrics(model, dataset, config)
-    trained = [
-        Trained(table, model.group.unfold(table.name), dataset.counts(table.name).astype(np.float64), metric)
-        for table, metric in zip(tables, metrics, strict=True)
-    ]
+    tables, budget = dataset.schema.table_specs(config.dim), _budget(config, method.name, dataset)
+    trained = _trained(config, method.name, dataset, model)
     learned = method.learn(trained, budget, dataset.schema.first_id, config.seed)
     why = f"learned from trained tables, in {show_bytes(budget)}"
     parts = [Part((table,), each.method, each.format, why) for table, each in zip(tables, learned, strict=True)]
     edges = {name: edges for each in learned for name, edges in each.edges.items()}
     numbering = Numbering.of_orders([each.order for each in learned])
     return Design(Plan(tuple(tables), tuple(parts), edges), dataset.numbered(numbering))
+
+
+def folded_design(config: Config, dataset: Dataset, model: Network) -> Design:
+    """The tables of a trained model as `tablefold.fold(ids="renumber")` folds them, with weights that need no training.
+
+    Raises:
+        ValueError: as `learned_design`.
+    """
+    budget, first_id = _budget(config, "a fold", dataset), dataset.schema.first_id
+    trained = [
+        replace(each, weights=1 + each.weights, renumbers=True, pinned=tuple(range(first_id)))
+        for each in _trained(config, "a fold", dataset, model)
+    ]
+    weighed = [Weighed(each, each.table.num_bytes, each.values.element_size()) for each in trained]
+    planned = plan_trained(weighed, "auto", budget, config.seed)
+    kept = {
+        part.tables[0].name: part.method.keep(each, part.format, config.seed)
+        for part, each in zip(planned.parts, trained, strict=True)
+    }
+    largest_first = sorted(planned.parts, key=lambda part: -part.tables[0].num_bytes)
+    plan = Plan(planned.tables, tuple(largest_first))
+    numbering = Numbering.of_orders([kept[table.name].order for table in plan.tables])
+    return Design(plan, dataset.numbered(numbering), _weights(plan, kept, model, config.seed))
+
+
+def _weights(plan: Plan, kept: Mapping[str, Kept], model: Network, seed: int) -> dict[str, Tensor]:
+    """Of a model that reads what was kept of each table by the network of another."""
+    group, named = plan.build(seed=seed), [kept[table.name] for table in plan.tables]
+    regions = tuple(region for part in plan.parts for region in kept[part.tables[0].name].regions)
+    lookups = tuple(lookup for each in named for lookup in each.lookups)
+    load_kept(group, Kept(regions, lookups, tuple(edges for each in named for edges in each.edges)))
+    own = {f"{GROUP}{name}": value for name, value in group.state_dict().items()}
+    return {**{name: value for name, value in model.state_dict().items() if not name.startswith(GROUP)}, **own}
+
+
+def _budget(config: Config, name: str, dataset: Dataset) -> int:
+    """Bytes that the tables may take; `ValueError` where nothing bounds them."""
+    budget = config.wishes.num_bytes(dataset.schema.table_specs(config.dim))
+    if budget is None:
+        raise ValueError(f"{name} needs a size: give a compression or a budget")
+    return budget
+
+
+def _trained(config: Config, name: str, dataset: Dataset, model: Network) -> list[Trained]:
+    """The tables of a trained model, weighed by how often their ids are read, in the metric of the loss."""
+    tables = dataset.schema.table_specs(config.dim)
+    if find_model(config.model).tables_for(tables) != tables:
+        raise ValueError(f"{name} learns one vector for each id; {config.model} has more: take graded")
+    return [
+        Trained(table, model.group.unfold(table.name), dataset.counts(table.name).astype(np.float64), metric)
+        for table, metric in zip(tables, loss_metrics(model, dataset, config), strict=True)
+    ]
 
 
 def loss_metrics(model: Network, dataset: Dataset, config: Config) -> Sequence[Tensor]:

@@ -107,6 +107,10 @@ class Trainer:
                 listener.on_end()
         return progress
 
+    def look(self, validation: Part) -> None:
+        """Evaluate the model as it is, for the listeners' records."""
+        self._tell({"part": "validation", **self.progress.position(), **self.evaluate(validation).as_dict()})
+
     def step(self, batch: Batch) -> float:
         """One optimiser step on one batch; gives its mean log loss before the step."""
         batch = batch.to(self.device)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -57,14 +57,16 @@ class Start:
     """What a training begins with, where it does not begin anew.
 
     Args:
-        origin: the run that it goes on from.
         weights: by the names of the model's state dict.
+        origin: the run that it goes on from, where it is one that somebody kept.
         optimizer: what the optimiser remembers of each parameter; empty where it begins anew.
+        final: whether nothing is to be trained: the weights are looked at, and left as the run's.
     """
 
-    origin: Origin
     weights: Mapping[str, Tensor]
-    optimizer: OptimizerState
+    origin: Origin | None = None
+    optimizer: OptimizerState = field(default_factory=dict)
+    final: bool = False
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,10 @@ class _Training:
         checkpoints = Checkpoints(self.out, _identity(recipe, dataset), checkpoint_every)
         trainer = self.trainer(world, [journal, checkpoints, *listeners])
         checkpoints.attach(trainer, journal)
-        trainer.fit(train, config.schedule(), dataset.part("validation"))
+        if self.start is not None and self.start.final:
+            trainer.look(dataset.part("validation"))
+        else:
+            trainer.fit(train, config.schedule(), dataset.part("validation"))
         checkpoints.save()  # the test part may be large, and its evaluation be interrupted too
         result = {
             **_figures(trainer.evaluate(dataset.part("test")), dataset.schema),
@@ -363,5 +368,5 @@ def _effort(config: Config, trainer: Trainer, train_rows: int) -> dict[str, Any]
         "target_reached": progress.target_reached if config.until else None,
         "best_step": progress.best_step,
         "seconds": progress.seconds,
-        "samples_per_second": progress.samples_per_second,
+        "samples_per_second": progress.samples_per_second if progress.step else None,
     }

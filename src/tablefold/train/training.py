@@ -1,11 +1,13 @@
 """Training what was asked for: one model; or, for methods that are made from trained tables, several in turn.
 
 The others are runs of their own in a folder beside the run, `OUT.trainings`: a training that was killed goes on with
-what stands there, and the folder goes when the run stands. Of several requests the one is kept whose log loss on the
+what stands there, and the folder goes when the run stands. Of several candidates the one is kept whose log loss on the
 validation part is the lowest; no choice sees the test part.
 
-    first        full tables in int2 (or graded codes, where memory for training is bounded)
-    0, 1, ..     the requests, each designed from counts, or from the tables of the first
+    first        full tables in int4 (or graded codes, where memory for training is bounded)
+    folded       the tables of the first folded to the size, for requests that leave a choice; nothing is trained
+    tuned        that, trained on
+    0, 1, ..     the requests, each designed from counts, or from the tables of the first, and trained anew
 """
 
 from __future__ import annotations
@@ -13,32 +15,37 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from tablefold.data import Dataset
 from tablefold.files import publish
-from tablefold.formats import INT2
+from tablefold.formats import INT4
 from tablefold.json_files import load_json, write_json
 from tablefold.locks import locked
 from tablefold.method import Method
 from tablefold.methods.full import Full
+from tablefold.models import Network
 from tablefold.plans import make_plan
 from tablefold.tables import FLOAT_BYTES, full_bytes, show_bytes
 from tablefold.train.config import Config
-from tablefold.train.design import Design, design_of, learned_design
+from tablefold.train.design import Design, design_of, folded_design, learned_design
 from tablefold.train.journal import read_journal
 from tablefold.train.progress import Listener
 from tablefold.train.recipe import Recipe
-from tablefold.train.run import CONFIG, JOURNAL, RESULT, check_writable, load_run, train_once
+from tablefold.train.run import CONFIG, JOURNAL, RESULT, Start, check_writable, load_run, train_once
 
-FIRST = INT2
-"""The format of a first training: full tables lose nothing in it, and rare ids learn less noise."""
+FIRST = INT4
+"""The format of a first training: full tables lose nothing in it, on any data that we have."""
 
 FIRST_FOLDER = "first"
 """Where it is left: nobody goes on from it, so that its optimiser is not kept."""
+
+EFFORT = ("iterations", "epochs", "seconds", "samples_per_second")
+"""Figures of a run that are those of the first training, where nothing was trained after it."""
 
 STATE_FLOATS = 3
 """That an optimiser remembers of a weight, at most."""
@@ -95,6 +102,23 @@ def train_run(
         return trainings.best_of(requests, Path(out))
 
 
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    """What may become the run.
+
+    Args:
+        name: of its folder.
+        what: it is, for people.
+        design: made when it is its turn.
+        trains: whether it is trained; else its weights are kept as they begin.
+    """
+
+    name: str
+    what: str
+    design: Callable[[], Design]
+    trains: bool = True
+
+
 class _Trainings:
     """The trainings of one config, in a folder."""
 
@@ -111,35 +135,47 @@ class _Trainings:
         self.checkpoint_every, self.keep_optimizer = checkpoint_every, keep_optimizer
 
     def best_of(self, requests: Sequence[Method], out: Path) -> dict[str, Any]:
-        """Train all requests; the one with the lowest log loss on the validation part becomes `out`."""
+        """Train all candidates; the one with the lowest log loss on the validation part becomes `out`."""
         began = time.perf_counter()
         if not self.dataset.part("validation").rows:
             raise ValueError(f"{self.config.method} chooses on the validation part, which has no rows: prepare one")
-        possible = self._possible(requests)
-        if any(method.learns for method in possible):
-            self._train_first()
-        losses: dict[Method, float] = {}
-        for method in possible:
-            name = f"{requests.index(method)}"
+        candidates, losses = self._candidates(requests), dict[_Candidate, float]()
+        for candidate in candidates:
             try:
-                design = self._design(method)
+                design = candidate.design()
             except ValueError as error:  # what is learned may need some bytes more
-                if not losses and method == possible[-1]:
+                if not losses and candidate == candidates[-1]:
                     raise
-                self._tell(f"{method} is left out: {error}")
+                self._tell(f"{candidate.what} is left out: {error}")
                 continue
-            self._train(name, self.config, design, f"{method}")
-            losses[method] = self._logloss(name)
+            self._train(candidate.name, self.config, design, candidate.what, candidate.trains)
+            losses[candidate] = self._logloss(candidate.name)
         best = min(losses, key=losses.__getitem__)
         if len(losses) > 1:
-            self._tell(f"kept {best}, the best on the validation part")
-        tried = [self._figures(str(method), f"{requests.index(method)}", loss) for method, loss in losses.items()]
-        chosen = self.folder / f"{requests.index(best)}"
-        result = {**load_json(chosen / RESULT).plain, "tried": tried, "total_seconds": time.perf_counter() - began}
+            self._tell(f"kept {best.what}, the best on the validation part")
+        tried = [self._figures(candidate, loss) for candidate, loss in losses.items()]
+        chosen = self.folder / best.name
+        effort = {} if best.trains else self._effort()
+        added = {**effort, "tried": tried, "total_seconds": time.perf_counter() - began}
+        result = {**load_json(chosen / RESULT).plain, **added}
         write_json(chosen / RESULT, result)
         publish(chosen, out)
         shutil.rmtree(self.folder)
         return result
+
+    def _candidates(self, requests: Sequence[Method]) -> list[_Candidate]:
+        """Of requests that leave a choice, the first training's tables as they are, too."""
+        possible = self._possible(requests)
+        found = [
+            _Candidate(f"{requests.index(method)}", str(method), partial(self._design, method)) for method in possible
+        ]
+        if any(method.learns for method in possible):
+            self._train_first()
+            if len(requests) > 1:
+                folded = _Candidate("folded", "the first tables folded", lambda: self._folded, trains=False)
+                tuned = _Candidate("tuned", "the first tables folded, trained on", lambda: self._folded)
+                return [folded, tuned, *found]
+        return found
 
     def _possible(self, requests: Sequence[Method]) -> list[Method]:
         """Those that can be so small; `ValueError` where none can."""
@@ -160,7 +196,15 @@ class _Trainings:
         """Of a request; one that learns does so from the first training's tables."""
         if not method.learns:
             return design_of(self.config, method, self.dataset)
-        return learned_design(self.config, method, self._first().dataset, load_run(self.folder / FIRST_FOLDER).model)
+        return learned_design(self.config, method, self._first().dataset, self._first_model())
+
+    @cached_property
+    def _folded(self) -> Design:
+        """Of the first training's tables."""
+        return folded_design(self.config, self._first().dataset, self._first_model())
+
+    def _first_model(self) -> Network:
+        return load_run(self.folder / FIRST_FOLDER).model
 
     def _train_first(self) -> None:
         first = self._first()
@@ -182,7 +226,7 @@ class _Trainings:
         """As asked, but for sizes: all tables in few bits."""
         return replace(self.config, method="full", compression=None, budget=None, storage=FIRST.name, threshold=0)
 
-    def _train(self, name: str, config: Config, design: Design, what: str) -> None:
+    def _train(self, name: str, config: Config, design: Design, what: str, trains: bool = True) -> None:
         """One training, unless it stands already."""
         folder = self.folder / name
         if (folder / RESULT).is_file():
@@ -190,7 +234,8 @@ class _Trainings:
             if Recipe.from_json(load_json(folder / CONFIG)) != asked:
                 raise ValueError(f"{self.folder} holds trainings of another kind: remove it, or ask for what it is for")
             return
-        self._tell(f"training {what}: {show_bytes(design.plan.num_bytes)}")
+        verb = "training" if trains else "trying"
+        self._tell(f"{verb} {what}: {show_bytes(design.plan.num_bytes)}")
         train_once(
             config,
             folder,
@@ -198,6 +243,7 @@ class _Trainings:
             checkpoint_every=self.checkpoint_every,
             dataset=design.dataset,
             plan=design.plan,
+            start=Start(design.weights, final=not trains) if design.weights else None,
             keep_optimizer=self.keep_optimizer and name != FIRST_FOLDER,
         )
 
@@ -210,11 +256,15 @@ class _Trainings:
         kept = [look for look in looks if best is None or look["step"] == best]
         return float(kept[-1]["logloss"])
 
-    def _figures(self, method: str, name: str, validation: float) -> dict[str, Any]:
+    def _figures(self, candidate: _Candidate, validation: float) -> dict[str, Any]:
         """Of one of several trainings, for the record; the first figure alone chooses."""
-        result = load_json(self.folder / name / RESULT).plain
+        result = load_json(self.folder / candidate.name / RESULT).plain
         kept = ("auc", "logloss", "embedding_bytes", "embedding_bytes_with_pointers", "seconds")
-        return {"method": method, "validation_logloss": validation, **{figure: result[figure] for figure in kept}}
+        return {"method": candidate.what, "validation_logloss": validation, **{each: result[each] for each in kept}}
+
+    def _effort(self) -> dict[str, Any]:
+        first = load_json(self.folder / FIRST_FOLDER / RESULT).plain
+        return {each: first[each] for each in EFFORT}
 
     def _tell(self, text: str) -> None:
         for listener in self.listeners:
