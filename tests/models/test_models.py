@@ -53,10 +53,10 @@ def test_lists_are_pooled_after_they_are_composed(name):
     ids = torch.tensor([[7, 1, 4, 1, 9, 9], [8, 3, -1, -1, 5, -1], [6, -1, -1, -1, -1, -1]])
     dense = torch.rand(3, 3)
     rows = group.unfold("t0"), group.unfold("t1")
-    mean = torch.stack([rows[0][[1, 4, 1]].mean(0), rows[0][3], torch.zeros(4)])
-    total = torch.stack([rows[1][9] * 2, rows[1][5], torch.zeros(4)])
+    mean = torch.stack([rows[0][[1, 4, 1]].mean(0), rows[0][3], torch.zeros_like(rows[0][0])])
+    total = torch.stack([rows[1][9] * 2, rows[1][5], torch.zeros_like(rows[1][0])])
     expected = torch.stack([rows[1][ids[:, 0]], mean, total], dim=1)
-    torch.testing.assert_close(model.vectors(ids)[:, :, :4], expected)
+    torch.testing.assert_close(model.vectors(ids), expected)
     assert model(dense, ids).shape == (3,)
     with pytest.raises(ValueError, match=r"ids must be \[batch, 6\]"):
         model(dense, torch.cat([ids, ids], dim=1))
@@ -137,10 +137,10 @@ def test_neumf_of_two_tables_reads_both_and_their_product():
 
 def test_deepfm_adds_weights_pairs_and_an_mlp():
     model = build_model("deepfm", Lookup(tables=3, dim=4, model="deepfm"), 2, deep_mlp=(8,))
-    assert [table.dim for table in model.group.tables] == [4, 4, 4, 1, 1, 1]
+    assert [table.dim for table in model.group.tables] == [5, 5, 5]
     dense, ids = inputs(6, dense=2, tables=3)
-    vectors = torch.stack([model.group.unfold(f"t{i}")[ids[:, i]] for i in range(3)], dim=1)
-    weights = sum(model.group.unfold(f"t{i} first order")[ids[:, i], 0] for i in range(3))
+    rows = torch.stack([model.group.unfold(f"t{i}")[ids[:, i]] for i in range(3)], dim=1)
+    vectors, weights = rows[:, :, :4], rows[:, :, 4].sum(dim=1)
     one, two, three = vectors.unbind(1)
     pairs = (one * two + one * three + two * three).sum(1)
     deep = model.deep(torch.cat([dense, vectors.flatten(1)], 1)).squeeze(1)

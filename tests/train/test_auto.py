@@ -167,3 +167,12 @@ def test_memory_for_the_first_training_can_be_bounded(data, tmp_path):
     told = Told()
     train_run(config(data, "clusters", training_memory=150_000), tmp_path / "run", [told])
     assert told.texts[0].startswith("training graded codes first")
+
+
+def test_a_model_with_weights_beside_its_vectors_learns_from_trained_tables_too(data, tmp_path):
+    asked = Config(str(data), "auto", dim=8, lr=0.02, batch_size=500, compression=20.0, epochs=2, model="deepfm")
+    told = Told()
+    result = train_run(asked, tmp_path / "run", [told])
+    assert not any("left out" in text for text in told.texts)
+    assert result["embedding_bytes"] <= result["full_bytes"] / 20
+    assert load_run(tmp_path / "run").evaluate(device="cpu").auc == result["auc"]

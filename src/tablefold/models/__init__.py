@@ -136,7 +136,7 @@ def build_model(
 
     Args:
         name: one of `all_models()`.
-        group: an embedding group of the tables that the model's `tables_for` names.
+        group: an embedding group of the tables that the model's `tables_for` gives.
         dense_columns: width of the dense input; 0 for none.
         columns: what the matrix of ids holds; an id for every table unless given.
         seed: of the network's start; the group has its own.

@@ -21,7 +21,6 @@ class Features(nn.Module):
     Args:
         group: has the tables.
         columns: what the matrix of ids holds; lists come after the others.
-        suffix: of the tables' names, where a model has more than one table for a column.
 
     Raises:
         ValueError: for a table that the group does not have, or dims that differ.
@@ -34,15 +33,15 @@ class Features(nn.Module):
     torch.Size([2, 3, 8])
     """
 
-    def __init__(self, group: EmbeddingGroup, columns: Sequence[Column], suffix: str = "") -> None:
+    def __init__(self, group: EmbeddingGroup, columns: Sequence[Column]) -> None:
         super().__init__()
-        names = [column.table + suffix for column in columns if column.length is None]
+        names = [column.table for column in columns if column.length is None]
         self.lists = [column for column in columns if column.length is not None]
         self.singles = len(names)
         own = [table.name for table in group.tables]
         self.is_whole = names == own  # the group itself gives them, and is called as what it then is in its model
         self.view = None if not names or self.is_whole else group.view(names)
-        self.views = nn.ModuleList(group[column.table + suffix] for column in self.lists)
+        self.views = nn.ModuleList(group[column.table] for column in self.lists)
         views = [view for view in (group if self.is_whole else self.view, *self.views) if view is not None]
         if len({view.dim for view in views}) > 1:
             raise ValueError("the vectors of these columns have different dims: they cannot stand side by side")
@@ -50,7 +49,7 @@ class Features(nn.Module):
         self.num_features: int = sum(view.num_features for view in views)
         of = dict(zip(own, group.address_map.features, strict=True))
         singles = [column for column in columns if column.length is None]
-        self.sides = [column.side for column in (*singles, *self.lists) for _ in range(of[column.table + suffix])]
+        self.sides = [column.side for column in (*singles, *self.lists) for _ in range(of[column.table])]
 
     def forward(self, ids: Int[Tensor, "batch ids"], group: nn.Module) -> Float[Tensor, "batch features dim"]:
         """The vectors of a batch, read from the group, or what stands in its place."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from jaxtyping import Float, Int
@@ -23,12 +24,14 @@ class Network(nn.Module, ABC):
     their vectors are.
 
     Args:
-        group: has the tables that `tables_for` names, whose vectors the model computes from.
+        group: of the tables that `tables_for` gives, whose vectors the model computes from.
         dense_columns: width of `dense`; 0 for data without dense columns.
         columns: what the matrix of ids holds; an id for every table unless given.
     """
 
     name: ClassVar[str]
+    beside: ClassVar[int] = 0
+    """Floats that an id has beside its `dim`, at the end of its vector."""
 
     def __init__(self, group: EmbeddingGroup, dense_columns: int, columns: Sequence[Column] | None = None) -> None:
         super().__init__()
@@ -41,13 +44,13 @@ class Network(nn.Module, ABC):
 
     @classmethod
     def tables_for(cls, tables: Sequence[TableSpec]) -> list[TableSpec]:
-        """The tables of its group, for those of the data: the same, unless a model has more than one for each."""
-        return list(tables)
+        """The tables of its group, for those of the data: as much wider as it has floats beside."""
+        return [replace(table, dim=table.dim + cls.beside) for table in tables]
 
     @classmethod
     def read_by(cls, tables: Sequence[TableSpec]) -> list[TableSpec]:
         """The data's tables, given those of its group: undoes `tables_for`."""
-        return list(tables)
+        return [replace(table, dim=table.dim - cls.beside) for table in tables]
 
     def forward(
         self, dense: Float[Tensor, "batch dense_columns"], ids: Int[Tensor, "batch ids"]

@@ -97,13 +97,17 @@ class Config:
             raise ValueError(f"training_memory={self.training_memory} must be at least 1 byte")
         self.schedule()  # refuses numbers and targets that cannot be
 
+    def model_tables(self, tables: Sequence[TableSpec]) -> list[TableSpec]:
+        """The tables of the model's group, for the data's tables."""
+        return find_model(self.model).tables_for(tables)
+
     def plan(self, tables: Sequence[TableSpec]) -> Plan:
         """What every table of the model's group gets, for the data's tables; errors as `tablefold.make_plan`."""
-        return make_plan(self.method, find_model(self.model).tables_for(tables), **asdict(self.wishes))
+        return make_plan(self.method, self.model_tables(tables), **asdict(self.wishes))
 
     def requests(self, tables: Sequence[TableSpec]) -> tuple[Method, ...]:
-        """The methods that are tried for what is asked: one, but for `auto`."""
-        return requests(parse(self.method), tables, self.wishes)
+        """The methods that are tried for the data's tables: one, but for `auto`."""
+        return requests(parse(self.method), self.model_tables(tables), self.wishes)
 
     @property
     def wishes(self) -> Wishes:

@@ -21,7 +21,6 @@ from tablefold.data.encoder_folder import EncoderFolder, digest_of
 from tablefold.data.joined import join_grown
 from tablefold.data.schema import UNSEEN_ID
 from tablefold.growth import carried
-from tablefold.models import find_model
 from tablefold.plans import Plan
 from tablefold.quoting import quoted
 from tablefold.terms import AddressMap
@@ -73,7 +72,7 @@ def train_from(
     config = _config(before, {**changes, "data": str(data)})
     dataset = _dataset(before, Dataset(data))
     recipe = before.recipe
-    plan = recipe.plan.grown(find_model(config.model).tables_for(dataset.schema.table_specs(config.dim)))
+    plan = recipe.plan.grown(config.model_tables(dataset.schema.table_specs(config.dim)))
     origin = Origin(str(run), digest_of(before.folder / WEIGHTS))
     growth = _Growth.of(before, plan, UNSEEN_ID if dataset.schema.first_id > UNSEEN_ID else None)
     remembered = _remembered(before, config, growth) if from_optimizer else {}

@@ -16,9 +16,9 @@ from tablefold.data.numbering import IdMap, Numbering
 from tablefold.folding.planning import Weighed, plan_trained
 from tablefold.folding.replacing import load_kept
 from tablefold.method import Kept, Method, Trained
-from tablefold.models import Network, find_model
+from tablefold.models import Network
 from tablefold.plans import Part, Plan, make_plan
-from tablefold.tables import show_bytes
+from tablefold.tables import TableSpec, show_bytes
 from tablefold.train.config import Config
 from tablefold.train.run import GROUP
 
@@ -43,18 +43,17 @@ class Design:
 
 def design_of(config: Config, method: Method, dataset: Dataset) -> Design:
     """A plan by sizes; and by the counts of training, ids in falling order of them, for methods that take counts."""
-    tables, wishes = dataset.schema.table_specs(config.dim), asdict(config.wishes)
-    planned = find_model(config.model).tables_for(tables)
-    sized = config.wishes.num_bytes(planned) is not None
+    tables, wishes = _tables(config, dataset), asdict(config.wishes)
+    sized = config.wishes.num_bytes(tables) is not None
     if not (sized and method.takes_counts) or any(table.rows is None for table in tables):
-        return Design(make_plan(method, planned, **wishes), dataset)
+        return Design(make_plan(method, tables, **wishes), dataset)
     counts = [dataset.counts(table.name) for table in tables]
     numbering = Numbering.of_keys([-each for each in counts], dataset.schema)
     if not all(_stays(ids) for ids in numbering.new_ids):
         dataset = dataset.numbered(numbering)
         counts = [dataset.counts(table.name) for table in tables]
     named = {table.name: own for table, own in zip(tables, counts, strict=True)}
-    return Design(make_plan(method, planned, counts=named, **wishes), dataset)
+    return Design(make_plan(method, tables, counts=named, **wishes), dataset)
 
 
 def _stays(ids: IdMap | None) -> bool:
@@ -67,9 +66,8 @@ def learned_design(config: Config, method: Method, dataset: Dataset, model: Netw
     Raises:
         ValueError: without a size; for one below the smallest.
     """
-    tables, budget = dataset.schema.table_specs(config.dim), _budget(config, method.name, dataset)
-    trained = _trained(config, method.name, dataset, model)
-    learned = method.learn(trained, budget, dataset.schema.first_id, config.seed)
+    tables, budget = _tables(config, dataset), _budget(config, method, dataset)
+    learned = method.learn(_trained(config, dataset, model), budget, dataset.schema.first_id, config.seed)
     why = f"learned from trained tables, in {show_bytes(budget)}"
     parts = [Part((table,), each.method, each.format, why) for table, each in zip(tables, learned, strict=True)]
     edges = {name: edges for each in learned for name, edges in each.edges.items()}
@@ -81,12 +79,13 @@ def folded_design(config: Config, dataset: Dataset, model: Network) -> Design:
     """The tables of a trained model as `tablefold.fold(ids="renumber")` folds them, with weights that need no training.
 
     Raises:
-        ValueError: as `learned_design`.
+        ValueError: for a size below the smallest.
     """
-    budget, first_id = _budget(config, "a fold", dataset), dataset.schema.first_id
+    budget, first_id = config.wishes.num_bytes(_tables(config, dataset)), dataset.schema.first_id
+    assert budget is not None  # without one there is nothing to choose from
     trained = [
         replace(each, weights=1 + each.weights, renumbers=True, pinned=tuple(range(first_id)))
-        for each in _trained(config, "a fold", dataset, model)
+        for each in _trained(config, dataset, model)
     ]
     weighed = [Weighed(each, each.table.num_bytes, each.values.element_size()) for each in trained]
     planned = plan_trained(weighed, "auto", budget, config.seed)
@@ -110,22 +109,23 @@ def _weights(plan: Plan, kept: Mapping[str, Kept], model: Network, seed: int) ->
     return {**{name: value for name, value in model.state_dict().items() if not name.startswith(GROUP)}, **own}
 
 
-def _budget(config: Config, name: str, dataset: Dataset) -> int:
+def _budget(config: Config, method: Method, dataset: Dataset) -> int:
     """Bytes that the tables may take; `ValueError` where nothing bounds them."""
-    budget = config.wishes.num_bytes(dataset.schema.table_specs(config.dim))
+    budget = config.wishes.num_bytes(_tables(config, dataset))
     if budget is None:
-        raise ValueError(f"{name} needs a size: give a compression or a budget")
+        raise ValueError(f"{method.name} needs a size: give a compression or a budget")
     return budget
 
 
-def _trained(config: Config, name: str, dataset: Dataset, model: Network) -> list[Trained]:
+def _tables(config: Config, dataset: Dataset) -> list[TableSpec]:
+    return config.model_tables(dataset.schema.table_specs(config.dim))
+
+
+def _trained(config: Config, dataset: Dataset, model: Network) -> list[Trained]:
     """The tables of a trained model, weighed by how often their ids are read, in the metric of the loss."""
-    tables = dataset.schema.table_specs(config.dim)
-    if find_model(config.model).tables_for(tables) != tables:
-        raise ValueError(f"{name} learns one vector for each id; {config.model} has more: take graded")
     return [
         Trained(table, model.group.unfold(table.name), dataset.counts(table.name).astype(np.float64), metric)
-        for table, metric in zip(tables, loss_metrics(model, dataset, config), strict=True)
+        for table, metric in zip(_tables(config, dataset), loss_metrics(model, dataset, config), strict=True)
     ]
 
 
@@ -133,9 +133,9 @@ def loss_metrics(model: Network, dataset: Dataset, config: Config) -> Sequence[T
     """For each table the mean of g g', `[dim, dim]`, g the gradient of the loss by a vector: what an error of a vector
     costs in each direction (the empirical Fisher matrix; Amari, 1998)."""
     model.eval()
-    tables = [table.name for table in dataset.schema.tables]
+    tables, dim = [table.name for table in dataset.schema.tables], model.group.tables[0].dim
     columns = sorted(model.columns, key=lambda column: column.length is not None)  # as their vectors come
-    found, seen = torch.zeros(len(tables), config.dim, config.dim), 0
+    found, seen = torch.zeros(len(tables), dim, dim), 0
     for batch in islice(dataset.part("train").batches(config.batch_size, seed=config.seed), BATCHES):
         with torch.no_grad():
             vectors = model.vectors(batch.ids)

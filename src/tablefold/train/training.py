@@ -179,7 +179,8 @@ class _Trainings:
 
     def _possible(self, requests: Sequence[Method]) -> list[Method]:
         """Those that can be so small; `ValueError` where none can."""
-        tables, wishes = self.dataset.schema.table_specs(self.config.dim), asdict(self.config.wishes)
+        wishes = asdict(self.config.wishes)
+        tables = self.config.model_tables(self.dataset.schema.table_specs(self.config.dim))
         possible, refusals = [], []
         for method in requests:
             try:
@@ -215,7 +216,7 @@ class _Trainings:
         """Full tables; or graded codes, the largest that memory for training has room for."""
         config, tables = self._first_config(), self.dataset.schema.table_specs(self.config.dim)
         limit = self.config.training_memory
-        if limit is None or full_bytes(tables) * (1 + STATE_FLOATS) <= limit:
+        if limit is None or full_bytes(config.model_tables(tables)) * (1 + STATE_FLOATS) <= limit:
             return design_of(config, config.requests(tables)[0], self.dataset)
         floats = limit // (FLOAT_BYTES * (1 + STATE_FLOATS))
         bounded = replace(config, method="auto", budget=FIRST.num_bytes(floats))
