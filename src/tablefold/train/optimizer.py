@@ -79,6 +79,17 @@ def remembered(optimizer: RowOptimizer) -> list[dict[str, Any]]:
     return [{name: like(value, parameter) for name, value in held} for parameter in parameters]
 
 
+def state_floats(name: str, dim: int) -> float:
+    """Floats that the optimiser `name` remembers of each weight of rows of `dim`.
+
+    >>> state_floats("amsgrad", 16), state_floats("adagrad", 16), state_floats("rowwise_adagrad", 16)
+    (3.0, 1.0, 0.0625)
+    """
+    table = Parameter(torch.empty(64, dim, device="meta"))
+    (held,) = remembered(build_optimizer(name, [table]))
+    return sum(value.numel() for value in held.values() if isinstance(value, Tensor) and value.ndim) / table.numel()
+
+
 def state_bytes(optimizer: Optimizer) -> int:
     """Bytes of every array the optimiser remembers: moments, sums of squares."""
     return sum(map(_state_bytes, optimizer.state.values()))

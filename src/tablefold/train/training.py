@@ -34,6 +34,7 @@ from tablefold.tables import FLOAT_BYTES, full_bytes, show_bytes
 from tablefold.train.config import Config
 from tablefold.train.design import Design, design_of, folded_design, learned_design
 from tablefold.train.journal import read_journal
+from tablefold.train.optimizer import state_floats
 from tablefold.train.progress import Listener
 from tablefold.train.recipe import Recipe
 from tablefold.train.run import CONFIG, JOURNAL, RESULT, Start, check_writable, load_run, train_once
@@ -46,9 +47,6 @@ FIRST_FOLDER = "first"
 
 EFFORT = ("iterations", "epochs", "seconds", "samples_per_second")
 """Figures of a run that are those of the first training, where nothing was trained after it."""
-
-STATE_FLOATS = 3
-"""That an optimiser remembers of a weight, at most."""
 
 
 def train_run(
@@ -215,10 +213,10 @@ class _Trainings:
     def _first(self) -> Design:
         """Full tables; or graded codes, the largest that memory for training has room for."""
         config, tables = self._first_config(), self.dataset.schema.table_specs(self.config.dim)
-        limit = self.config.training_memory
-        if limit is None or full_bytes(config.model_tables(tables)) * (1 + STATE_FLOATS) <= limit:
+        limit, held = config.training_memory, 1 + state_floats(config.optimizer, config.dim)
+        if limit is None or full_bytes(config.model_tables(tables)) * held <= limit:
             return design_of(config, config.requests(tables)[0], self.dataset)
-        floats = limit // (FLOAT_BYTES * (1 + STATE_FLOATS))
+        floats = int(limit / (FLOAT_BYTES * held))
         bounded = replace(config, method="auto", budget=FIRST.num_bytes(floats))
         untaught = next(method for method in bounded.requests(tables) if not method.learns)
         return design_of(bounded, untaught, self.dataset)
