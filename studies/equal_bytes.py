@@ -31,6 +31,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 SEEDS = (0, 1)
 CLAIM_SEEDS = (0, 1, 2)
@@ -57,6 +58,16 @@ AT_FOUR = (
 )
 METADATA = "custom:lookup={data}/lookup"
 CLICKS_TRAINING = (
+    *("--model", "dlrm", "--bottom-mlp", "64,16", "--top-mlp", "128,64", "--dim", "16", "--optimizer", "amsgrad"),
+    *("--lr", "1e-3", "--batch-size", "1024", "--eval-every", "212"),
+)
+EXACT = (("--storage", "fp32"), ("--threshold", "0"))
+"""Where a run does not say otherwise: left out, a plan would choose both."""
+FIRST = "int4"
+"""The format of full tables from which `auto` learns: a line of its own, copied to where each `auto` looks for it."""
+PICKED = "picked"
+"""Stands for the learning rate that was best on the validation part, of those tried at seed 0 and 64x."""
+TRAINING = (
     *("--model", "dlrm", "--bottom-mlp", "64,16", "--top-mlp", "128,64", "--dim", "16", "--optimizer", "amsgrad"),
     *("--lr", "1e-3", "--batch-size", "1024", "--eval-every", "212"),
 )
@@ -125,18 +136,44 @@ def formats(epochs: int = 9) -> list[Run]:
     return sorted(runs, key=lambda run: run[0] != "full")  # what is claimed of full tables comes first
 
 
-def auto(epochs: int = 6) -> list[Run]:
-    """What `auto` chooses, beside the methods of before in the formats that a plan chooses, on one schedule.
+def auto(epochs: int, more: int, rates: tuple[str, ...]) -> list[Run]:
+    """What `auto` chooses, beside the methods of before in the formats that a plan chooses.
 
-    Seconds of `auto` are without those of its first training, whose line is the second of each seed.
+    `auto` trains in turn, for at most so many epochs each time; all others have the epochs of two trainings, `more`.
+    Every contestant picks one of three rates at seed 0 and 64x. Seconds of `auto` are without its first training's,
+    which has a line of its own.
     """
-    stop = ("--epochs", str(epochs), "--patience", "2", "--lr-decay", "linear")
+    at_64, once = ("--compression", "64.0"), ("--storage", "fp32", "--threshold", "0")
+
+    def run(spec: str, size: tuple[str, ...], seed: int, rate: str = PICKED) -> Run:
+        stop = ("--epochs", str(epochs if spec == "auto" else more), "--patience", "2", "--lr-decay", "linear")
+        return spec, (*size, *stop, "--lr", rate), seed
+
     specs = ("auto", "hash", "qr:combine=mul", "robe:block=4")
-    grid = [("full", ("--storage", bits, "--threshold", "0")) for bits in ("fp32", FIRST)]
-    grid += [
-        (spec, ("--compression", level)) for level in ("64.0", "1000.0", "256.0", "16.0", "4000.0") for spec in specs
-    ]
-    return [(spec, (*size, *stop), seed) for seed in CLAIM_SEEDS for spec, size in grid]
+    runs = [run("full", once, 0, rate) for rate in rates]
+    runs += [run(spec, at_64, 0, rate) for spec in specs for rate in rates]
+    for seeds, sizes in (((0, 1, 2), ("64.0", "1000.0")), ((0, 1, 2), ("16.0", "256.0", "4000.0"))):
+        runs += [run("full", once, seed) for seed in seeds]
+        runs += [run(spec, ("--compression", size), seed) for seed in seeds for size in sizes for spec in specs]
+    return list(dict.fromkeys(runs))
+
+
+def first_of(run: Run) -> Run:
+    """The first training of an `auto`."""
+    _, size, seed = run
+    return "full", ("--storage", FIRST, "--threshold", "0", *size[2:]), seed
+
+
+def with_rate(run: Run, lines: list[dict[str, Any]]) -> Run:
+    """The run with the rate that its contestant picks by the lines there are."""
+    spec, size, seed = run
+    if size[-1] != PICKED:
+        return run
+    at_64 = size if spec == "full" else ("--compression", "64.0", *size[2:])
+    tried = [line for line in lines if line["asked"][0] == spec and line["asked"][1][:-1] == list(at_64[:-1])]
+    tried = [line for line in tried if line["asked"][1][-1] != PICKED and line["asked"][2] == 0]
+    best = min(tried, key=lambda line: line["validation_logloss"])
+    return spec, (*size[:-1], best["asked"][1][-1]), seed
 
 
 def order() -> list[Run]:
@@ -158,9 +195,9 @@ GRIDS: dict[str, Callable[[], list[Run]]] = {
     "formats-movielens": partial(formats, epochs=40),
     "formats-clicks": formats,
     "order": order,
-    "auto": auto,
-    "auto-movielens": partial(auto, epochs=12),
-    "auto-kaggle": partial(auto, epochs=1),
+    "auto": partial(auto, 6, 12, ("2e-3", "5e-3", "1e-2")),
+    "auto-movielens": partial(auto, 12, 24, ("2e-3", "5e-3", "1e-2")),
+    "auto-kaggle": partial(auto, 1, 1, ("1e-3", "2e-3", "5e-3")),
 }
 DATA = dict.fromkeys(GRIDS, "gowalla") | {"movielens": "movielens"}
 DATA |= dict.fromkeys(("formats", "order"), "gowalla-frequency")
@@ -208,37 +245,32 @@ def folder_of(study: str, work: Path, run: Run) -> Path:
     return work / "runs" / "-".join((DATA[study], spec, *size, str(seed))).replace("/", "_")
 
 
-def train(study: str, data: Path, work: Path, run: Run) -> dict[str, object]:
+def train(study: str, data: Path, work: Path, run: Run, lines: list[dict[str, Any]]) -> dict[str, Any]:
     """One run's line: what was asked, and what came out (or why nothing did)."""
-    spec, size, seed = run
+    asked: dict[str, Any] = {"asked": [run[0], list(run[1]), run[2]]}
+    spec, size, seed = run = with_rate(run, lines)
     out = folder_of(study, work, run)
     if spec == "auto":
-        first = folder_of(study, work, ("full", ("--storage", FIRST, "--threshold", "0", *size[2:]), seed))
+        first = folder_of(study, work, first_of(run))
+        if not first.exists():
+            _ = train(study, data, work, first_of(run), lines)
         shutil.copytree(first, Path(f"{out}.trainings") / "first", dirs_exist_ok=True)
-    asked = {"asked": [spec, size, seed]}
-    method = spec.format(data=data)
     training = CLICKS_TRAINING if DATA[study] in ("clicks", "kaggle") else TRAINING
+    if study.startswith("auto"):
+        training = training[: training.index("--eval-every")]  # a look after each epoch
     exact = () if study.startswith("auto") else (pair for pair in EXACT if pair[0] not in size)
-    done = tablefold(
-        "train",
-        str(data),
-        "--method",
-        method,
-        *training,
-        *itertools.chain(*exact),
-        *size,
-        "--seed",
-        str(seed),
-        "--out",
-        str(out),
-    )
-    if done.returncode:
-        return {**asked, "error": done.stderr.strip().splitlines()[-1]}
+    options = (*training, *itertools.chain(*exact), *size, "--seed", str(seed), "--out", str(out))
+    if not (out / "result.json").exists():
+        done = tablefold("train", str(data), "--method", spec.format(data=data), *options)
+        if done.returncode:
+            return {**asked, "error": done.stderr.strip().splitlines()[-1]}
     result = json.loads((out / "result.json").read_text())
     result["method"] = result["method"].replace(str(data), "{data}")
     steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    curve = [[line["step"], round(line["auc"], 5)] for line in steps if "auc" in line]
-    return {**asked, **result, "validation_curve": curve}
+    looks = [line for line in steps if "auc" in line]
+    curve = [[line["step"], round(line["auc"], 5)] for line in looks]
+    best = min(line["logloss"] for line in looks)
+    return {**asked, **result, "validation_logloss": best, "validation_curve": curve}
 
 
 def main() -> None:
@@ -250,16 +282,16 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     arguments.results.parent.mkdir(parents=True, exist_ok=True)
-    lines = arguments.results.read_text().splitlines() if arguments.results.exists() else []
-    done = [json.loads(line)["asked"] for line in lines]
+    texts = arguments.results.read_text().splitlines() if arguments.results.exists() else []
+    lines = [json.loads(text) for text in texts]
     for spec, size, seed in GRIDS[arguments.study]():
-        if [spec, list(size), seed] in done:
+        if [spec, list(size), seed] in [line["asked"] for line in lines]:
             continue
         data = prepare(arguments.study, arguments.file, arguments.work, seed)
-        line = train(arguments.study, data, arguments.work, (spec, size, seed))
+        lines.append(train(arguments.study, data, arguments.work, (spec, size, seed), lines))
         with arguments.results.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-        print(spec, *size, seed, line.get("auc", line.get("error")), flush=True)
+            file.write(json.dumps(lines[-1]) + "\n")
+        print(spec, *size, seed, lines[-1].get("auc", lines[-1].get("error")), flush=True)
 
 
 if __name__ == "__main__":

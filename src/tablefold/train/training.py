@@ -6,8 +6,9 @@ validation part is the lowest; no choice sees the test part.
 
     first        full tables in int4 (or graded codes, where memory for training is bounded)
     folded       the tables of the first folded to the size, for requests that leave a choice; nothing is trained
-    tuned        that, trained on
     0, 1, ..     the requests, each designed from counts, or from the tables of the first, and trained anew
+
+To train the fold on was tried and is not done: clusters that are trained anew were better (`studies/LOG.md`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -170,9 +171,7 @@ class _Trainings:
         if any(method.learns for method in possible):
             self._train_first()
             if len(requests) > 1:
-                folded = _Candidate("folded", "the first tables folded", lambda: self._folded, trains=False)
-                tuned = _Candidate("tuned", "the first tables folded, trained on", lambda: self._folded)
-                return [folded, tuned, *found]
+                return [_Candidate("folded", "the first tables folded", self._folded, trains=False), *found]
         return found
 
     def _possible(self, requests: Sequence[Method]) -> list[Method]:
@@ -197,7 +196,6 @@ class _Trainings:
             return design_of(self.config, method, self.dataset)
         return learned_design(self.config, method, self._first().dataset, self._first_model())
 
-    @cached_property
     def _folded(self) -> Design:
         """Of the first training's tables."""
         return folded_design(self.config, self._first().dataset, self._first_model())
