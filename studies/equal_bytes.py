@@ -68,14 +68,6 @@ FIRST = "int4"
 PICKED = "picked"
 """Stands for the learning rate that was best on the validation part, of those tried at seed 0 and 64x."""
 TRAINING = (
-    *("--model", "dlrm", "--bottom-mlp", "64,16", "--top-mlp", "128,64", "--dim", "16", "--optimizer", "amsgrad"),
-    *("--lr", "1e-3", "--batch-size", "1024", "--eval-every", "212"),
-)
-EXACT = (("--storage", "fp32"), ("--threshold", "0"))
-"""Where a run does not say otherwise: left out, a plan would choose both."""
-FIRST = "int2"
-"""The format of full tables from which `auto` learns: a line of its own, copied to where each `auto` looks for it."""
-TRAINING = (
     *("--model", "neumf", "--top-mlp", "64,32", "--dim", "16", "--optimizer", "amsgrad", "--lr", "2e-3"),
     *("--batch-size", "8192", "--epochs", "6", "--eval-every", "267"),
 )

@@ -8,7 +8,7 @@ from torch import nn
 from folding.toys import DeepFM, look_trained, some_ids
 from tablefold import ClusteredResidual, TableSpec, fold, from_pretrained, plan, save_pretrained, unfold
 from tablefold.folding.replacing import load_kept
-from tablefold.formats import INT4
+from tablefold.formats import FP32, INT4
 from tablefold.method import Trained
 from tablefold.plans import Part, Plan
 
@@ -160,3 +160,14 @@ def test_what_the_numbering_carries_is_told():
     assert Plan(tables, (Part(tables, method, INT4),)).bytes().with_pointers == Plan(
         tables, (Part(tables, method, INT4),)
     ).num_bytes + method.pointer_bytes(tables)
+
+
+def test_pinned_ids_come_first_and_share_with_no_others():
+    values = clustered().weight.detach()
+    trained = Trained(TableSpec("a", 3000, 8), values, np.ones(3000), renumbers=True, pinned=(7, 1234))
+    kept = ClusteredResidual(rows=40).keep(trained, FP32)
+    assert kept.order[:2].tolist() == [7, 1234]
+    assert kept.edges[0][:2].tolist() == [1, 2]
+    torch.testing.assert_close(kept.regions[0][:2], values[[7, 1234]])
+    with pytest.raises(ValueError, match="rows=2 must be more than the 2 ids of table 'a' that have rows of their own"):
+        ClusteredResidual(rows=2).keep(trained, INT4)

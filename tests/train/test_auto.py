@@ -14,7 +14,9 @@ from tablefold.data import Dataset
 from tablefold.data.criteo import Criteo
 from tablefold.data.preparation import Options, prepare
 from tablefold.serving.prediction import predict_file
-from tablefold.train import Config, Listener, load_run, train_run
+from tablefold.train import Config, Listener, Trainer, load_run, train_run
+from tablefold.train.design import folded_design
+from tablefold.train.recipe import Recipe
 
 SIZES = {"bottom_mlp": [8], "top_mlp": [8]}
 TABLES = {"user": 2_000, "item": 500, "country": 7}
@@ -106,12 +108,37 @@ def test_small_compressions_are_full_tables_in_few_bits(data, tmp_path):
     assert "tried" not in result
 
 
-def test_raw_values_are_scored_in_the_order_that_was_learned(tmp_path):
-    (tmp_path / "log.txt").write_text("\n".join(criteo_lines(3000, 1)) + "\n")
-    prepare(Criteo((str(tmp_path / "log.txt"),)), tmp_path / "data", Options())
+@pytest.fixture(scope="module")
+def criteo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("criteo")
+    (folder / "log.txt").write_text("\n".join(criteo_lines(3000, 1)) + "\n")
+    prepare(Criteo((str(folder / "log.txt"),)), folder / "data", Options())
+    return folder
+
+
+def test_a_fold_reads_what_the_first_tables_read(criteo, tmp_path):
+    asked = config(criteo / "data", "full", compression=None)
+    train_run(asked, tmp_path / "first")
+    first, dataset = load_run(tmp_path / "first"), Dataset(criteo / "data")
+    design = folded_design(config(criteo / "data", compression=6.0), dataset, first.model)
+    assert design.plan.num_bytes <= design.plan.full_bytes / 6
+    model = Recipe.of(asked, design.dataset.schema, design.plan).build()
+    model.load_state_dict({**model.state_dict(), **design.weights})
+    for number, table in enumerate(design.plan.tables):
+        new = design.dataset.new_ids(number)
+        np.testing.assert_array_equal(new[:2], [0, 1])  # absent and unseen values stay what they are
+        found, wanted = model.group.unfold(table.name)[new], first.model.group.unfold(table.name)
+        assert (found - wanted).square().sum() < 0.5 * wanted.square().sum()
+    found, expected = Trainer(model, device="cpu").evaluate(design.dataset.part("test")), first.evaluate(device="cpu")
+    assert found.logloss == pytest.approx(expected.logloss, rel=0.02)
+
+
+@pytest.mark.parametrize("method", ["clusters", "auto"])
+def test_raw_values_are_scored_in_the_order_that_was_learned(method, criteo, tmp_path):
+    shutil.copytree(criteo, tmp_path, dirs_exist_ok=True)
     rows = [table.rows for table in Dataset(tmp_path / "data").schema.tables]
     full = sum(rows) * 8 * 4
-    asked = config(tmp_path / "data", "clusters", compression=None, budget=full // 8)
+    asked = config(tmp_path / "data", method, compression=None, budget=full // 15)
     train_run(asked, tmp_path / "run")
     run, expected = load_run(tmp_path / "run"), run_scores(tmp_path / "data", tmp_path / "run")
     assert run.evaluate(device="cpu").logloss == pytest.approx(run.evaluate(tmp_path / "data", device="cpu").logloss)
