@@ -11,13 +11,14 @@ from methods.cases import CASES, TABLES
 from tablefold import TableSpec, make_plan, parse
 from tablefold.formats import FORMATS, FP32, find_format
 from tablefold.group import EmbeddingGroup
-from tablefold.growth import carried, grown
+from tablefold.growth import carried, carried_pointers, grown
 from tablefold.json_files import JsonValue
+from tablefold.partitions import Pointers
 from tablefold.plans import Part, Plan
 
 MORE = [replace(table, rows=rows) for table, rows in zip(TABLES, (1450, 317, 23), strict=True)]
 FIXED = ("chinese_remainder:k", "path")
-"""Specs that cannot grow, beside those with an entry for each id: they say so."""
+"""Specs that cannot grow, beside those with metadata of each id: they say so."""
 
 
 def groups(before, after):
@@ -26,14 +27,16 @@ def groups(before, after):
     with torch.no_grad():
         for number, name in enumerate(old.memory):
             new.memory[name].copy_(carried(old.memory[name], number, before, after))
-        for name in ("edges", "lookup"):
-            if getattr(old, name) is not None:
-                getattr(new, name).copy_(getattr(old, name))
+        if old.edges is not None:
+            new.edges.copy_(old.edges)
+        if old.lookup is not None:
+            new.lookup.copy_(carried_pointers(old.lookup, before, after))
     return old, new
 
 
 def can_grow(case):
-    return not case.spec.startswith(FIXED) and not case.method.address_map(TABLES).lookups
+    lookups = case.method.address_map(TABLES).lookups
+    return not case.spec.startswith(FIXED) and all(isinstance(each, Pointers) for each in lookups)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.spec)
@@ -135,3 +138,15 @@ def test_what_is_no_growth_is_refused():
         plan.grown([replace(TABLES[0], rows=999), *TABLES[1:]])
     with pytest.raises(ValueError, match="not become others"):
         plan.grown(TABLES[:2])
+
+
+@pytest.mark.parametrize(
+    ("spec", "like"), [("residual:stages=2,rows=16", 1), ("clustered_residual:rows=8,stages=2", -1)]
+)
+def test_new_ids_point_where_unseen_values_or_the_last_id_do(spec, like):
+    table, more = TableSpec("user", 1000, 16), TableSpec("user", 1030, 16)
+    before, after = parse(spec).address_map([table]), grown(parse(spec).address_map([table]), [more])
+    pointers = torch.randint(8, (2000,), generator=torch.Generator().manual_seed(0))
+    found = carried_pointers(pointers, before, after, unseen=1).view(2, 1030)
+    assert torch.equal(found[:, :1000], pointers.view(2, 1000))
+    assert torch.equal(found[:, 1000:], pointers.view(2, 1000)[:, [like]].expand(2, 30))

@@ -5,7 +5,8 @@ been, for that is what stands last where ids are numbered by frequency:
 
 - hashed ids, remainders: nothing is added; new ids share rows with old ones, as all do;
 - a row for each id, or for each block of ids (full tables, narrow rows, codes, quotients): the region gets more rows;
-- intervals (blocks of ranks, clusters): new ids read the last interval's row.
+- intervals (blocks of ranks, clusters): new ids read the last interval's row;
+- stored pointers that a fold found: new ids get those of unseen values; of a table in intervals, those of its last id.
 
 Rows that are added begin, where each id has one, as that of unseen values: what a new id was read as until now, so that
 to grow changes no prediction, and the network knows what it means. (Measured beside the mean of all rows and a fresh
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from tablefold.formats import FP32
 from tablefold.formats.format import BLOCK
-from tablefold.partitions import Partition, ceil_div, known_modulus
+from tablefold.partitions import Partition, Pointers, ceil_div, known_modulus
 from tablefold.quoting import quoted
 from tablefold.tables import TableSpec
 from tablefold.terms import AddressMap, Region, Term, moved_to
@@ -103,6 +104,23 @@ def carried(values: Tensor, array: int, before: AddressMap, after: AddressMap, u
     return torch.cat(pieces)
 
 
+def carried_pointers(values: Tensor, before: AddressMap, after: AddressMap, unseen: int | None = None) -> Tensor:
+    """The lookup arrays of a group, end to end, for the group of the grown map; arguments as for `carried`."""
+    in_intervals = {
+        term.partition.lookup
+        for terms in before.terms
+        if any(part.edges is not None for term in terms for part in term.partitions)
+        for term in terms
+    }
+    pieces, first = [], 0
+    for old, new in zip(before.lookups, after.lookups, strict=True):
+        own = values[first : first + len(old.buckets)]
+        first += len(own)
+        last = own[-1] if unseen is None or old in in_intervals else own[unseen]
+        pieces += [own, last.expand(len(new.buckets) - len(own))]
+    return torch.cat(pieces)
+
+
 def _rows_of_ids(address_map: AddressMap) -> set[int]:
     """The regions whose row x is that of id x."""
     found = set()
@@ -130,10 +148,12 @@ def _continued(term: Term, old: TableSpec, new: TableSpec) -> Term:
 
 def _with_room(partition: Partition, before: int, after: int, table: TableSpec) -> Partition:
     """A partition of more ids: one that gave each block of ids a bucket of its own goes on to do so."""
+    if isinstance(partition.lookup, Pointers):
+        return replace(partition, lookup=partition.lookup.grown(after))
     if partition.lookup is not None and after > before:
         raise ValueError(
             f"table {quoted(table.name)} has an entry for each of its {table.rows:,} ids in an array, and none for new "
-            "ones: train anew, or take a method without pointers or metadata"
+            "ones: train anew, or take a method without metadata"
         )
     if not partition.is_arithmetic or partition.div * partition.num_buckets < before:
         return partition

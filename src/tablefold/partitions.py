@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -123,6 +123,10 @@ class Pointers(Lookup):
     def digest(self) -> str:
         """Names the array, whatever it holds."""
         return f"{self.name}: {self.num_buckets} buckets"
+
+    def grown(self, rows: int) -> Pointers:
+        """With room for so many ids."""
+        return replace(self, buckets=np.append(self.buckets, np.zeros(rows - len(self.buckets), self.buckets.dtype)))
 
     def takes(self, found: NDArray[np.integer]) -> bool:
         """Whether it can hold these buckets."""

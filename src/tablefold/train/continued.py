@@ -20,7 +20,7 @@ from tablefold.data import Dataset
 from tablefold.data.encoder_folder import EncoderFolder, digest_of
 from tablefold.data.joined import join_grown
 from tablefold.data.schema import UNSEEN_ID
-from tablefold.growth import carried
+from tablefold.growth import carried, carried_pointers
 from tablefold.plans import Plan
 from tablefold.quoting import quoted
 from tablefold.terms import AddressMap
@@ -137,7 +137,10 @@ class _Growth:
         return cls(before, after, arrays, unseen)
 
     def __call__(self, name: str, value: Tensor) -> Tensor:
-        """An array of memory, or what is remembered of it, with the rows that it has now; anything else as it is."""
+        """An array of memory, or what is remembered of it, with the rows that it has now; lookup arrays with room for
+        all ids; anything else as it is."""
+        if name == f"{GROUP}lookup":
+            return carried_pointers(value, self.before, self.after, self.unseen)
         if name not in self.arrays:
             return value
         return carried(value, self.arrays[name], self.before, self.after, self.unseen)

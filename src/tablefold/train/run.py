@@ -241,7 +241,7 @@ class _Training:
         with new_folder(self.out) as folder:
             write_json(folder / CONFIG, recipe.to_json())
             journal.write(folder / JOURNAL)
-            if self.keep_optimizer:
+            if self.keep_optimizer and trainer.progress.step:  # it remembers nothing where nothing was trained
                 save_state(folder / OPTIMIZER, trainer.optimizer)
             trainer.model.group.freeze()
             save_tensors(folder / WEIGHTS, trainer.model.state_dict(), note)
