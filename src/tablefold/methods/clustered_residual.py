@@ -128,10 +128,9 @@ class ClusteredResidual(Method):
             left = replace(sketch, values=_found(sketch, learned, INT4, seed, 4).left)
             tried.setdefault(0, []).append((count, left.error(left.values)))
             if count * 64 >= table.vocabulary:  # fewer are next to nothing beside the pointers
-                for rung in Residual(1, self.codebook).ladder(left, most, seed):
+                for rung in Residual(1, self.codebook).rungs(left, INT4, most, seed):
                     assert isinstance(rung.method, Residual)
-                    if rung.method.rows == self.codebook and rung.format == INT4:
-                        tried.setdefault(rung.method.stages, []).append((count, rung.error))
+                    tried.setdefault(rung.method.stages, []).append((count, rung.error))
             if replace(self, rows=count)._bytes(table, INT4) > most:  # what lies below may fit
                 break
         for stages, points in tried.items():

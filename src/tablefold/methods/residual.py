@@ -119,15 +119,17 @@ class Residual(Method):
 
     def ladder(self, trained: Trained, most: int, seed: int = 0) -> Iterator[Rung]:
         """From one stage up, by stages that are learned from a sample and never improved; to where int4 takes less."""
-        table, sketch = trained.table, trained.sample(SKETCH, seed)
+        table = trained.table
         most = min(most, INT4.num_bytes(table.vocabulary * table.dim))
         rows = min(FEW_ROWS, self.rows) if table.vocabulary < self.rows * table.dim else self.rows
         for kept in (INT8, INT4):
-            yield from replace(self, rows=rows, stages=1)._stages(table, sketch, kept, most, seed)
+            yield from replace(self, rows=rows, stages=1).rungs(trained, kept, most, seed)
             if table.vocabulary >= 64 * rows * table.dim:  # codebooks are next to nothing beside the pointers
                 break
 
-    def _stages(self, table: TableSpec, sketch: Trained, kept: Format, most: int, seed: int) -> Iterator[Rung]:
+    def rungs(self, trained: Trained, kept: Format, most: int, seed: int) -> Iterator[Rung]:
+        """As `ladder`, from this size up, in one format."""
+        table, sketch = trained.table, trained.sample(SKETCH, seed)
         method, search = self, _Search(sketch, kept, self.rows, seed)
         while method._bytes(table, kept) <= most and method._pays(table) and self.rows < len(sketch.values):
             search.add_stage(iterations=4)
