@@ -53,7 +53,7 @@ def trained(data, tmp_path_factory):
 def test_the_best_on_the_validation_part_is_kept_and_the_others_go(trained):
     result, out, told = trained
     losses = {each["method"]: each["validation_logloss"] for each in result["tried"]}
-    assert list(losses) == ["the first tables folded", "graded", "clusters", "clusters:least=20"]
+    assert list(losses) == ["the first tables folded", "graded", "qr:combine=mul", "clusters", "clusters:least=20"]
     best = min(losses, key=losses.get)
     assert any(text == f"kept {best}, the best on the validation part" for text in told.texts)
     assert result["iterations"] > 0

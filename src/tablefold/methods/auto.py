@@ -10,6 +10,7 @@ from tablefold.method import Method
 from tablefold.methods.clusters import Clusters
 from tablefold.methods.full import Full
 from tablefold.methods.graded import Graded
+from tablefold.methods.qr import QuotientRemainder
 from tablefold.methods.robe import Robe
 from tablefold.tables import TableSpec
 from tablefold.terms import AddressMap
@@ -20,7 +21,7 @@ class Auto(Method):
     """Whatever loses least at the size that is asked for: a request, which a plan turns into methods.
 
     Up to 14x that is full tables in few bits. Beyond, training folds full tables that it trains first, tries `graded`
-    codes and `clusters` of those tables, and keeps what is best on the validation part. Without data it is `graded`;
+    codes, `qr` and `clusters` of those tables, and keeps what is best on the validation part. Without data it is `graded`;
     with hashed ids, which have no order, `robe`.
 
     When to use it: unless you know better.
@@ -35,10 +36,11 @@ class Auto(Method):
     summary: ClassVar[str] = "what loses least at the size asked for, chosen by training on your data"
 
     def tiers(self, is_open: bool) -> tuple[tuple[Method, ...], ...]:
-        """Full tables where they fit, else graded codes and clusters of ids seen 5 or 20 times."""
+        """Full tables where they fit, else graded codes, quotients and remainders, and clusters of ids seen 5 or 20
+        times."""
         if is_open:
             return ((Robe(block=4),),)
-        return (Full(),), (Graded(), Clusters(), Clusters(least=20))
+        return (Full(),), (Graded(), QuotientRemainder(), Clusters(), Clusters(least=20))
 
     def address_map(self, tables: Sequence[TableSpec], seed: int = 0) -> AddressMap:
         """None: a plan has to say first what it stands for."""
