@@ -13,16 +13,27 @@ true division.
 
 from __future__ import annotations
 
+from llvmlite import ir
 from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from tablefold.compilation import part
 from tablefold.hashing import _BUCKET_SHIFT, _MULTIPLY_1, _MULTIPLY_2
 from tablefold.ops.kernels.lanes import (
+    loop,
+    past,
     pointer_int16,
     pointer_int32,
     pointer_int64,
     pointer_uint8,
+    scratch_like,
+    splat,
 )
+from tablefold.ops.program import LINE
+
+FEW_EDGES = 64
+"""So many edges are compared to sixteen ids at once in less time than a search by halving takes."""
 
 
 @part
@@ -69,16 +80,29 @@ def _hashed(numbers, words, count, key):
         numbers[i] = types.int64(types.uint64(words[i]) >> types.uint64(_BUCKET_SHIFT))
 
 
-@part
-def _scaled(numbers, count, factor, summand):
-    for i in range(count):
-        numbers[i] = numbers[i] * factor + summand
+_LANES = 8
+"""Ids to an instruction. Numbers are read and written up to the next multiple of it: scratch has that much room."""
 
 
-@part
-def _counted(target, ids, count, first):
-    for i in range(count):
-        target[i] = ids[i] - first
+@intrinsic
+def scale(_context, target, numbers, count, first, factor, summand):
+    """Set target[i] to (numbers[i] - first) * factor + summand."""
+
+    def generate(context, builder, _signature, arguments):
+        target, numbers, count, first, factor, summand = arguments
+        vector = ir.VectorType(ir.IntType(64), _LANES)
+        first, factor, summand = (splat(builder, each, vector) for each in (first, factor, summand))
+
+        def at(pointer, i):
+            return builder.bitcast(builder.gep(pointer, [i]), vector.as_pointer())
+
+        with loop(builder, count.type(0), count, _LANES) as (i, _):
+            counted = builder.sub(builder.load(at(numbers, i), align=8), first)
+            builder.store(builder.add(builder.mul(counted, factor), summand), at(target, i), align=8)
+        return context.get_dummy_value()
+
+    word = types.int64
+    return types.void(target, numbers, word, word, word, word), generate
 
 
 @part
@@ -125,6 +149,60 @@ def _reached(numbers, places, count, edges, first, total):
 
 
 @part
+def _reached_32(numbers, count, edges, total):
+    """`_reached` where edges are int32: so are places, and sixteen of them are read at once."""
+    if total <= FEW_EDGES:
+        count_reached(numbers, count, edges, total)
+        return
+    places, ids = scratch_like(edges), scratch_like(edges)
+    for i in range(count):
+        ids[i] = types.int32(min(max(numbers[i], -1), _MOST))
+        places[i] = 0
+    while total > 1:
+        half = types.int32(total // 2)
+        for i in range(count):
+            further = types.int32(places[i] + half)
+            places[i] = further if edges[further - 1] <= ids[i] else places[i]
+        total -= half
+    for i in range(count):
+        numbers[i] = places[i] + (1 if edges[places[i]] <= ids[i] else 0)
+
+
+_MOST = (1 << 31) - 1
+
+
+@intrinsic
+def count_reached(_context, numbers, count, edges, total):
+    """Turn numbers into how many of `total` int32 edges each has reached, by comparing it to all, a line of them at a
+    time: numbers up to the next multiple of a line are turned too."""
+
+    def generate(_target, builder, _signature, arguments):
+        numbers, count, edges, total = arguments
+        wide, narrow = (ir.VectorType(ir.IntType(bits), LINE) for bits in (64, 32))
+
+        def all_lanes(number):
+            return ir.Constant(wide, [number] * LINE)
+
+        def between(value, least, most):
+            value = builder.select(builder.icmp_signed("<", value, all_lanes(least)), all_lanes(least), value)
+            return builder.select(builder.icmp_signed(">", value, all_lanes(most)), all_lanes(most), value)
+
+        with loop(builder, count.type(0), count, LINE) as (i, _):
+            at = builder.bitcast(builder.gep(numbers, [i]), wide.as_pointer())
+            ids = builder.trunc(between(builder.load(at, align=8), -1, _MOST), narrow)
+            found = cgutils.alloca_once_value(builder, ir.Constant(narrow, [0] * LINE))
+            with loop(builder, total.type(0), total) as (j, _):
+                edge = splat(builder, builder.load(builder.gep(edges, [j])), narrow)
+                reached = builder.sext(builder.icmp_signed("<=", edge, ids), narrow)
+                builder.store(builder.sub(builder.load(found), reached), found)
+            builder.store(builder.zext(builder.load(found), wide), at, align=8)
+        return _target.get_dummy_value()
+
+    word = types.int64
+    return types.void(numbers, word, edges, word), generate
+
+
+@part
 def buckets(arguments, part, numbers, words, count):
     """Turn `numbers` from ids into buckets; `words` get the hashed words where the partition hashes."""
     divisor = part.div
@@ -136,11 +214,23 @@ def buckets(arguments, part, numbers, words, count):
         _looked_up(numbers, count, arguments.lookups, arguments.lookup_size, part)
     elif part.edges:
         if arguments.edge_size == 4:
-            _reached(numbers, words, count, pointer_int32(arguments.edges), part.first_edge, part.edges)
+            _reached_32(numbers, count, past(pointer_int32(arguments.edges), part.first_edge), part.edges)
         else:
             _reached(numbers, words, count, pointer_int64(arguments.edges), part.first_edge, part.edges)
     if part.buckets:
         remainders(numbers, count, part.buckets, part.buckets_exact != 0)
+
+
+@part
+def _numbered(piece, part, ids, target, words, count, arguments, factor, summand):
+    """Set `target` to the buckets of ids, times a factor, plus a summand."""
+    first = piece.first
+    if part.hashed or part.lookup >= 0 or part.edges or part.buckets or part.div != 1:
+        scale(target, ids, count, first, 1, 0)
+        buckets(arguments, part, target, words, count)
+        scale(target, target, count, 0, factor, summand)
+    else:
+        scale(target, ids, count, first, factor, summand)
 
 
 @part
@@ -149,16 +239,13 @@ def places_of(arguments, piece, ids, places, words, spare, count):
 
     Where the piece wraps, that is the place within its region, not yet wrapped, without `BASE`. `spare` is scratch.
     """
-    _counted(places, ids, count, piece.first)
-    buckets(arguments, piece.part, places, words, count)
-    stride = piece.stride
     first = piece.offset
     if piece.wrap == 0:
         first += piece.base
-    _scaled(places, count, stride, first)
+    _numbered(piece, piece.part, ids, places, words, count, arguments, piece.stride, first)
     neighbours = piece.neighbours
     if neighbours > 1:
-        _counted(spare, ids, count, piece.first)
+        scale(spare, ids, count, piece.first, 1, 0)
         remainders(spare, count, neighbours, piece.part.div_exact != 0)
         _add_scaled(places, spare, count, piece.step)
     wrap = piece.wrap
@@ -169,9 +256,7 @@ def places_of(arguments, piece, ids, places, words, spare, count):
 @part
 def weights_of(arguments, piece, ids, places, words, count):
     """Fill `places` with the float that is the learned weight of each id."""
-    _counted(places, ids, count, piece.first)
-    buckets(arguments, piece.weight_part, places, words, count)
-    _scaled(places, count, piece.weight_stride, piece.weight_base)
+    _numbered(piece, piece.weight_part, ids, places, words, count, arguments, piece.weight_stride, piece.weight_base)
 
 
 @part
