@@ -145,14 +145,26 @@ def _room(context, builder, signature, size):
     return builder.bitcast(block, kind)
 
 
-@intrinsic
-def scratch_words(_context):
-    """Room for `TILE` int64, on the stack."""
+def _words(size):
+    @intrinsic
+    def scratch(_context):
+        """Room for so many int64, on the stack."""
 
-    def generate(context, builder, signature, _arguments):
-        return _room(context, builder, signature, TILE)
+        def generate(context, builder, signature, _arguments):
+            return _room(context, builder, signature, size)
 
-    return types.CPointer(types.int64)(), generate
+        return types.CPointer(types.int64)(), generate
+
+    return scratch
+
+
+PADDED = TILE + LINE
+"""Room for a tile of numbers from any of them on: instructions work on up to a line of them."""
+
+AHEAD = 4
+"""Pieces of a range whose rows are asked for before the first is read."""
+
+scratch_words, scratch_ahead = _words(PADDED), _words(AHEAD * PADDED)
 
 
 def _scratch(size):

@@ -6,12 +6,17 @@
 
 from __future__ import annotations
 
+from llvmlite import ir
 from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from tablefold.compilation import part
 from tablefold.ops.cpu import TILE, Arguments
 from tablefold.ops.kernels.lanes import (
+    AHEAD,
     CODED,
+    PADDED,
     add_rows,
     add_scaled,
     add_up,
@@ -22,25 +27,39 @@ from tablefold.ops.kernels.lanes import (
     fetch_add,
     fetch_min,
     header,
+    loop,
     make_kernel,
     multiply_rows,
     multiply_scaled,
+    past,
     piece_at,
     pointer_int32,
     pointer_int64,
     pointer_like,
+    prefetch_read,
     range_at,
+    scratch_ahead,
     scratch_like,
     scratch_rows,
     scratch_words,
     source_of,
+    splat,
     word_at,
     zero,
 )
 from tablefold.ops.kernels.loads import ask_for, assign_coded, read_floats
 from tablefold.ops.kernels.places import places_of, signs_of, weights_of
 from tablefold.ops.kernels.projections import add_projected, set_projected
-from tablefold.ops.program import ADD, ASSIGN, MULTIPLY, PLAIN
+from tablefold.ops.program import ADD, ASSIGN, LINE, MULTIPLY, PLAIN
+
+NEAR = 1 << 11
+"""Rows of so many floats in all are soon in the first cache: nobody need ask for them."""
+
+IDS_IN_LINE = 8
+"""Neighbouring ids that are fetched together, as long as those of the tables before are worked on."""
+
+MOST_RANGES = TILE
+"""Ranges that a tile's ids are sorted into at once."""
 
 
 @part
@@ -127,16 +146,72 @@ def is_whole(program, table):
 @part
 def select(program, number, ids, count, own, chosen):
     """Copy those of a tile's ids that are in a range to `own`, and which they are to `chosen`; how many there are."""
-    first, size = range_at(program, number).first, types.uint64(range_at(program, number).size)
-    if size == 0:
-        for i in range(count):
-            own[i], chosen[i] = ids[i], i
-        return count
-    found = 0
-    for i in range(count):  # no branch: which of the ids fall into this range is a coin toss
+    reached = which_reach(ids, count, range_at(program, number).first)
+    return take_out(reached & ~_beyond(program, number, ids, count), ids, own, chosen, 0)
+
+
+@part
+def sort_out(program, first, ranges, ids, count, own, chosen, begins):
+    """Copy a tile's ids to `own` in the order of the ranges that they are in, of `ranges` from number `first` on, and
+    which they are to `chosen`; `begins` gets where those of each range begin, and where the last ones end."""
+    begins[0] = 0
+    reached = which_reach(ids, count, range_at(program, first).first)
+    for n in range(ranges):
+        beyond = _beyond(program, first + n, ids, count)
+        begins[n + 1] = take_out(reached & ~beyond, ids, own, chosen, begins[n])
+        reached = beyond
+
+
+@part
+def _beyond(program, number, ids, count):
+    """A bit for each of a tile's ids: whether it comes after a range."""
+    end = range_at(program, number).first + range_at(program, number).size
+    if end == 0:  # 2^64, or the range is all of the table
+        return types.uint64(0)
+    return which_reach(ids, count, end)
+
+
+@part
+def take_out(which, ids, own, chosen, found):
+    """Add the ids whose bit is set to the `found` that `own` has, and which they are to `chosen`; how many it has then.
+
+    Bit by bit: a loop over ids would end in a branch for each, or write all of them for every range.
+    """
+    while which:
+        i = lowest(which)
         own[found], chosen[found] = ids[i], i
-        found += types.uint64(ids[i] - first) < size
+        which &= which - types.uint64(1)
+        found += 1
     return found
+
+
+@intrinsic
+def lowest(_context, which):
+    """The number of the lowest bit that is set."""
+
+    def generate(_target, builder, _signature, arguments):
+        return builder.cttz(arguments[0], ir.IntType(1)(1))
+
+    return types.int64(types.uint64), generate
+
+
+@intrinsic
+def which_reach(_context, ids, count, least):
+    """A bit for each of a tile's ids: whether it is `least` or more, all taken as unsigned."""
+
+    def generate(_target, builder, _signature, arguments):
+        ids, count, least = arguments
+        word = ir.IntType(64)
+        kind, found = ir.VectorType(word, LINE), cgutils.alloca_once_value(builder, word(0))
+        least = splat(builder, least, kind)
+        with loop(builder, count.type(0), count, LINE) as (i, _):
+            line = builder.load(builder.bitcast(builder.gep(ids, [i]), kind.as_pointer()), align=8)
+            bits = builder.bitcast(builder.icmp_unsigned(">=", line, least), ir.IntType(LINE))
+            builder.store(builder.or_(builder.load(found), builder.shl(builder.zext(bits, word), i)), found)
+        ours = builder.lshr(word(-1), builder.sub(word(TILE), count))
+        return builder.and_(builder.load(found), ours)
+
+    return types.uint64(ids, types.int64, types.int64), generate
 
 
 @part
@@ -164,13 +239,16 @@ def examples_of(arguments, table):
 @part
 def load_ids(arguments, program, table, begin, ids, count):
     """Copy a tile's ids of one table to `ids`; False, and `WILD` lowered, where one is outside the table."""
-    row, first, address = arguments.id_row, begin, arguments.ids
+    row, column, first, address = arguments.id_row, arguments.id_column, begin, arguments.ids
     if arguments.starts:
         address = pointer_int64(arguments.table_ids)[table]
     else:
-        first = begin * row + table * arguments.id_column
+        first = begin * row + table * column
     if arguments.id_size == 8:
         long = pointer_int64(address)
+        if table % IDS_IN_LINE == 0 and column == 1:
+            for i in range(count):
+                prefetch_read(long, first + IDS_IN_LINE + i * row)
         for i in range(count):
             ids[i] = long[first + i * row]
     else:
@@ -202,34 +280,77 @@ def _tell_wild(arguments, program, table, begin, ids, count, rows):
 
 @part
 def compose_apart(arguments, coded, program, table, ids, count, kind, rows, rows_at):
-    """Write the vectors of a tile's ids of one table to `rows`, range by range; `rows_at` gets where each begins."""
-    own, chosen = scratch_words(), scratch_words()
-    columns, width, filled = program.columns_at + table, rows[2], 0
-    for number in range(word_at(program, columns), word_at(program, columns + 1)):
-        found = select(program, number, ids, count, own, chosen)
-        if found == 0:
-            continue
-        for i in range(found):
-            rows_at[chosen[i]] = (filled + i) * width
-        target = (rows[0], rows[1] + filled * width, width)
-        compose(arguments, coded, program, number, own, found, kind, target, target, False)
-        filled += found
+    """Write the vectors of a tile's ids of one table to `rows`, range by range; `rows_at` gets where each begins.
+
+    All ranges are located before the first is read: their rows, a few of each, are fetched at once.
+    """
+    own, chosen, begins, ahead = scratch_words(), scratch_words(), scratch_words(), scratch_ahead()
+    columns, width = program.columns_at + table, rows[2]
+    end = word_at(program, columns + 1)
+    for first in range(word_at(program, columns), end, MOST_RANGES):
+        ranges = min(MOST_RANGES, end - first)
+        sort_out(program, first, ranges, ids, count, own, chosen, begins)
+        for i in range(begins[ranges]):
+            rows_at[chosen[i]] = i * width
+        for n in range(ranges):
+            at, found = begins[n], begins[n + 1] - begins[n]
+            if found:
+                find_ahead(arguments, coded, program, first + n, past(own, at), found, kind, past(ahead, at))
+        for n in range(ranges):
+            at, found = begins[n], begins[n + 1] - begins[n]
+            if found:
+                to = (rows[0], rows[1] + at * width, width)
+                of_range, places = past(own, at), past(ahead, at)
+                read_range(arguments, coded, program, first + n, of_range, found, kind, places, to, to, False)
 
 
 @part
 def compose(arguments, coded, program, own, ids, count, kind, partial, target, streamed):
-    """Write the vectors of a tile's ids, all of the range `own`, to the rows of `target`, at their slots.
+    """Write the vectors of a tile's ids, all of the range `own`, to the rows of `target`: see `read_range`."""
+    places = scratch_ahead()
+    find_ahead(arguments, coded, program, own, ids, count, kind, places)
+    read_range(arguments, coded, program, own, ids, count, kind, places, partial, target, streamed)
+
+
+@part
+def find_ahead(arguments, coded, program, own, ids, count, kind, ahead):
+    """Fill `ahead` with the places of the first pieces of the range `own`, and have their rows fetched."""
+    words, spare = scratch_words(), scratch_words()
+    first, end = first_of_range(program, own), first_of_range(program, own + 1)
+    for number in range(first, min(end, first + AHEAD)):
+        piece = piece_at(program, number)
+        if piece.signed == 0:
+            places = past(ahead, (number - first) * PADDED)
+            _find_rows(arguments, coded, program, piece, ids, count, kind, places, words, spare)
+
+
+@part
+def _find_rows(arguments, coded, program, piece, ids, count, kind, places, words, spare):
+    """Fill `places`, and have the rows there fetched; `words` get the hashed words."""
+    places_of(arguments, piece, ids, places, words, spare, count)
+    if piece.wrap == 0 and piece.high - piece.low > NEAR:
+        array = array_at(program, piece.array)
+        ask_for(source_of(arguments, piece.array), array, coded, kind, places, count, piece.inner)
+
+
+@part
+def read_range(arguments, coded, program, own, ids, count, kind, ahead, partial, target, streamed):
+    """Write the vectors of a tile's ids, all of the range `own`, which was located, to the rows of `target`, at their
+    slots.
 
     What a chain's pieces before the last come to is kept in `partial`, rows with the same slots, which may be `target`.
     The last pieces write past the caches if `streamed`.
     """
-    places, words = scratch_words(), scratch_words()
+    late, words = scratch_words(), scratch_words()
     spare, weights = scratch_words(), scratch_words()
     factors = scratch_like(kind)
-    end = first_of_range(program, own + 1)
-    for number in range(first_of_range(program, own), end):
+    first, end = first_of_range(program, own), first_of_range(program, own + 1)
+    for number in range(first, end):
         piece = piece_at(program, number)
-        places_of(arguments, piece, ids, places, words, spare, count)
+        places = past(ahead, (number - first) * PADDED)
+        if piece.signed or number - first >= AHEAD:
+            places = late
+            _find_rows(arguments, coded, program, piece, ids, count, kind, places, words, spare)
         scaled = piece.signed or piece.weighted
         if scaled:
             for i in range(count):
@@ -242,8 +363,6 @@ def compose(arguments, coded, program, own, ids, count, kind, partial, target, s
                 for i in range(count):
                     factors[i] *= learned[weights[i]]
         array = array_at(program, piece.array)
-        if piece.wrap == 0:
-            ask_for(source_of(arguments, piece.array), array, coded, kind, places, count, piece.inner)
         op, slot = piece.op, piece.slot
         base = to = (partial[0], partial[1] + slot, partial[2])
         is_last = number + 1 == end or piece_at(program, number + 1).op == ASSIGN
