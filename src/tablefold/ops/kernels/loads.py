@@ -66,21 +66,21 @@ def _ask_for_blocks(source, array, kind, places, count, width):
 
 
 @part
-def assign_coded(source, array, target, places, count, width, streamed):
-    """Set rows of `target` to what is read at `places` in strips of some lanes; False, and nothing done, where other
-    ways are faster or the only ones."""
+def assign_coded(source, array, target, base, adds, places, count, width, streamed):
+    """Set rows of `target` to what is read at `places` (if it `adds`, on top of those of `base`) in strips of some
+    lanes; False, and nothing done, where other ways are faster or the only ones."""
     bits, lanes = array.bits, LINE | array.width | width
     lanes &= -lanes  # the largest power of two that divides all of them, and places: no strip leaves its block
-    if bits > 8 or (streamed and lanes < LINE):
+    if bits > 8 or ((streamed or adds) and lanes < LINE):
         return False
     if source.packed:
         blocks = pointer_uint8(source.memory)
         if bits == 2:
-            assign_2(target, blocks, places, count, width, lanes, streamed)
+            assign_2(target, base, adds, blocks, places, count, width, lanes, streamed)
         elif bits == 4:
-            assign_4(target, blocks, places, count, width, lanes, streamed)
+            assign_4(target, base, adds, blocks, places, count, width, lanes, streamed)
         else:
-            assign_8(target, blocks, places, count, width, lanes, streamed)
+            assign_8(target, base, adds, blocks, places, count, width, lanes, streamed)
         return True
     if lanes < LINE and lanes < width:  # each strip would look at its whole block
         return False
@@ -91,9 +91,9 @@ def assign_coded(source, array, target, places, count, width, streamed):
     memory, levels, factor = pointer_like(target[0], source.memory), 1 << bits, types.float32(array.factor)
     half, most = types.float32(levels // 2), types.float32(levels - 1)
     if array.of_most:
-        assign_by_largest(target, memory, places, count, width, lanes, factor, half, most, streamed)
+        assign_by_largest(target, base, adds, memory, places, count, width, lanes, factor, half, most, streamed)
     else:
-        assign_by_mean(target, memory, places, count, width, lanes, factor, half, most, streamed)
+        assign_by_mean(target, base, adds, memory, places, count, width, lanes, factor, half, most, streamed)
     return True
 
 
@@ -426,16 +426,22 @@ def cut(_context, memory, place, out, at, count):
     return types.void(memory, word, out, word, word), generate
 
 
-def _rows(builder, target, places, count, width, lanes, streamed, emit):
-    """Code that sets rows of `target` to what `emit(place, lanes)` gives, strip by strip; lines may be streamed."""
-    pointer, first, step = cgutils.unpack_tuple(builder, target, 3)
+def _rows(builder, target, base, adds, places, count, width, lanes, streamed, emit):
+    """Code that sets rows of `target` to what `emit(place, lanes)` gives, strip by strip; lines may be streamed, or be
+    added to those of `base`."""
+    (pointer, first, step), (onto, onto_first, onto_step) = (
+        cgutils.unpack_tuple(builder, each, 3) for each in (target, base)
+    )
 
-    def loops(wide, streams=False):
+    def loops(wide, streams=False, adds=False):
         with cgutils.for_range_slice(builder, count.type(0), count, count.type(1)) as (i, _):
             place = builder.load(builder.gep(places, [i]))
-            to = builder.add(first, builder.mul(step, i))
+            to, before = (builder.add(at, builder.mul(by, i)) for at, by in ((first, step), (onto_first, onto_step)))
             with cgutils.for_range_slice(builder, width.type(0), width, width.type(wide)) as (v, _):
-                _store(builder, emit(builder.add(place, v), wide), pointer, builder.add(to, v), streams)
+                value = emit(builder.add(place, v), wide)
+                if adds:
+                    value = builder.fadd(_load(builder, onto, builder.add(before, v), wide), value)
+                _store(builder, value, pointer, builder.add(to, v), streams)
 
     def of_lanes(wide):
         if wide == 1:
@@ -447,11 +453,18 @@ def _rows(builder, target, places, count, width, lanes, streamed, emit):
             with fewer:
                 of_lanes(wide // 2)
 
-    with builder.if_else(builder.trunc(streamed, ir.IntType(1))) as (past, plain):
-        with past:
-            loops(LINE, streams=True)
-        with plain:
-            of_lanes(LINE)
+    bit = ir.IntType(1)
+    with builder.if_else(builder.trunc(streamed, bit)) as (past, plain):
+        with past, builder.if_else(builder.trunc(adds, bit)) as (added, alone):
+            with added:
+                loops(LINE, streams=True, adds=True)
+            with alone:
+                loops(LINE, streams=True)
+        with plain, builder.if_else(builder.trunc(adds, bit)) as (added, alone):
+            with added:
+                loops(LINE, adds=True)
+            with alone:
+                of_lanes(LINE)
 
 
 def _assign_packed(bits):
@@ -459,9 +472,9 @@ def _assign_packed(bits):
     size = 1 + bits * BLOCK // 8
 
     @intrinsic
-    def assign(_context, target, blocks, places, count, width, lanes, streamed):
+    def assign(_context, target, base, adds, blocks, places, count, width, lanes, streamed):
         def generate(_target, builder, _signature, arguments):
-            target, blocks, places, count, width, lanes, streamed = arguments
+            target, base, adds, blocks, places, count, width, lanes, streamed = arguments
 
             def emit(place, wide):
                 block = builder.mul(builder.lshr(place, place.type(SHIFT)), place.type(size))
@@ -470,10 +483,11 @@ def _assign_packed(bits):
                 codes = builder.gep(begin, [place.type(1)])
                 return _unpacked(builder, bits, wide, codes, builder.and_(place, place.type(BLOCK - 1)), scale)
 
-            _rows(builder, target, places, count, width, lanes, streamed, emit)
+            _rows(builder, target, base, adds, places, count, width, lanes, streamed, emit)
 
         word = types.int64
-        return types.void(target, blocks, places, word, word, word, types.boolean), generate
+        boolean = types.boolean
+        return types.void(target, base, boolean, blocks, places, word, word, word, boolean), generate
 
     return assign
 
@@ -485,9 +499,9 @@ def _assign_encoded(join, mean):
     """An intrinsic that sets rows of `target` to what is read of the master at `places`, in whole blocks."""
 
     @intrinsic
-    def assign(_context, target, memory, places, count, width, lanes, factor, half, most, streamed):
+    def assign(_context, target, base, adds, memory, places, count, width, lanes, factor, half, most, streamed):
         def generate(_target, builder, _signature, arguments):
-            target, memory, places, count, width, lanes, factor, half, most, streamed = arguments
+            target, base, adds, memory, places, count, width, lanes, factor, half, most, streamed = arguments
 
             def emit(place, wide):
                 found = _joined(builder, join, memory, builder.and_(place, place.type(-BLOCK)))
@@ -496,10 +510,11 @@ def _assign_encoded(join, mean):
                 scale = _rounded(builder, found, factor)
                 return _requantised(builder, _load(builder, memory, place, wide), scale, half, most)
 
-            _rows(builder, target, places, count, width, lanes, streamed, emit)
+            _rows(builder, target, base, adds, places, count, width, lanes, streamed, emit)
 
-        word, number = types.int64, types.float32
-        return types.void(target, memory, places, *[word] * 3, *[number] * 3, types.boolean), generate
+        word, number, boolean = types.int64, types.float32, types.boolean
+        signature = types.void(target, base, boolean, memory, places, *[word] * 3, *[number] * 3, boolean)
+        return signature, generate
 
     return assign
 

@@ -6,9 +6,11 @@ whatever the number of threads.
 
 # Numba infers the types of these functions itself, by rules that mypy does not know.
 # mypy: ignore-errors
-# ruff: noqa: ANN001, ANN201, ANN202
+# ruff: noqa: ANN001, ANN201, ANN202, ANN204
 
 from __future__ import annotations
+
+from functools import reduce
 
 from llvmlite import ir
 from numba import types
@@ -17,48 +19,95 @@ from numba.extending import intrinsic
 
 from tablefold.compilation import part
 from tablefold.ops.kernels.lanes import for_lanes, loop, pointer_like, rows_of, source_of, splat
+from tablefold.ops.program import LINE
+
+FEW_INNER = (1, 2, 4, 8)
+"""Rows of so many floats have loops of their own, which keep the projection in registers."""
 
 
-def _projection(adds):
+class _Strip:
+    """Some columns of a projection from one on, while code is written that multiplies rows by them."""
+
+    def __init__(self, builder, rows, columns, lanes, begin, step):
+        self._builder, self._rows, self._columns = builder, rows, columns
+        self._lanes, self._begin, self._step = lanes, begin, step
+
+    def _column(self, k):
+        return self._columns.load(self._builder.add(self._begin, self._builder.mul(k, self._step)), self._lanes)
+
+    def _product(self, row, k, column):
+        factor = self._builder.load(self._builder.gep(self._rows, [self._builder.add(row, k)]))
+        return self._builder.fmul(splat(self._builder, factor, column.type), column)
+
+    def write(self, inner, few, for_rows):
+        """What `for_rows(sum)` writes, with the best sum(row, before) for rows of `inner` floats: of the products of
+        the row that begins at a place, on top of what is `before`, if anything."""
+        if not few:
+            for_rows(lambda row, before: self._sum(row, before, inner))
+            return
+        builder, numbers = self._builder, [inner.type(k) for k in range(few[0])]
+        with builder.if_else(builder.icmp_unsigned("==", inner, inner.type(few[0]))) as (these, others):
+            with these:
+                held = [(k, self._column(k)) for k in numbers]
+                for_rows(lambda row, _: reduce(builder.fadd, (self._product(row, *each) for each in held)))
+            with others:
+                self.write(inner, few[1:], for_rows)
+
+    def _sum(self, row, before, inner):
+        builder, none = self._builder, inner.type(0)
+        first = self._product(row, none, self._column(none)) if before is None else before
+        total = cgutils.alloca_once_value(builder, first)
+        with loop(builder, inner.type(1 if before is None else 0), inner) as (k, _):
+            builder.store(builder.fadd(builder.load(total), self._product(row, k, self._column(k))), total)
+        return builder.load(total)
+
+
+def _projection(continues, adds):
     @intrinsic
-    def project(_context, target, rows, inner, matrix, place, step, count, width):
+    def project(_context, target, base, rows, inner, matrix, place, step, count, width):
         """Each of `count` rows of `target` takes the sum of row[k] * matrix[place + k * step : + width] for each k
-        below `inner`, in that order, of the `rows` that lie side by side; if `adds`, on top of what is there.
+        below `inner`, in that order, of the `rows` that lie side by side; it `continues` the sum that is there, or
+        `adds` its own to the row of `base`.
         """
 
         def generate(context, builder, signature, arguments):
-            target, rows, inner, matrix, place, step, count, width = arguments
-            to, *to_at = cgutils.unpack_tuple(builder, target, 3)
-            to, columns = (rows_of(context, builder, signature.args[n], each) for n, each in ((1, to), (3, matrix)))
+            target, base, rows, inner, matrix, place, step, count, width = arguments
+            (to, *to_at), (onto, *onto_at) = (cgutils.unpack_tuple(builder, each, 3) for each in (target, base))
+            to, onto, columns = (
+                rows_of(context, builder, signature.args[n], each) for n, each in ((2, to), (2, onto), (4, matrix))
+            )
 
-            def product(row, k, v, lanes):
-                value = columns.load(builder.add(builder.add(place, v), builder.mul(k, step)), lanes)
-                return builder.fmul(
-                    splat(builder, builder.load(builder.gep(rows, [builder.add(row, k)])), value.type), value
-                )
+            def at(rows, i, v):
+                return builder.add(builder.add(rows[0], builder.mul(i, rows[1])), v)
 
             def strips(lanes):
-                zero = count.type(0)
-                with loop(builder, zero, count) as (i, _):
-                    row, begin = builder.mul(i, inner), builder.add(to_at[0], builder.mul(i, to_at[1]))
-                    with loop(builder, zero, width, lanes) as (v, _):
-                        here = builder.add(begin, v)
-                        first = to.load(here, lanes) if adds else product(row, zero, v, lanes)
-                        total = cgutils.alloca_once_value(builder, first)
-                        with loop(builder, count.type(0 if adds else 1), inner) as (k, _):
-                            builder.store(builder.fadd(builder.load(total), product(row, k, v, lanes)), total)
-                        to.store(builder.load(total), here)
+                with loop(builder, width.type(0), width, lanes) as (v, _):
+
+                    def for_rows(sum_of):
+                        with loop(builder, count.type(0), count) as (i, _):
+                            here = at(to_at, i, v)
+                            total = sum_of(builder.mul(i, inner), to.load(here, lanes) if continues else None)
+                            if adds:
+                                total = builder.fadd(onto.load(at(onto_at, i, v), lanes), total)
+                            to.store(total, here)
+
+                    few = FEW_INNER if lanes == LINE and not continues else ()
+                    _Strip(builder, rows, columns, lanes, builder.add(place, v), step).write(inner, few, for_rows)
 
             for_lanes(builder, width, strips)
             return context.get_dummy_value()
 
         word = types.int64
-        return types.void(target, rows, word, matrix, word, word, word, word), generate
+        return types.void(target, base, rows, word, matrix, word, word, word, word), generate
 
     return project
 
 
-set_projected, add_projected = _projection(False), _projection(True)
+set_projected, add_projected, project_onto = (
+    _projection(False, False),
+    _projection(True, False),
+    _projection(False, True),
+)
 
 
 @intrinsic

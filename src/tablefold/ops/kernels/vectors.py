@@ -49,7 +49,7 @@ from tablefold.ops.kernels.lanes import (
 )
 from tablefold.ops.kernels.loads import ask_for, assign_coded, read_floats
 from tablefold.ops.kernels.places import places_of, signs_of, weights_of
-from tablefold.ops.kernels.projections import add_projected, set_projected
+from tablefold.ops.kernels.projections import add_projected, project_onto, set_projected
 from tablefold.ops.program import ADD, ASSIGN, LINE, MULTIPLY, PLAIN
 
 NEAR = 1 << 11
@@ -378,8 +378,8 @@ def read_rows(arguments, coded, piece, array, op, scaled, target, base, places, 
     source, width = source_of(arguments, piece.array), piece.width
     if coded is not None:
         done = False
-        if array.bits != PLAIN and op == ASSIGN and not (scaled or piece.wrap or piece.projected):
-            done = assign_coded(source, array, target, places, count, width, streamed)
+        if array.bits != PLAIN and op != MULTIPLY and not (scaled or piece.wrap or piece.projected):
+            done = assign_coded(source, array, target, base, op == ADD, places, count, width, streamed)
         if done:
             return
     if piece.wrap or piece.projected or array.bits != PLAIN:
@@ -412,11 +412,16 @@ def _read_staged(arguments, coded, piece, array, op, scaled, target, base, place
     """`read_rows` of memory in few bits, of a circular region, or projected: by way of the stack, a stretch of each row
     at a time."""
     stage, at = scratch_rows(target[0]), scratch_words()
+    adds = op == ADD and not scaled and piece.projected and piece.inner <= TILE
     for first in range(0, piece.width, TILE):
         wide = min(TILE, piece.width - first)
         to, onto = (target[0], target[1] + first, target[2]), (base[0], base[1] + first, base[2])
         if op == ASSIGN and not scaled:
             read_runs(arguments, coded, piece, array, places, first, wide, to, count)
+        elif adds:
+            found, matrix = piece.inner, pointer_like(stage, source_of(arguments, piece.matrix_array).memory)
+            read_inner(arguments, coded, piece, array, places, 0, found, (stage, 0, found), count)
+            project_onto(to, onto, stage, found, matrix, piece.matrix + first, piece.matrix_step, count, wide)
         else:
             for i in range(count):
                 at[i] = i * wide
@@ -441,9 +446,9 @@ def read_runs(arguments, coded, piece, array, places, first, width, out, count):
         read_inner(arguments, coded, piece, array, places, begin, found, (stage, 0, found), count)
         row = piece.matrix + first + begin * step
         if begin == 0:
-            set_projected(out, stage, found, matrix, row, step, count, width)
+            set_projected(out, out, stage, found, matrix, row, step, count, width)
         else:
-            add_projected(out, stage, found, matrix, row, step, count, width)
+            add_projected(out, out, stage, found, matrix, row, step, count, width)
 
 
 @part
@@ -453,7 +458,7 @@ def read_inner(arguments, coded, piece, array, places, first, width, out, count)
     if coded is not None:
         done = False
         if array.bits != PLAIN and first == 0 and wrap == 0:
-            done = assign_coded(source, array, out, places, count, width, False)
+            done = assign_coded(source, array, out, out, False, places, count, width, False)
         if done:
             return
     for i in range(count):
