@@ -40,6 +40,13 @@ SPECS = {
 CODED = {f"full in {name}": ("full", name) for name in ("int8", "int4", "int2")}
 """Specs and formats of memory in few bits."""
 
+PLANNED = {
+    f"{spec} {compression}x": (spec, float(compression))
+    for spec in ("graded", "clusters")
+    for compression in (64, 1000)
+}
+"""Specs that a plan sizes, and how much smaller than full tables they are."""
+
 Work = Callable[[int], object]
 """A contestant: called with the number of the round, it does the work once."""
 
@@ -63,9 +70,13 @@ def log_uniform_ids(tables: list[TableSpec], batch: int, count: int, seed: int =
 
 
 def build(name: str, tables: list[TableSpec]) -> EmbeddingGroup:
-    """The group that a name of `SPECS` or `CODED` stands for, with sparse gradients where they pay."""
-    spec, storage = CODED[name] if name in CODED else (SPECS[name], "fp32")
-    group = make_plan(spec, tables, storage=storage).build()
+    """The group that a name of `SPECS`, `CODED` or `PLANNED` stands for, with sparse gradients where they pay."""
+    if name in PLANNED:
+        spec, compression = PLANNED[name]
+        group = make_plan(spec, tables, compression=compression).build()
+    else:
+        spec, storage = CODED[name] if name in CODED else (SPECS[name], "fp32")
+        group = make_plan(spec, tables, storage=storage).build()
     group.sparse = "auto"
     return group
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from common import SPECS, arguments, build, kaggle_tables, log_uniform_ids, race, report
+from common import CODED, PLANNED, SPECS, arguments, build, kaggle_tables, log_uniform_ids, race, report
 from peers import Bags
 
 
@@ -19,6 +19,9 @@ def main() -> None:
     for name in SPECS:
         group = build(name, tables)
         contestants[name] = lambda i, group=group: group(batches[i % 500])
+    for name in (*CODED, *PLANNED):
+        frozen = build(name, tables).freeze().eval()
+        contestants[f"{name}, frozen"] = lambda i, frozen=frozen: frozen(batches[i % 500])
     with torch.inference_mode():
         seconds = race(contestants, options.rounds * 40)
     facts = {"batch": 1, "tables": len(tables), "dim": 16, "rows": sum(t.vocabulary for t in tables)}

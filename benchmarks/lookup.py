@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from common import CODED, SPECS, arguments, build, kaggle_tables, log_uniform_ids, race, report
+from common import CODED, PLANNED, SPECS, arguments, build, kaggle_tables, log_uniform_ids, race, report
 from peers import Bags, cce_robe, qr_bags
 
 
@@ -32,7 +32,7 @@ def main() -> None:
             contestants[f"{name}, torch.compile of the reference"] = lambda i, group=group, compiled=compiled: compiled(
                 group.arrays, group.lookup, batches[i % 20]
             )
-    for name in CODED:
+    for name in (*CODED, *PLANNED):
         frozen = build(name, tables).freeze().eval()
         contestants[f"{name}, frozen"] = lambda i, frozen=frozen: frozen(batches[i % 20])
     source, target = (torch.randn(options.batch, len(tables), 16) for _ in range(2))

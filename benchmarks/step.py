@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 
 import torch
-from common import CODED, SPECS, Work, arguments, build, kaggle_tables, log_uniform_ids, race, report
+from common import CODED, PLANNED, SPECS, Work, arguments, build, kaggle_tables, log_uniform_ids, race, report
 from peers import Bags, cce_robe, fused_ebc, jagged
 from torch import Tensor, nn
 
@@ -36,12 +36,12 @@ def main() -> None:
         inputs = [jagged(tables, batch) for batch in batches]
         flat = gradient.flatten(1)
         contestants["TorchRec FusedEmbeddingBagCollection"] = lambda i: fused(inputs[i % 20]).values().backward(flat)
-    for name in (*SPECS, *CODED):
+    for name in (*SPECS, *CODED, *PLANNED):
         if options.only in (None, name):
             contestants[name] = group_step(name, tables, batches, gradient)
     seconds = race(contestants, options.rounds)
     facts = {"batch": options.batch, "tables": len(tables), "dim": 16, "rows": sum(t.vocabulary for t in tables)}
-    for baseline in [name for name in contestants if name not in (*SPECS, *CODED)]:
+    for baseline in [name for name in contestants if name not in (*SPECS, *CODED, *PLANNED)]:
         report("step", seconds, baseline, options.out, **facts)
 
 
