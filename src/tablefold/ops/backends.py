@@ -123,16 +123,29 @@ def is_fused(memory: Sequence[Tensor], packed: Sequence[torch.dtype | None]) -> 
 
 def _is_computed(memory: Sequence[Tensor], packed: Sequence[torch.dtype | None]) -> bool:
     """Whether the kernels know the arrays' types, and compute in one of them."""
-    kind = memory[0].dtype
-    if kind not in _COMPUTED:
-        kind = torch.float32
-    for array, packed_kind in zip(memory, packed, strict=True):
+    are_known, packed_floats = _known_types(tuple([array.dtype for array in memory]), tuple(packed))
+    if not are_known or any(memory[number].requires_grad for number in packed_floats):
+        return False
+    return are_contiguous(memory)
+
+
+def are_contiguous(memory: Sequence[Tensor]) -> bool:
+    """Whether all arrays are."""
+    return all([array.is_contiguous() for array in memory])  # noqa: C419  (a generator takes twice as long)
+
+
+@cache
+def _known_types(types: tuple[torch.dtype, ...], packed: tuple[torch.dtype | None, ...]) -> tuple[bool, list[int]]:
+    """(whether the kernels compute arrays of these types, which of them are packed as floats, that could learn)."""
+    kind = types[0] if types[0] in _COMPUTED else torch.float32
+    packed_floats = []
+    for number, (found, packed_kind) in enumerate(zip(types, packed, strict=True)):
         learns = kind if packed_kind is None else torch.float32  # of few bits: in no other type
-        if array.dtype != learns and (array.dtype != packed_kind or array.requires_grad):
-            return False
-        if not array.is_contiguous():
-            return False
-    return True
+        if found not in (learns, packed_kind):
+            return False, []
+        if found != learns and found.is_floating_point:
+            packed_floats.append(number)
+    return True, packed_floats
 
 
 def _check_chosen(name: Backend, memory: Sequence[Tensor], packed: Sequence[torch.dtype | None]) -> None:

@@ -203,6 +203,7 @@ class Program:
     It holds no state: kernels read it, nothing writes it, copies of a group share it.
 
     read_starts: the number of the first read of each array, one more at the end.
+    sources: the addresses and types of the memory that was read last, and its `Source`s.
     is_ranged: whether some ids of a table are read by other terms than others. is_in_lines: whether pieces write
     whole lines, each at once.
     """
@@ -222,7 +223,7 @@ class Program:
         self.is_in_lines = bool(self.array[self.header.lines_at :][: self.header.tables].all())
         self.arrays = address_map.arrays
         self.starts = array_starts(address_map)
-        self.packed = [None if array.format == FP32 else array.format.dtype for array in self.arrays]
+        self.packed = tuple([None if array.format == FP32 else array.format.dtype for array in self.arrays])
         self.layouts = {kind: self._layouts(kind) for kind in (torch.float32, torch.float64)}
         self.is_coded = any(packed is not None for packed in self.packed)
         segments = self.array[self.header.segments_at : self.header.reads_at].reshape(-1, words(Segment))
@@ -232,6 +233,8 @@ class Program:
         counts = np.bincount(segments[:, 0], segments[:, 6], len(self.arrays)).astype(int)
         self.read_starts = _starts([*counts.tolist(), 0])
         self._on_device: dict[torch.device, Tensor] = {}
+        self.sources: tuple[list[int], tuple[torch.dtype, ...], ctypes.Array[ctypes.c_int64]] | None = None
+        self._layout: dict[tuple[torch.dtype, ...], tuple[list[torch.Size], list[int], list[int]]] = {}
 
     def _layouts(self, kind: torch.dtype) -> list[dict[torch.dtype, Layout]]:
         """For each array what its tensor may be, by its type, where vectors are computed in one kind of float."""
@@ -243,6 +246,19 @@ class Program:
                 own[packed] = Layout(shape, array.format.num_bytes(start), 1)
             found.append(own)
         return found
+
+    def layout(
+        self, kind: torch.dtype, types: tuple[torch.dtype, ...]
+    ) -> tuple[list[torch.Size], list[int], list[int]]:
+        """What each array's tensor must be, where they are of some types and vectors are computed in one kind of float:
+        the shapes, and the rest of `Layout`. No shape, which nothing has, where an array cannot be of its type."""
+        if types not in self._layout:
+            given = [own.get(each) for own, each in zip(self.layouts[kind], types, strict=True)]
+            if None in given:
+                return [], [], []
+            shapes, befores, packed = zip(*given, strict=True)
+            self._layout[types] = [*shapes], [*befores], [*packed]
+        return self._layout[types]
 
     @cached_property
     def lowered(self) -> LoweredGather | None:

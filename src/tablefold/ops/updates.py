@@ -73,7 +73,7 @@ def update(
         rows, values = None, gradient
     # 1 - beta is taken in float64: in float32 it would lose half its digits.
     numbers = (rate, eps, 1 - betas[0], betas[1], 1 - betas[1], correction)
-    compiled = is_fused([memory], [None]) and memory.device.type == "cpu" and memory.dtype == values.dtype
+    compiled = is_fused([memory], (None,)) and memory.device.type == "cpu" and memory.dtype == values.dtype
     if compiled and all(tensor.is_contiguous() for tensor in (memory, values, *states)):
         _update_compiled(rule, memory, rows, values, states, numbers)
     elif rows is None:
