@@ -91,8 +91,8 @@ def fold(
         counts: by the name of a table how often each id occurs. Errors of frequent ids then count more.
         data, loss: batches, and `loss(model, batch)`, the loss on one of them. The gradients of the first 40 batches
             say which errors matter, and in which ids. Far less is lost at equal bytes.
-        tune: steps of training on `data` after the fold. Codebooks, rows of clusters and the network learn; pointers
-            and codes stay. The best state on the way is kept.
+        tune: steps of training on `data` after the fold. Codebooks, rows of clusters, scales and the network learn;
+            pointers and codes stay. The best state on the way is kept.
         judge: batches that decide which state is best. Give rows that the model was not trained on. Without it, the
             first 8 batches of `data` decide, and are not learned from.
         inplace: False folds a copy, which is `report.model`.

@@ -1,4 +1,4 @@
-"""A folded model trained a little: codebooks, cluster rows and the network learn, pointers and codes stay."""
+"""A folded model trained a little: codebooks, cluster rows, scales and the network learn, pointers and codes stay."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from tablefold.folding.measuring import Loss, evaluating
+from tablefold.folding.scales import LearnedScales
+from tablefold.formats.codes import Codes
 from tablefold.group import EmbeddingGroup
 from tablefold.nn import Folded
 
@@ -21,6 +23,8 @@ APART = 8
 RATE = 1e-3
 """Of Adam, at the beginning; it falls to 0 in a line."""
 
+SCALES_RATE = 10
+"""How many times faster scales learn: they are parts of themselves, and kept in steps of a tenth."""
 
 LOOKS = 4
 """So often, evenly, the model is judged; the best is kept."""
@@ -56,7 +60,7 @@ def tune(
 ) -> Tuned:
     """Train the network and what tables share, for some steps of Adam, and keep what was best on the way.
 
-    Tables in few bits keep their codes; rows of codebooks and clusters are learned through their format.
+    Tables in few bits keep their codes and learn their scales; codebooks and clusters learn through their format.
 
     Args:
         model: folded.
@@ -71,38 +75,59 @@ def tune(
     Raises:
         ValueError: for data without enough batches.
     """
-    with _renumbering(numbers or {}), _codes_at_rest(model):
+    with _renumbering(numbers or {}), _codes_at_rest(model) as scales:
         batches, apart = _forever(data, 0), list(judge or ())
         if judge is None:
             batches = _forever(data, APART)
             apart = list(islice(batches, APART))
-        learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        learned = _learned(model, scales)
         before = after = _judged(model, apart, loss)
-        best, held, taken = 0, _copied(model, learned), 0
-        for taken in _train(model, learned, batches, loss, steps, rate):
+        best, held, taken = 0, _copied(model, learned, scales), 0
+        for taken in _train(model, learned, scales, batches, loss, steps, rate):
             if (found := _judged(model, apart, loss)) < after:
-                best, after, held = taken, found, _copied(model, learned)
+                best, after, held = taken, found, _copied(model, learned, scales)
         if not taken:
             raise ValueError(f"data has {len(apart)} batches: the first {APART} judge, and none is left to tune by")
     with torch.no_grad():
         for tensor, value in held:
             tensor.copy_(value)
+        for each in scales:
+            each.write()
     return Tuned(best, before, after)
 
 
+def _learned(model: nn.Module, scales: Sequence[LearnedScales]) -> list[nn.Parameter]:
+    """What an optimiser moves, but for scales."""
+    masters = {id(each.memory) for each in scales}
+    return [each for each in model.parameters() if each.requires_grad and id(each) not in masters]
+
+
 def _train(
-    model: nn.Module, learned: Sequence[nn.Parameter], batches: Iterator[Any], loss: Loss, steps: int, rate: float
+    model: nn.Module,
+    learned: Sequence[nn.Parameter],
+    scales: Sequence[LearnedScales],
+    batches: Iterator[Any],
+    loss: Loss,
+    steps: int,
+    rate: float,
 ) -> Iterator[int]:
     """Train; gives the steps taken whenever it is time to look, and at the end."""
-    optimizer, taken = torch.optim.Adam(learned, lr=rate), 0
+    rates = {rate: learned, SCALES_RATE * rate: [each.factors for each in scales]}
+    groups = [{"params": parameters, "lr": each} for each, parameters in rates.items() if parameters]
+    optimizer, taken = torch.optim.Adam(groups), 0
+    falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     modes = {module: module.training for module in model.modules()}
     model.train()
     for batch in islice(batches, steps):
-        optimizer.param_groups[0]["lr"] = rate * (1 - taken / steps)
         optimizer.zero_grad()
         with torch.enable_grad():
             loss(model, batch).backward()  # type: ignore[no-untyped-call]
+        for each in scales:
+            each.take_gradient()
         optimizer.step()
+        falling.step()
+        for each in scales:
+            each.write()
         taken += 1
         if taken * LOOKS // steps > (taken - 1) * LOOKS // steps and taken < steps:
             yield taken
@@ -118,13 +143,16 @@ def _judged(model: nn.Module, batches: Sequence[Any], loss: Loss) -> float:
         return sum(float(loss(model, batch)) for batch in batches) / max(1, len(batches))
 
 
-def _copied(model: nn.Module, learned: Sequence[nn.Parameter]) -> list[tuple[Tensor, Tensor]]:
+def _copied(
+    model: nn.Module, learned: Sequence[nn.Parameter], scales: Sequence[LearnedScales]
+) -> list[tuple[Tensor, Tensor]]:
     """What training changes, with its values now."""
     groups = {
         id(buffer) for group in model.modules() if isinstance(group, EmbeddingGroup) for buffer in group.buffers()
     }
     buffers = [buffer for buffer in model.buffers() if id(buffer) not in groups]
-    return [(tensor, tensor.detach().clone()) for tensor in (*learned, *buffers)]
+    factors = [each.factors for each in scales]
+    return [(tensor, tensor.detach().clone()) for tensor in (*learned, *factors, *buffers)]
 
 
 def _forever(data: Iterable[Any], apart: int) -> Iterator[Any]:
@@ -142,19 +170,31 @@ def _forever(data: Iterable[Any], apart: int) -> Iterator[Any]:
 
 
 @contextmanager
-def _codes_at_rest(model: nn.Module) -> Iterator[None]:
-    """Groups whose rows are not shared by pointers or intervals learn nothing."""
-    resting = []
+def _codes_at_rest(model: nn.Module) -> Iterator[list[LearnedScales]]:
+    """Groups whose rows are not shared by pointers or intervals learn their scales alone, or nothing where they have
+    none."""
+    resting: list[nn.Parameter] = []
+    scales: list[LearnedScales] = []
+    sparse: dict[EmbeddingGroup, bool | Literal["auto"]] = {}
     for group in model.modules():
-        if isinstance(group, EmbeddingGroup) and group.lookup is None and group.edges is None:
-            resting += [parameter for parameter in group.parameters() if parameter.requires_grad]
+        if not isinstance(group, EmbeddingGroup) or group.lookup is not None or group.edges is not None:
+            continue
+        for array in group.address_map.arrays:
+            memory = group.memory[array.name]
+            if memory.requires_grad and isinstance(array.format, Codes):
+                scales.append(LearnedScales(array.format, memory))
+                sparse[group], group.sparse = group.sparse, True
+            elif memory.requires_grad:
+                resting.append(memory)
     for parameter in resting:
         parameter.requires_grad_(False)
     try:
-        yield
+        yield scales
     finally:
         for parameter in resting:
             parameter.requires_grad_()
+        for group, own in sparse.items():
+            group.sparse = own
 
 
 @contextmanager

@@ -80,8 +80,8 @@ class Codes(Format):
 
     def _packed(self, flat: Float[Tensor, " floats"]) -> Tensor:
         blocks = _blocks(flat)
-        scale = self._scale_bytes(blocks, flat.numel())
-        codes = self._codes(blocks, _scales(scale))
+        scale = self._scales_of_blocks(blocks, flat.numel())
+        codes = self._codes(blocks, scales_of(scale))
         per_byte = 8 // self.bits
         shifts = self.bits * torch.arange(per_byte, device=codes.device)
         return torch.cat([scale[:, None], (codes.view(len(codes), -1, per_byte) << shifts).sum(-1)], dim=1)
@@ -89,7 +89,7 @@ class Codes(Format):
     def decode(self, packed: Tensor, places: Int64[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """The float32 at some places."""
         block, bit = places // BLOCK, places % BLOCK * self.bits
-        scale = _scales(packed[block, 0].to(torch.int32))
+        scale = scales_of(packed[block, 0].to(torch.int32))
         powers = torch.tensor([1 << shift for shift in range(8)], device=packed.device)  # ONNX shifts no signed words
         code = packed[block, 1 + bit // 8] // powers[bit % 8] % (1 << self.bits)
         return self._level(code, scale)
@@ -102,7 +102,7 @@ class Codes(Format):
         for first in range(0, len(packed), _STRETCH):
             places = torch.arange(first * BLOCK, min(floats, (first + _STRETCH) * BLOCK), device=packed.device)
             read, part = self.decode(packed, places), packed[first : first + _STRETCH]
-            master[places] = self._restored(read, _scales(part[:, 0])[:, None])
+            master[places] = self._restored(read, scales_of(part[:, 0])[:, None])
         return master.view(rows, width)
 
     def _restored(self, read: Tensor, scales: Tensor) -> Tensor:
@@ -193,7 +193,7 @@ class Codes(Format):
     def read(self, memory: Float[Tensor, "rows width"]) -> Float[Tensor, "rows width"]:
         """What the packed blocks would give."""
         blocks = _blocks(memory.detach())
-        scales = _scales(self._scale_bytes(blocks, memory.numel()))
+        scales = scales_of(self._scales_of_blocks(blocks, memory.numel()))
         levels = self._level(self._codes(blocks, scales), scales[:, None])
         return levels.reshape(-1)[: memory.numel()].view_as(memory) + (memory - memory.detach())
 
@@ -205,7 +205,7 @@ class Codes(Format):
         steps = torch.floor(blocks / scales[:, None] + (1 << self.bits - 1))
         return torch.nan_to_num(steps, nan=0.0).clamp(0, most).to(torch.int32)
 
-    def _scale_bytes(self, blocks: Tensor, floats: int) -> Tensor:
+    def _scales_of_blocks(self, blocks: Tensor, floats: int) -> Tensor:
         """int32 `[blocks]`, 0 .. 255."""
         magnitudes = blocks.abs()
         halves = BLOCK // 2
@@ -218,7 +218,10 @@ class Codes(Format):
             counts = torch.full_like(found, BLOCK)
             counts[-1:] = (floats - 1) % BLOCK + 1
             found = found / counts
-        exact = found * torch.tensor(self.factor, dtype=torch.float32, device=found.device)
+        return self.scale_bytes(found * torch.tensor(self.factor, dtype=torch.float32, device=found.device))
+
+    def scale_bytes(self, exact: Float[Tensor, " blocks"]) -> Tensor:
+        """The bytes of the scales that are nearest to some positive float32, int32 of the same shape."""
         powers = torch.tensor(_SCALES[:SCALE_NAN:8], dtype=torch.float32, device=exact.device)
         power = ((exact[:, None] >= powers).sum(1) - 1).clamp(min=0)
         code = 8 * power + torch.floor(exact / powers[power] * 8 + 0.5) - 8
@@ -240,6 +243,6 @@ _SCALES = [2.0 ** ((byte >> 3) - 24) * (1 + byte % 8 / 8) for byte in range(SCAL
 """By their bytes."""
 
 
-def _scales(scale_bytes: Tensor) -> Tensor:
+def scales_of(scale_bytes: Tensor) -> Tensor:
     """The scales, float32, that bytes stand for."""
     return torch.tensor(_SCALES, dtype=torch.float32, device=scale_bytes.device)[scale_bytes.long()]
