@@ -6,9 +6,9 @@
     python studies/equal_bytes.py formats FILE --work FOLDER --results studies/results/equal_bytes_formats.jsonl
     python studies/equal_bytes.py formats-movielens FILE --work FOLDER --results studies/results/movielens_formats.jsonl
     python studies/equal_bytes.py formats-clicks --work FOLDER --results studies/results/clicks_formats.jsonl
-    python studies/equal_bytes.py auto FILE --work FOLDER --results studies/results/gowalla_auto.jsonl
-    python studies/equal_bytes.py auto-movielens FILE --work FOLDER --results studies/results/movielens_auto.jsonl
-    python studies/equal_bytes.py auto-kaggle --work FOLDER --results studies/results/kaggle_auto.jsonl
+    python studies/equal_bytes.py auto FILE --work FOLDER --results studies/results/gowalla_rates.jsonl
+    python studies/equal_bytes.py auto-movielens FILE --work FOLDER --results studies/results/movielens_rates.jsonl
+    python studies/equal_bytes.py auto-kaggle --work FOLDER --results studies/results/kaggle_rates.jsonl
     python studies/equal_bytes.py movielens FILE --work FOLDER --results studies/results/movielens.jsonl
 
 FILE is a Parquet file of positives (columns user, item; for MovieLens also the users' gender, age and occupation and
