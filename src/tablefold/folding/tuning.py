@@ -183,7 +183,8 @@ def _codes_at_rest(model: nn.Module) -> Iterator[list[LearnedScales]]:
             memory = group.memory[array.name]
             if memory.requires_grad and isinstance(array.format, Codes):
                 scales.append(LearnedScales(array.format, memory))
-                sparse[group], group.sparse = group.sparse, True
+                sparse.setdefault(group, group.sparse)
+                group.sparse = True
             elif memory.requires_grad:
                 resting.append(memory)
     for parameter in resting:
