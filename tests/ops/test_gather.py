@@ -192,6 +192,15 @@ def test_negative_ids_of_an_open_vocabulary_are_in_its_last_range(values):
     assert torch.equal(fast_gradient, gradient)
 
 
+def test_a_table_of_more_ranges_than_a_tile_has_ids():
+    rows, dim = 300, 4
+    terms = tuple(Term(identity(1), dim * x, dim, dim, first=x, stop=x + 1) for x in range(rows))
+    group = Reader(AddressMap((TableSpec("a", rows, dim),), (terms,), (Region(rows * dim, dim, Start(std=1.0)),)))
+    (vectors, gradient), (fast_vectors, fast_gradient) = both(group, some_ids(200, [rows]))
+    assert torch.equal(fast_vectors, vectors)
+    assert torch.equal(fast_gradient, gradient)
+
+
 @pytest.mark.parametrize(("inner", "dim"), [(1, 16), (3, 5), (4, 16), (70, 130), (128, 128), (200, 8)])
 @pytest.mark.parametrize("storage", FORMATS)
 def test_projections_of_any_width_give_the_same_bits(inner, dim, storage):

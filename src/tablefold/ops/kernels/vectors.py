@@ -153,8 +153,8 @@ def select(program, number, ids, count, own, chosen):
 @part
 def sort_out(program, first, ranges, ids, count, own, chosen, begins):
     """Copy a tile's ids to `own` in the order of the ranges that they are in, of `ranges` from number `first` on, and
-    which they are to `chosen`; `begins` gets where those of each range begin, and where the last ones end."""
-    begins[0] = 0
+    which they are to `chosen`; `begins`, which holds where those of the first range begin, gets where those of the
+    others do, and where the last ones end."""
     reached = which_reach(ids, count, range_at(program, first).first)
     for n in range(ranges):
         beyond = _beyond(program, first + n, ids, count)
@@ -287,10 +287,11 @@ def compose_apart(arguments, coded, program, table, ids, count, kind, rows, rows
     own, chosen, begins, ahead = scratch_words(), scratch_words(), scratch_words(), scratch_ahead()
     columns, width = program.columns_at + table, rows[2]
     end = word_at(program, columns + 1)
+    begins[0] = 0
     for first in range(word_at(program, columns), end, MOST_RANGES):
         ranges = min(MOST_RANGES, end - first)
         sort_out(program, first, ranges, ids, count, own, chosen, begins)
-        for i in range(begins[ranges]):
+        for i in range(begins[0], begins[ranges]):
             rows_at[chosen[i]] = i * width
         for n in range(ranges):
             at, found = begins[n], begins[n + 1] - begins[n]
@@ -302,6 +303,7 @@ def compose_apart(arguments, coded, program, table, ids, count, kind, rows, rows
                 to = (rows[0], rows[1] + at * width, width)
                 of_range, places = past(own, at), past(ahead, at)
                 read_range(arguments, coded, program, first + n, of_range, found, kind, places, to, to, False)
+        begins[0] = begins[ranges]
 
 
 @part
