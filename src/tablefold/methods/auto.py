@@ -21,8 +21,8 @@ class Auto(Method):
     """Whatever loses least at the size that is asked for: a request, which a plan turns into methods.
 
     Up to 14x that is full tables in few bits. Beyond, training folds full tables that it trains first, tries `graded`
-    codes, `qr` and `clusters` of those tables, and keeps what is best on the validation part. Without data it is `graded`;
-    with hashed ids, which have no order, `robe`.
+    codes, `qr` and `clusters` of those tables, and keeps what is best on the validation part. Without data it is
+    `graded`; with hashed ids, which have no order, `robe`.
 
     When to use it: unless you know better.
 
