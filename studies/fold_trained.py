@@ -6,7 +6,12 @@ FILE is a Parquet file of positives (columns user, item). A NeuMF is trained ful
 validation stops it; every line then replaces its two tables, retrains nothing and evaluates on the test rows. Errors
 count by 1 + how often an id occurs in training. `fold` is `tablefold.fold`, with `data` too; `metric` are errors as the
 loss sees them (the mean of g g' over 40 batches of training); `product` is product quantisation, codebooks in float32
-and counted in int4.
+and counted in int4. `limit` is what no code of so many bits a row could beat if rows were normal: each row sent through
+the channel of least error (reverse water-filling; Shannon 1959), with nothing counted for codebooks. `tuned` folds are
+trained for a tenth of an epoch, judged by the validation part.
+
+MovieLens: python studies/fold_trained.py - --data DATA --run RUN --work . --sizes 7.5 14 16 20 32 64 --renumbered 16 32
+    64 --limits 16 24 32 40 48 64 --tuned 16 32 --results studies/results/fold_trained_movielens.jsonl
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -79,16 +84,18 @@ class Experiment:
         tables = self.model.group.tables
         self.values = [self.model.group.unfold(table.name).float() for table in tables]
         dataset = Dataset(data)
-        self.train, self.part = dataset.part("train"), [*dataset.part(part).batches(1 << 16)]
+        self.rows = dataset.schema.parts["train"].rows
+        self.train, self.judges = dataset.part("train"), dataset.part("validation")
+        self.part = [*dataset.part(part).batches(1 << 16)]
         self.counts = [np.zeros(len(each)) for each in self.values]
         for batch in self.train.batches(1 << 16):
             for column, counts in enumerate(self.counts):
                 counts += np.bincount(batch.ids[:, column].numpy(), minlength=len(counts))
         self.full = sum(each.nbytes for each in self.values)
 
-    def scored(self, group: nn.Module) -> dict[str, float]:
-        """AUC and log loss with other tables."""
-        model: Network = copy.copy(self.model)
+    def scored(self, group: nn.Module, network: Network | None = None) -> dict[str, float]:
+        """AUC and log loss with other tables, and another network."""
+        model: Network = copy.copy(network or self.model)
         model._modules = {**self.model._modules, "group": group}
         meter = Meter()
         with torch.no_grad():
@@ -111,6 +118,15 @@ class Experiment:
                 metric += gradient[:, column].T @ gradient[:, column] / (40 * BATCH)
         return found
 
+    def limit(self, bits: float, metrics: list[Tensor] | None) -> dict[str, object]:
+        """What no code of so many bits a row could beat, were rows normal."""
+        generator, tables = torch.Generator().manual_seed(0), []
+        for column, values in enumerate(self.values):
+            metric = torch.eye(values.shape[1]) if metrics is None else metrics[column]
+            tables.append(ideal(values, torch.from_numpy(1 + self.counts[column]), metric, bits, generator))
+        size = self.full / sum(bits / 8 * len(each) for each in self.values)
+        return {"compression": round(size, 2), **self.scored(Tables(tables))}
+
     def replaced(self, by: Callable[[Trained], tuple[Tensor, int]], metrics: list[Tensor] | None) -> dict[str, float]:
         """Each table replaced by what a function makes of it: vectors, and the bytes that they are made of."""
         tables, num_bytes = [], 0
@@ -122,23 +138,29 @@ class Experiment:
             num_bytes += size
         return {"bytes": num_bytes, "compression": round(self.full / num_bytes, 2), **self.scored(Tables(tables))}
 
-    def folded(self, size: float, guided: bool, ids: Literal["stored", "renumber"] = "stored") -> dict[str, object]:
-        """What `tablefold.fold` makes of it, with or without the gradients of 40 batches, or new numbers of ids."""
-        model: Network = copy.copy(self.model)
+    def folded(
+        self, size: float, guided: bool, ids: Literal["stored", "renumber"] = "stored", tuned: bool = False
+    ) -> dict[str, object]:
+        """What `tablefold.fold` makes of it, with gradients of 40 batches, new numbers of ids, tuning or without."""
+        model: Network = copy.deepcopy(self.model) if tuned else copy.copy(self.model)
         group = Tables([each.clone() for each in self.values])
         model._modules = {**self.model._modules, "group": group}
         counts: dict[str, NDArray[np.float64]] = {f"group.tables.{n}": each for n, each in enumerate(self.counts)}
         data = {"data": self.train.batches(BATCH, seed=1), "loss": _loss} if guided else {}
-        line: dict[str, object] = {
-            "form": f"fold, {size}x{', data' if guided else ''}{', renumbered' if ids == 'renumber' else ''}"
-        }
+        words = [f"fold, {size}x", "data" if guided else "", "renumbered" if ids == "renumber" else ""]
+        line: dict[str, object] = {"form": ", ".join(filter(None, [*words, "tuned" if tuned else ""]))}
+        if tuned:
+            data |= {"tune": self.rows // BATCH // 10, "judge": [*self.judges.batches(1 << 16)]}
         try:
             report = fold(model, compression=size, counts=counts, ids=ids, **data)  # type: ignore[arg-type]
         except ValueError as error:
             return {**line, "error": str(error)}
         numbers = [report.numbering[f"group.tables.{n}"] for n in range(len(self.values))] if report.numbering else []
         group.numbers = [torch.from_numpy(each) for each in numbers]
-        line |= {"bytes": report.num_bytes, "compression": round(report.compression, 2), **self.scored(group)}
+        scores = self.scored(group, model)
+        line |= {"bytes": report.num_bytes, "compression": round(report.compression, 2), **scores}
+        if report.tuned is not None:
+            line |= {"steps": report.tuned.steps, "loss": [round(report.tuned.before, 5), round(report.tuned.after, 5)]}
         spec = [f"{table.representation} in {table.format}" for table in report.tables]
         return {**line, "tables": spec, "lost": [round(table.error or 0.0, 4) for table in report.tables]}
 
@@ -190,7 +212,29 @@ def product(parts: int) -> Callable[[Trained], tuple[Tensor, int]]:
     return vectors
 
 
-def lines(experiment: Experiment) -> Iterator[dict[str, object]]:
+def ideal(values: Tensor, weights: Tensor, metric: Tensor, bits: float, generator: torch.Generator) -> Tensor:
+    """Normal rows of this mean and covariance as the best code of so many bits a row would give them back."""
+    weights, root = weights / weights.sum(), torch.linalg.cholesky(metric.double())
+    turned = values.double() @ root
+    middle = weights @ turned
+    variances, axes = torch.linalg.eigh(((turned - middle).T * weights) @ (turned - middle))
+    low, high = 0.0, float(variances.max())
+    for _ in range(60):  # the level at which reverse water-filling takes these bits
+        level = (low + high) / 2
+        low, high = (level, high) if float((variances / level).clamp(min=1).log2().sum()) / 2 > bits else (low, level)
+    kept = 1 - variances.clamp(max=level) / variances
+    noise = torch.randn(values.shape, generator=generator, dtype=torch.float64)
+    coordinates = (turned - middle) @ axes * kept + noise * (kept * (1 - kept) * variances).sqrt()
+    return ((coordinates @ axes.T + middle) @ torch.linalg.inv(root)).float()
+
+
+def lines(
+    experiment: Experiment,
+    sizes: Sequence[float],
+    renumbered: Sequence[float],
+    limits: Sequence[float],
+    tuned: Sequence[float],
+) -> Iterator[dict[str, object]]:
     """Everything that is compared."""
     yield {"form": "full", **experiment.replaced(lambda table: (table.values, table.values.nbytes), None)}
     for within in (INT8, INT4, INT2):
@@ -204,10 +248,16 @@ def lines(experiment: Experiment) -> Iterator[dict[str, object]]:
         yield {"form": f"residual, {stages} stages, metric", **experiment.replaced(residual, metrics)}
     for parts in (4, 2, 1):
         yield {"form": f"product, {parts} parts", **experiment.replaced(product(parts), None)}
-    for size, guided in itertools.product(SIZES, (False, True)):
+    for bits in limits:
+        yield {"form": f"limit, {bits} bits", **experiment.limit(bits, None)}
+        yield {"form": f"limit, {bits} bits, metric", **experiment.limit(bits, metrics)}
+    for size, guided in itertools.product(sizes, (False, True)):
         yield experiment.folded(size, guided)
-    for size, guided in itertools.product(RENUMBERED, (False, True)):
+    for size, guided in itertools.product(renumbered, (False, True)):
         yield experiment.folded(size, guided, "renumber")
+    for size in tuned:
+        yield experiment.folded(size, True, tuned=True)
+        yield experiment.folded(size, True, "renumber", tuned=True)
 
 
 def main() -> None:
@@ -218,13 +268,16 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="a run that is trained already, on --data")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--part", default="test")
+    for name, default in (("sizes", SIZES), ("renumbered", RENUMBERED), ("limits", ()), ("tuned", ())):
+        parser.add_argument(f"--{name}", type=float, nargs="*", default=default)
     arguments = parser.parse_args()
     data, run = arguments.data, arguments.run
     if data is None or run is None:
         data, run = trained_run(arguments.file, arguments.work)
     arguments.results.parent.mkdir(parents=True, exist_ok=True)
     with arguments.results.open("w") as out:
-        for line in lines(Experiment(data, run, arguments.part)):
+        grid = (arguments.sizes, arguments.renumbered, arguments.limits, arguments.tuned)
+        for line in lines(Experiment(data, run, arguments.part), *grid):
             out.write(json.dumps(line) + "\n")
             out.flush()
             print(json.dumps(line), flush=True)

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from tablefold.formats import FP32
 from tablefold.formats.format import BLOCK
-from tablefold.partitions import Partition, Pointers, ceil_div, known_modulus
+from tablefold.partitions import Lookup, Partition, Pointers, ceil_div, known_modulus
 from tablefold.quoting import quoted
 from tablefold.tables import TableSpec
 from tablefold.terms import AddressMap, Region, Term, moved_to
@@ -50,6 +50,8 @@ def grown(address_map: AddressMap, tables: Sequence[TableSpec]) -> AddressMap:
     ([25, 4], [25, 6])
     """
     check_growth(address_map.tables, tables)
+    for old, new, own in zip(address_map.tables, tables, address_map.terms, strict=True):
+        _check_pointers(old, new, own)
     terms = [
         [_continued(term, old, new) for term in own]
         for own, old, new in zip(address_map.terms, address_map.tables, tables, strict=True)
@@ -144,6 +146,19 @@ def _continued(term: Term, old: TableSpec, new: TableSpec) -> Term:
         weight = replace(weight, partition=_with_room(weight.partition, *spans, old))
     stop = None if term.stop is None else new.rows
     return replace(term, partition=_with_room(term.partition, *spans, old), weight=weight, stop=stop)
+
+
+def _check_pointers(old: TableSpec, new: TableSpec, terms: Sequence[Term]) -> None:
+    """Refuse new ids where several ranges of ids read one array of pointers: it ends with the first range's ids."""
+    firsts: dict[Lookup, set[int]] = {}
+    for term in terms:
+        if isinstance(term.partition.lookup, Pointers):
+            firsts.setdefault(term.partition.lookup, set()).add(term.first)
+    if new.rows != old.rows and any(len(each) > 1 for each in firsts.values()):
+        raise ValueError(
+            f"table {quoted(old.name)} has several ids in one pointer, and no room for new ones: train anew, or take "
+            "more bytes, a pointer for each"
+        )
 
 
 def _with_room(partition: Partition, before: int, after: int, table: TableSpec) -> Partition:

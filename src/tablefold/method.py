@@ -42,6 +42,7 @@ class Trained:
         metric: an error e of a row costs `e @ metric @ e`, `[dim, dim]`; the plain square without one.
         renumbers: whether its ids may get new numbers, as those whose dictionaries the caller owns.
         pinned: ids that become the first ones then, 0, 1, .., and share rows with no others.
+        in_pieces: whether it can be kept a piece at a time alone, by a `Keeper`.
     """
 
     table: TableSpec
@@ -50,6 +51,7 @@ class Trained:
     metric: Float[Tensor, "dim dim"] | None = None
     renumbers: bool = False
     pinned: tuple[int, ...] = ()
+    in_pieces: bool = False
 
     def error(self, errors: Float[Tensor, "rows dim"]) -> float:
         """The weighted mean of what errors of the rows cost."""

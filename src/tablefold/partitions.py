@@ -380,7 +380,7 @@ def coprime_moduli(rows: int, k: int) -> tuple[int, ...]:
     best: tuple[int, ...] | None = None
     largest = root
     while best is None or largest <= root + 2 * k + 2:
-        moduli = _coprime_below(largest, k)
+        moduli = coprime_below(largest, k)
         if math.prod(moduli) >= rows:
             for order in (range(k), range(k - 1, -1, -1)):
                 candidate = _shrink(moduli, rows, order)
@@ -390,7 +390,12 @@ def coprime_moduli(rows: int, k: int) -> tuple[int, ...]:
     return best
 
 
-def _coprime_below(largest: int, k: int) -> list[int]:
+def coprime_below(largest: int, k: int) -> list[int]:
+    """k pairwise coprime numbers, each the largest that there is; 1 where there is none.
+
+    >>> coprime_below(7, 3)
+    [7, 6, 5]
+    """
     moduli: list[int] = []
     candidate = largest
     while len(moduli) < k:

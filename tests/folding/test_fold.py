@@ -274,7 +274,7 @@ def one_table(rows=2000, dim=8):
         (one_table(), {"compression": 1}, "compression=1 must be more than 1"),
         (one_table(), {"budget": "64KB"}, "a budget of 64000 bytes must be above 0 and below the 64000 bytes"),
         (one_table(), {"budget": "much"}, "'much' is not a size in bytes"),
-        (one_table(), {"budget": 100}, "below the smallest possible that keeps these trained tables, 2[0-9]{3} bytes"),
+        (one_table(), {"budget": 100}, "below the smallest possible that keeps these trained tables, [0-9]{3} bytes"),
         (one_table(), {"budget": 10, "weights": "new"}, "a budget of 10 bytes is below the smallest possible for qr"),
         (
             one_table(),

@@ -39,7 +39,7 @@ def loss(model, batch):
     return (model(batch[0]) - batch[1]).square().mean()
 
 
-@pytest.mark.parametrize(("ids", "one_shot", "size"), [("stored", True, 24), ("renumber", False, 40)])
+@pytest.mark.parametrize(("ids", "one_shot", "size"), [("stored", True, 60), ("renumber", False, 60)])
 def test_codebooks_and_network_learn_and_pointers_stay(ids, one_shot, size):
     model, data = batches()
     plain = copy.deepcopy(model)
@@ -83,7 +83,7 @@ def test_what_makes_it_worse_is_undone():
 
 def test_batches_of_ones_own_judge_and_the_best_on_the_way_is_kept():
     model, data = batches(20)
-    judge = [(ids, labels + 0.02) for ids, labels in batches(4, seed=9)[1]]
+    data, judge = ([(ids, labels + 0.2) for ids, labels in each] for each in (data, batches(4, seed=9)[1]))
     report = fold(model, compression=24, data=data, loss=loss, tune=40, judge=judge)
     assert report.tuned.steps in (10, 20, 30, 40)
     with torch.no_grad():

@@ -93,4 +93,8 @@ CASES = [
     Case("clusters:rows=30,stored=true", (30 + 30 + 20) * 8, (240,)),
     Case("clusters:stops=64x300,clusters=64x16x4,widths=8x2x0", 2 * 84 * 8 + 2 * 488 + 160, (1200, -1, -1, -1)),
     Case("residual:stages=2,rows=32", (2 * 32 + 2 * 32 + 20) * 8, (552, 768)),
+    Case("residual:stages=3,rows=16,sharing=2", (47 + 47 + 20) * 8, (376 + 40, 376 + 128 + 40, 376 + 248)),
+    Case("residual:stages=1,rows=16,sharing=2", (16 + 16 + 16) * 8, (128 + 40, -1)),
+    Case("residual:stages=1,rows=33,sharing=3", (33 + 33 + 20) * 8, (264 + 40, -1, -1)),
+    Case("clustered_residual:rows=30,stages=2,codebook=16,sharing=2", (61 + 61 + 20) * 8, (488, 488 + 240 + 40, 896)),
 ]

@@ -8,6 +8,7 @@ from tablefold import Residual, TableSpec, all_methods
 from tablefold.formats import INT4, INT8
 from tablefold.formats.fitting import fitted
 from tablefold.method import Trained
+from tablefold.methods import codebooks
 from tablefold.plans import Part, Plan
 
 TABLE = TableSpec("user", 2000, 8)
@@ -20,12 +21,41 @@ def trained(metric=None, dim=8):
     return Trained(TableSpec("user", 2000, dim), values, 1.0 + np.arange(2000) % 7, metric)
 
 
-def group_of(kept, method, within=INT8):
-    group = Plan((TABLE,), (Part((TABLE,), method, within),)).build()
+def group_of(kept, method, within=INT8, table=TABLE):
+    group = Plan((table,), (Part((table,), method, within),)).build()
     with torch.no_grad():
         group.arrays[0].copy_(torch.cat(kept.regions))
-    group.lookup = torch.from_numpy(np.concatenate(kept.lookups))
+    if kept.lookups:
+        group.lookup.copy_(torch.from_numpy(np.concatenate(kept.lookups)))
     return group
+
+
+@pytest.mark.parametrize(
+    ("stages", "rows", "sharing", "bits"), [(4, 16, 2, 16), (3, 7, 3, 8), (1, 16, 2, 4), (1, 33, 3, 16 / 3)]
+)
+def test_pointers_that_share_a_number_are_its_remainders(stages, rows, sharing, bits):
+    method, table = Residual(stages, rows, sharing), trained()
+    kept = method.keep(table, INT8)
+    group = group_of(kept, method)
+    assert group.lookup.nbytes == -(-2000 * bits // 8)
+    assert group.num_bytes == method.num_bytes_of(TABLE, INT8)
+    apart = Residual(stages, rows)
+    errors = [
+        table.error(table.values - group_of(each.keep(table, INT8), each).unfold("user")) for each in (method, apart)
+    ]
+    assert errors[0] < 1.4 * errors[1]  # for some rows fewer
+    fresh = Plan((TABLE,), (Part((TABLE,), method, INT8),)).build()
+    fresh.load_state_dict(group.state_dict())
+    assert torch.equal(fresh.unfold("user"), group.unfold("user"))
+
+
+def test_the_best_of_several_sums_lose_less_than_the_nearest_row_at_each_stage(monkeypatch):
+    errors = []
+    for beam in (1, codebooks.BEAM_OF_SMALL):
+        monkeypatch.setattr(codebooks, "BEAM_OF_SMALL", beam)
+        method = Residual(4, 16)
+        errors.append(trained().error(trained().values - group_of(method.keep(trained(), INT8), method).unfold("user")))
+    assert errors[1] < 0.8 * errors[0]
 
 
 @pytest.mark.parametrize("dim", [1, 5, 8])
@@ -36,10 +66,7 @@ def test_a_ladder_tells_the_bytes_and_about_the_error(kind, dim):
         plan = Plan((table.table,), (Part((table.table,), rung.method, rung.format),))
         assert plan.num_bytes == rung.num_bytes < table.table.num_bytes
         kept = rung.method.keep(table, rung.format)
-        vectors = sum(
-            rung.format.read(rows)[torch.from_numpy(of).long()]
-            for rows, of in zip(kept.regions, kept.lookups or [np.arange(2000)], strict=True)
-        )
+        vectors = group_of(kept, rung.method, rung.format, table.table).unfold("user")
         assert 0.3 * rung.error - 1e-9 <= table.error(table.values - vectors) <= 1.05 * rung.error + 1e-9
 
 
@@ -73,7 +100,9 @@ def test_pointers_are_state_and_load_where_they_are_in_range():
         fresh.load_state_dict(wild)
 
 
-@pytest.mark.parametrize("options", [{"stages": 0}, {"stages": 65}, {"rows": 0}])
+@pytest.mark.parametrize(
+    "options", [{"stages": 0}, {"stages": 65}, {"rows": 0}, {"sharing": 0}, {"sharing": 4}, {"rows": 5, "sharing": 4}]
+)
 def test_sizes_that_cannot_be_are_refused(options):
     with pytest.raises(ValueError, match=r"residual: .* must be at least 1"):
         Residual(**options)

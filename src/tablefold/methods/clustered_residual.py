@@ -16,11 +16,12 @@ from torch import Tensor
 from tablefold.clustering import cluster
 from tablefold.formats import FP32, INT4, Format
 from tablefold.formats.fitting import fitted
+from tablefold.formats.format import BLOCK
 from tablefold.method import Kept, Method, Rung, Trained
 from tablefold.methods.metric import roots
 from tablefold.methods.residual import Residual
 from tablefold.methods.sizing import MOST_PARTS, most_rows
-from tablefold.partitions import EDGE_BYTES, found_intervals, identity, narrowest_integer, pointers
+from tablefold.partitions import EDGE_BYTES, found_intervals, identity
 from tablefold.spec import SHOWN
 from tablefold.starts import FULL_START, part_starts
 from tablefold.tables import TableSpec
@@ -50,7 +51,7 @@ class ClusteredResidual(Method):
     Args:
         rows: clusters of a table; 256 unless given. Tables that this would make no smaller stay full.
         stages: of the residual.
-        codebook: rows of each stage.
+        codebook, sharing: rows of each stage, and pointers in one number.
 
     When to use it: for tables that are trained and whose ids may be renumbered, beyond 16x; `fold(ids="renumber")` then
     takes it by itself.
@@ -67,6 +68,7 @@ class ClusteredResidual(Method):
     rows: int | None = field(default=None, metadata=SHOWN)
     stages: int = 0
     codebook: int = 256
+    sharing: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,20 +89,18 @@ class ClusteredResidual(Method):
 
     def address_map(self, tables: Sequence[TableSpec], seed: int = 0) -> AddressMap:
         """A term for the interval, and one for each stage, by pointers of its own."""
-        builder, stages = MapBuilder(tables), Residual(max(1, self.stages), self.codebook)
+        builder = MapBuilder(tables)
         for column, table in enumerate(tables):
             if not self._pays(table):
                 base = builder.add_region(table.vocabulary, table.dim, FULL_START)
                 builder.add_term(column, Term(identity(table.vocabulary), base, stride=table.dim, width=table.dim))
                 continue
-            parts = [found_intervals(table.name, table.vocabulary, self.count)]
-            for stage in range(self.stages):
-                digit = stages.digit(table, stage)
-                parts.append(pointers(f"{table.name} {stage}", table.vocabulary, self.codebook, digit))
-            starts = part_starts("add", [part.num_buckets for part in parts])
-            for part, start in zip(parts, starts, strict=True):
-                base = builder.add_region(part.num_buckets, table.dim, start)
-                builder.add_term(column, Term(part, base, stride=table.dim, width=table.dim))
+            clusters = found_intervals(table.name, table.vocabulary, self.count)
+            first, *starts = part_starts("add", [self.count, *(self._residual.codebooks if self.stages else [])])
+            base = builder.add_region(self.count, table.dim, first)
+            builder.add_term(column, Term(clusters, base, stride=table.dim, width=table.dim))
+            if self.stages:
+                self._residual.add_stages(builder, column, table, starts)
         return builder.finish()
 
     def pointer_bytes(self, tables: Sequence[TableSpec]) -> int:
@@ -111,10 +111,16 @@ class ClusteredResidual(Method):
     def _pays(self, table: TableSpec) -> bool:
         return 2 <= self.count < table.vocabulary and self._bytes(table, FP32) < table.num_bytes
 
+    @property
+    def _residual(self) -> Residual:
+        return Residual(max(1, self.stages), self.codebook, self.sharing)
+
     def _bytes(self, table: TableSpec, kept: Format) -> int:
-        pointer = narrowest_integer(self.codebook - 1).itemsize
-        floats = (self.count + self.stages * self.codebook) * table.dim
-        return kept.num_bytes(floats) + self.stages * table.vocabulary * pointer + (self.count - 1) * EDGE_BYTES
+        edges = (self.count - 1) * EDGE_BYTES
+        if not self.stages:
+            return kept.num_bytes(self.count * table.dim) + edges
+        pointed = self._residual.num_bytes_of(table, FP32) - FP32.num_bytes(sum(self._residual.codebooks) * table.dim)
+        return kept.num_bytes((self.count + sum(self._residual.codebooks)) * table.dim) + pointed + edges
 
     def ladder(self, trained: Trained, most: int, seed: int = 0) -> Iterator[Rung]:
         """Clusters in powers of four, tried on a sample, and sizes between them; each with stages of a residual. To
@@ -123,19 +129,20 @@ class ClusteredResidual(Method):
             return
         table, sketch = trained.table, trained.sample(SKETCH, seed)
         most = min(most, INT4.num_bytes(table.vocabulary * table.dim))
-        tried: dict[int, list[tuple[int, float]]] = {}  # by stages: (clusters, error)
+        tried: dict[Residual | None, list[tuple[int, float]]] = {}  # by their stages: (clusters, error)
         for count, learned in _counts(table.vocabulary, len(sketch.values)):
             left = replace(sketch, values=_found(sketch, learned, INT4, seed, 4).left)
-            tried.setdefault(0, []).append((count, left.error(left.values)))
+            tried.setdefault(None, []).append((count, left.error(left.values)))
             if count * 64 >= table.vocabulary:  # fewer are next to nothing beside the pointers
                 for rung in Residual(1, self.codebook).rungs(left, INT4, most, seed):
-                    assert isinstance(rung.method, Residual)
-                    tried.setdefault(rung.method.stages, []).append((count, rung.error))
+                    if isinstance(rung.method, Residual):
+                        tried.setdefault(rung.method, []).append((count, rung.error))
             if replace(self, rows=count)._bytes(table, INT4) > most:  # what lies below may fit
                 break
-        for stages, points in tried.items():
-            for count, error in _between(points):
-                method = replace(self, rows=count, stages=stages)
+        for above, points in tried.items():
+            stages = {} if above is None else {"stages": above.stages, "codebook": above.rows, "sharing": above.sharing}
+            for count, error in _between(points, _whole_blocks(table)):
+                method = replace(self, rows=count, **stages)
                 if method._bytes(table, INT4) <= most and method._pays(table):
                     yield Rung(method, INT4, method._bytes(table, INT4), error)
 
@@ -153,9 +160,9 @@ class ClusteredResidual(Method):
         edges = np.cumsum(np.bincount(found.of, minlength=self.count))[:-1]
         if not self.stages:
             return Kept((found.rows,), edges=(edges,), order=order)
-        stages = Residual(self.stages, self.codebook).keep(replace(trained, values=found.left), kept, seed)
-        lookups = tuple(each[order] for each in stages.lookups)
-        return Kept((found.rows, *stages.regions), lookups, (edges,), order)
+        left = replace(trained, values=found.left[torch.from_numpy(order)], weights=trained.weights[order])
+        stages = self._residual.keep(left, kept, seed)
+        return Kept((found.rows, *stages.regions), stages.lookups, (edges,), order)
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,11 +215,17 @@ def _counts(rows: int, sketch: int) -> Iterator[tuple[int, int]]:
         count *= 4
 
 
-def _between(points: Sequence[tuple[int, float]]) -> Iterator[tuple[int, float]]:
-    """What was tried, and sizes between: errors fall as powers of the clusters."""
+def _whole_blocks(table: TableSpec) -> int:
+    """Rows that fill whole blocks of a format: what stands behind begins with a block of its own."""
+    return BLOCK // math.gcd(BLOCK, table.dim)
+
+
+def _between(points: Sequence[tuple[int, float]], multiple: int) -> Iterator[tuple[int, float]]:
+    """What was tried, and sizes between, most of them multiples: errors fall as powers of the clusters."""
     yield from points
     for (count, error), (more, least) in pairwise(points):
         for step in range(1, round(STEPS * math.log(more / count, 4))):
             part = step / (STEPS * math.log(more / count, 4))
             low, high = (math.log(max(each, 1e-300)) for each in (error, least))
-            yield round(count * (more / count) ** part), math.exp(low + part * (high - low))
+            middle = round(count * (more / count) ** part)
+            yield middle // multiple * multiple or middle, math.exp(low + part * (high - low))

@@ -2,41 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
 
-from tablefold.clustering import cluster, nearest
+from tablefold.clustering import nearest
 from tablefold.formats import FP32, INT4, INT8, Format
-from tablefold.formats.fitting import fitted
 from tablefold.method import Keeper, Kept, Method, Rung, Trained
-from tablefold.methods.metric import roots
+from tablefold.methods.codebooks import Codebooks
 from tablefold.methods.sizing import MOST_PARTS
-from tablefold.partitions import Partition, Pointers, identity, narrowest_integer, pointers
+from tablefold.partitions import Partition, Pointers, ceil_div, coprime_below, identity, narrowest_integer, pointers
 from tablefold.spec import SHOWN
-from tablefold.starts import FULL_START, part_starts
+from tablefold.starts import FULL_START, Start, part_starts
 from tablefold.tables import FLOAT_BYTES, TableSpec
 from tablefold.terms import AddressMap, MapBuilder, Term
 
-ROUNDS = 3
+ROUNDS = 2
 """Of improving all stages in turn, each given the others."""
 
-SAMPLE = 1 << 18
+SAMPLE = 1 << 16
 """Rows that codebooks are learned from; all rows are then assigned to them."""
 
 SKETCH = 1 << 14
 """Rows by which the sizes of a ladder are compared."""
 
-FEW_ROWS = 32
-"""Of the smaller codebooks that small tables may take."""
+FEW_ROWS = 16
+"""Of the codebooks that small tables may take, two to a pointer."""
 
-_PIECE = 1 << 18
+FEWER_BITS = ((75, 5), (33, 3), (16, 2), (7, 3))
+"""Codebooks of which several ids share a pointer, and how many: 6.4, 5.3, 4 and 2.7 bits an id."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +48,15 @@ class Residual(Method):
     table is folded: C_1 holds the clusters of the rows, C_2 those of what C_1 leaves over, and so on; then each stage
     is improved given the others. The pointers' bytes count. Before training, pointers are the digits of the id.
 
+    With sharing = k, k pointers are one number, whose remainders by `rows` and the next smaller coprime numbers they
+    are (Chinese remainders): those of k stages, whose codebooks have so many rows; or, of one stage, those of k ids.
+    16 and 15 rows share a byte.
+
     Args:
         stages: rows that are added. Set by a budget.
-        rows: of a codebook; a pointer into up to 256 takes a byte. Tables that this would make no smaller stay full.
+        rows: of a codebook, the largest; a pointer into up to 256 takes a byte. Tables that this would make no smaller
+            stay full.
+        sharing: pointers in one number.
 
     When to use it: for trained tables, from 8x to 60x. At equal bytes it loses less than low rank, fewer bits or
     product quantisation.
@@ -67,6 +72,7 @@ class Residual(Method):
 
     stages: int = field(default=4, metadata=SHOWN)
     rows: int = 256
+    sharing: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,6 +80,31 @@ class Residual(Method):
             raise ValueError(f"residual: stages={self.stages} must be at least 1 and at most {MOST_PARTS}")
         if not 1 <= self.rows <= 1 << 31:
             raise ValueError(f"residual: rows={self.rows} must be at least 1 and at most {1 << 31}")
+        if self.sharing != 1 and not (1 <= self.sharing <= 8 and self.radix < 1 << 31 and min(self.remainders) > 1):
+            raise ValueError(
+                f"residual: sharing={self.sharing} pointers into rows={self.rows} must be at least 1, and fit into "
+                "31 bits"
+            )
+
+    @property
+    def remainders(self) -> list[int]:
+        """What the numbers that hold pointers are divided by: the rows of the codebooks that they point into."""
+        return coprime_below(self.rows, self.sharing)
+
+    @property
+    def radix(self) -> int:
+        """How many values such a number has."""
+        return math.prod(self.remainders)
+
+    @property
+    def shares_ids(self) -> bool:
+        """Whether pointers of several ids are one number, not those of several stages."""
+        return self.stages == 1 < self.sharing
+
+    @property
+    def codebooks(self) -> list[int]:
+        """The rows of each stage's codebook."""
+        return [self.remainders[0 if self.shares_ids else stage % self.sharing] for stage in range(self.stages)]
 
     def sized(self, size: int) -> Residual:
         """With so many stages."""
@@ -87,56 +118,90 @@ class Residual(Method):
         """A term per stage, by pointers of its own."""
         builder = MapBuilder(tables)
         for column, table in enumerate(tables):
-            if not self._pays(table):
-                base = builder.add_region(table.vocabulary, table.dim, FULL_START)
-                builder.add_term(column, Term(identity(table.vocabulary), base, stride=table.dim, width=table.dim))
+            if self._pays(table):
+                self.add_stages(builder, column, table, part_starts("add", self.codebooks))
                 continue
-            begins: dict[int, Partition] = {}  # stages that begin alike share an array: of 33 million ids it is large
-            for stage, start in enumerate(part_starts("add", [self.rows] * self.stages)):
-                base, digit = builder.add_region(self.rows, table.dim, start), self.digit(table, stage)
-                name = f"{table.name} {stage}"
-                if digit not in begins:
-                    begins[digit] = pointers(name, table.vocabulary, self.rows, digit)
-                lookup = begins[digit].lookup
-                assert isinstance(lookup, Pointers)
-                part = replace(begins[digit], lookup=replace(lookup, name=name))
-                builder.add_term(column, Term(part, base, stride=table.dim, width=table.dim))
+            base = builder.add_region(table.vocabulary, table.dim, FULL_START)
+            builder.add_term(column, Term(identity(table.vocabulary), base, stride=table.dim, width=table.dim))
         return builder.finish()
 
-    def digit(self, table: TableSpec, stage: int) -> int:
-        """What ids are divided by, for the digit that a stage begins with: those after the last begin anew."""
+    def add_stages(self, builder: MapBuilder, column: int, table: TableSpec, starts: Sequence[Start]) -> None:
+        """The terms of one table, whose codebooks begin so."""
+        numbers: dict[int, Pointers] = {}  # stages that begin alike share an array: of 33 million ids it is large
+        for stage, (rows, start) in enumerate(zip(self.codebooks, starts, strict=True)):
+            base = builder.add_region(rows, table.dim, start)
+            if self.shares_ids:
+                lookup, length = self._numbers(table, 0, numbers), self._length(table)
+                for part, size in enumerate(self.remainders):
+                    stop = None if part + 1 == self.sharing else (part + 1) * length
+                    term = Term(Partition(size, lookup=lookup), base, stride=table.dim, width=table.dim)
+                    builder.add_term(column, replace(term, first=part * length, stop=stop))
+                continue
+            lookup = self._numbers(table, stage // self.sharing, numbers)
+            builder.add_term(column, Term(Partition(rows, lookup=lookup), base, stride=table.dim, width=table.dim))
+
+    def _numbers(self, table: TableSpec, place: int, begun: dict[int, Pointers]) -> Pointers:
+        """The numbers that hold pointers, of some place among all arrays."""
+        digit = self._digit(table, place)
+        if digit not in begun:
+            found = pointers("", self._length(table), self.radix, digit).lookup
+            assert isinstance(found, Pointers)
+            begun[digit] = found
+        return replace(begun[digit], name=f"{table.name} {place}")
+
+    def _digit(self, table: TableSpec, place: int) -> int:
+        """What ids are divided by, for the digit that an array begins with: those after the last begin anew."""
         digits = 1
-        while self.rows > 1 and self.rows**digits < table.vocabulary:
+        while self.radix > 1 and self.radix**digits < table.vocabulary:
             digits += 1
-        return int(self.rows ** (stage % digits))
+        return int(self.radix ** (place % digits))
+
+    def _length(self, table: TableSpec) -> int:
+        """Of an array of numbers."""
+        return ceil_div(table.vocabulary, self.sharing) if self.shares_ids else table.vocabulary
 
     def _pays(self, table: TableSpec) -> bool:
-        return self._bytes(table, FP32) < table.num_bytes
+        if self.shares_ids and (self.sharing - 1) * self._length(table) >= table.vocabulary:
+            return False  # a part would have no ids
+        return self.num_bytes_of(table, FP32) < table.num_bytes
 
-    def _bytes(self, table: TableSpec, kept: Format) -> int:
-        pointer = narrowest_integer(self.rows - 1).itemsize
-        return kept.num_bytes(self.stages * self.rows * table.dim) + self.stages * table.vocabulary * pointer
+    def num_bytes_of(self, table: TableSpec, kept: Format) -> int:
+        """Bytes of a table that is kept so, codebooks in a format."""
+        arrays = 1 if self.shares_ids else ceil_div(self.stages, self.sharing)
+        numbers = arrays * self._length(table) * narrowest_integer(self.radix - 1).itemsize
+        return kept.num_bytes(sum(self.codebooks) * table.dim) + numbers
 
     def ladder(self, trained: Trained, most: int, seed: int = 0) -> Iterator[Rung]:
         """From one stage up, by stages that are learned from a sample and never improved; to where int4 takes less."""
-        table = trained.table
-        most = min(most, INT4.num_bytes(table.vocabulary * table.dim))
-        rows = min(FEW_ROWS, self.rows) if table.vocabulary < self.rows * table.dim else self.rows
-        for kept in (INT8, INT4):
-            yield from replace(self, rows=rows, stages=1).rungs(trained, kept, most, seed)
-            if table.vocabulary >= 64 * rows * table.dim:  # codebooks are next to nothing beside the pointers
-                break
+        few = trained.table.vocabulary < 16 * self.rows * trained.table.dim  # else codebooks are little beside pointers
+        for kept in (INT8, INT4) if few else (INT8,):
+            yield from self.rungs(trained, kept, most, seed)
 
     def rungs(self, trained: Trained, kept: Format, most: int, seed: int) -> Iterator[Rung]:
-        """As `ladder`, from this size up, in one format."""
+        """The sizes of a ladder whose codebooks are in a format."""
         table, sketch = trained.table, trained.sample(SKETCH, seed)
-        method, search = self, _Search(sketch, kept, self.rows, seed)
-        while method._bytes(table, kept) <= most and method._pays(table) and self.rows < len(sketch.values):
-            search.add_stage(iterations=4)
-            yield Rung(method, kept, method._bytes(table, kept), search.error())
-            if method.stages == MOST_PARTS:
+        most = min(most, INT4.num_bytes(table.vocabulary * table.dim))
+        pointed = table.vocabulary / (self.rows * table.dim)
+        kinds = [replace(self, stages=1)] if pointed >= 1 else []
+        kinds += [Residual(2, FEW_ROWS, 2)] if pointed < 8 else []
+        kinds += [] if trained.in_pieces else [Residual(1, rows, sharing) for rows, sharing in FEWER_BITS]
+        for method in kinds:
+            yield from method._stages(table, sketch, kept, most, seed)
+
+    def _stages(self, table: TableSpec, sketch: Trained, kept: Format, most: int, seed: int) -> Iterator[Rung]:
+        method, search = self, Codebooks(sketch, kept, seed)
+        while method.num_bytes_of(table, kept) <= most and method._pays(table) and self.rows < len(sketch.values):
+            for rows in method.codebooks[len(search.turned) :]:
+                search.add_stage(rows, iterations=4)
+            if method.shares_ids:
+                search.sort()
+                errors = [search.error_of_rows(count) for count in method.remainders]
+            else:
+                errors = [search.error()]
+            yield Rung(method, kept, method.num_bytes_of(table, kept), sum(errors) / len(errors))
+            if method.shares_ids or method.stages + method.sharing > MOST_PARTS:
                 break
-            method = replace(method, stages=method.stages + 1)
+            method = replace(method, stages=method.stages + method.sharing)
 
     def keep(self, trained: Trained, kept: Format, seed: int = 0) -> Kept:
         """Codebooks from a sample, then the pointers of all rows."""
@@ -144,108 +209,52 @@ class Residual(Method):
             return Kept((trained.values.clone(),))
         sample = trained.sample(SAMPLE, seed)
         search = self._learned(sample, kept, seed)
-        of = search.of if sample is trained else search.place(trained.values)
-        narrow = narrowest_integer(self.rows - 1)
-        return Kept(tuple(search.masters), tuple(each.astype(narrow) for each in of))
+        of = search.pointers() if sample is trained else search.place(trained.values)
+        if self.shares_ids:
+            of = self._apart(search, trained, of[0])
+        return Kept(search.masters, tuple(self._joined(of)))
 
     def keeper(self, sample: Trained, kept: Format, seed: int = 0) -> Keeper | None:
         """Codebooks from the sample, then the pointers of each piece."""
-        if not self._pays(sample.table):
+        if self.shares_ids or not self._pays(sample.table):
             return None
         search = self._learned(sample, kept, seed)
-        return Keeper(tuple(search.masters), search.place)
+        return Keeper(search.masters, lambda values: self._joined(search.place(values)))
 
-    def _learned(self, sample: Trained, kept: Format, seed: int) -> _Search:
+    def _learned(self, sample: Trained, kept: Format, seed: int) -> Codebooks:
         """Codebooks of a sample, and its pointers."""
-        search = _Search(sample, kept, self.rows, seed)
-        for _ in range(self.stages):
-            search.add_stage()
+        search = Codebooks(sample, kept, seed)
+        for rows in self.codebooks:
+            search.add_stage(rows)
         best, least = search.found, search.error()
         for _ in range(ROUNDS):
             search.improve()
             if search.error() < least:  # rounding to a format may undo a gain
                 best, least = search.found, search.error()
-        search.masters, search.turned, search.of = best
+        search.take(best)
+        if self.shares_ids:
+            search.sort()
         return search
 
+    def _apart(self, search: Codebooks, trained: Trained, of: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """The pointers of one stage as the parts of ids have them that share numbers: later parts reach fewer rows."""
+        length, (codebook,) = self._length(trained.table), search.turned
+        found = np.zeros(self.sharing * length, dtype=np.int64)
+        found[: len(of)] = of
+        for part, size in enumerate(self.remainders[1:], start=1):
+            beyond = part * length + np.flatnonzero(found[part * length : (part + 1) * length] >= size)
+            found[beyond], _ = nearest(search.searched(trained.values[torch.from_numpy(beyond)]), codebook[:size])
+        return list(found.reshape(self.sharing, length))
 
-class _Search:
-    """Codebooks of some rows, found a stage at a time.
-
-    Where errors have a metric M, everything is computed on rows times its square root: the plain square there is the
-    cost here. Codebooks are rounded to their format as they are found, so that later stages make up for it.
-    """
-
-    def __init__(self, trained: Trained, kept: Format, rows: int, seed: int) -> None:
-        self.trained, self.kept, self.rows, self.seed = trained, kept, rows, seed
-        self.root, self.inverse = roots(trained.metric)
-        self.left = self._turned(trained.values).clone()
-        self.weights = torch.from_numpy(trained.weights)
-        self.of: list[NDArray[np.int64]] = []
-        self.masters: list[Float[Tensor, "rows dim"]] = []  # of the codebooks
-        self.turned: list[Tensor] = []  # what is read of them, times the root
-
-    @property
-    def found(self) -> tuple[list[Tensor], list[Tensor], list[NDArray[np.int64]]]:
-        """The stages as they are now: codebooks, as they are kept and as they are searched, and pointers."""
-        return list(self.masters), list(self.turned), list(self.of)
-
-    def add_stage(self, iterations: int = 12) -> None:
-        """Clusters of what the stages so far leave."""
-        seed = self.seed + len(self.turned)
-        found = cluster(self.left, self.rows, weights=self.trained.weights, seed=seed, iterations=iterations)
-        self.masters.append(found.centroids)
-        self.turned.append(found.centroids)
-        self._set(len(self.turned) - 1, found.centroids)
-        self.of.append(found.of.astype(np.int64))
-        self.left -= self.turned[-1][torch.from_numpy(self.of[-1])]
-
-    def improve(self) -> None:
-        """Each stage anew, given the others: its pointers, then its rows."""
-        for stage in range(len(self.turned)):
-            self.left += self.turned[stage][torch.from_numpy(self.of[stage])]
-            self.of[stage], _ = nearest(self.left, self.turned[stage])
-            self._set(stage, self._means(stage))
-            self.left -= self.turned[stage][torch.from_numpy(self.of[stage])]
-
-    def error(self) -> float:
-        """The weighted mean of what is left."""
-        costs = self.left.square().sum(dim=1, dtype=torch.float64)
-        return float((self.weights @ costs) / self.weights.sum())
-
-    def place(self, values: Tensor) -> list[NDArray[np.integer]]:
-        """The pointers of rows to the codebooks as they are, one array per stage."""
-        narrow = narrowest_integer(self.rows - 1)
-        of = [np.empty(len(values), dtype=narrow) for _ in self.turned]
-        for first in range(0, len(values), _PIECE):
-            left = self._turned(values[first : first + _PIECE]).clone()
-            found: list[NDArray[np.int64]] = []
-            for codebook in self.turned:
-                found.append(nearest(left, codebook)[0])
-                left -= codebook[torch.from_numpy(found[-1])]
-            for _ in range(ROUNDS if len(self.turned) > 1 else 0):
-                for stage, codebook in enumerate(self.turned):
-                    left += codebook[torch.from_numpy(found[stage])]
-                    found[stage] = nearest(left, codebook)[0]
-                    left -= codebook[torch.from_numpy(found[stage])]
-            for stage, array in enumerate(of):
-                array[first : first + len(left)] = found[stage]
-        return list(of)
-
-    def _means(self, stage: int) -> Tensor:
-        of = torch.from_numpy(self.of[stage])
-        totals = torch.zeros(self.rows, dtype=torch.float64).index_add_(0, of, self.weights)
-        sums = torch.zeros(self.rows, self.left.shape[1], dtype=torch.float64)
-        sums.index_add_(0, of, self.left.double() * self.weights[:, None])
-        means, held = self.turned[stage].clone(), totals > 0
-        means[held] = (sums[held] / totals[held, None]).float()
-        return means
-
-    def _turned(self, values: Tensor) -> Tensor:
-        return values if self.root is None else values @ self.root
-
-    def _set(self, stage: int, turned: Tensor) -> None:
-        """Take over the rows of a stage, rounded to the format."""
-        rows = turned if self.inverse is None else turned @ self.inverse
-        self.masters[stage] = fitted(rows, self.kept)
-        self.turned[stage] = self._turned(self.kept.read(self.masters[stage]))
+    def _joined(self, of: Sequence[NDArray[np.int64]]) -> list[NDArray[np.integer]]:
+        """The numbers whose remainders pointers are, by the Chinese remainder theorem."""
+        others = [self.radix // size for size in self.remainders]
+        units = [other * pow(other, -1, size) for other, size in zip(others, self.remainders, strict=True)]
+        found = []
+        for first in range(0, len(of), self.sharing):
+            group = of[first : first + self.sharing]
+            number = np.zeros(len(group[0]), dtype=np.int64)
+            for own, unit in zip(group, units, strict=False):  # the last may hold fewer
+                number += own.astype(np.int64) * unit
+            found.append((number % self.radix).astype(narrowest_integer(self.radix - 1)))
+        return found

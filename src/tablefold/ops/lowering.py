@@ -309,7 +309,7 @@ class _Reads:
         if call.wild is None or rows is None or partition.key is not None:
             return False
         if partition.lookup is not None:
-            return int(partition.lookup.buckets.max()) < partition.num_buckets
+            return partition.lookup.highest < partition.num_buckets
         return ceil_div(rows, partition.div) <= partition.num_buckets
 
     def _begin(self, ids: Tensor, bucket: Tensor, floats: int) -> Tensor:
