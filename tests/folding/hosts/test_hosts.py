@@ -19,7 +19,16 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(scope="module")
 def study():
-    spec = importlib.util.spec_from_file_location("study_of_hosts", ROOT / "studies" / "hosts.py")
+    yield from loaded("hosts")
+
+
+@pytest.fixture(scope="module")
+def quantised_study():
+    yield from loaded("torchrec_quantised")
+
+
+def loaded(script):
+    spec = importlib.util.spec_from_file_location(f"study_of_{script}", ROOT / "studies" / f"{script}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # which dataclasses look for
     spec.loader.exec_module(module)
@@ -172,3 +181,16 @@ def test_hosts_are_known_by_their_classes_and_other_models_have_none():
     assert all(issubclass(kind, Host) for kind in HOSTS.values())
     assert not hosts_of(nn.Sequential(nn.Embedding(3, 3)))
     assert [host.name for host in hosts_of(nn.Sequential(collections()))] == ["torchrec"]
+
+
+@pytest.mark.filterwarnings("ignore:(?s).*quantiz:DeprecationWarning", "ignore:.*tune the model")
+def test_folds_lose_no_more_than_torchrecs_quantised_inference_in_fewer_bytes(quantised_study):
+    found = {
+        line["form"]: line
+        for line in quantised_study.compared({"user": 3000, "item": 2000}, 64, sizes=(3.7, 7.4), calls=1)
+    }
+    for theirs, own in (("torchrec int8", "fold, 3.7x"), ("torchrec int4", "fold, 7.4x")):
+        assert found[own]["bytes"] < found[theirs]["bytes"] < found["full"]["bytes"]
+        assert found[own]["error"] < 0.01
+    assert found["torchrec int8"]["error"] < 1e-4 > found["fold, 3.7x"]["error"]
+    assert found["fold, 7.4x"]["error"] < found["torchrec int4"]["error"]
