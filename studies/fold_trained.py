@@ -8,7 +8,9 @@ count by 1 + how often an id occurs in training. `fold` is `tablefold.fold`, wit
 loss sees them (the mean of g g' over 40 batches of training); `product` is product quantisation, codebooks in float32
 and counted in int4. `limit` is what no code of so many bits a row could beat if rows were normal: each row sent through
 the channel of least error (reverse water-filling; Shannon 1959), with nothing counted for codebooks. `tuned` folds are
-trained for a tenth of an epoch, judged by the validation part.
+trained for a tenth of an epoch, judged by the validation part. `--rivals` appends what others do: rows in int8 and int4
+with a scale and an offset each, as TorchRec quantises tables; singular vectors; faiss's product quantisation (it needs
+faiss-cpu), all bytes counted as they keep them.
 
 MovieLens: python studies/fold_trained.py - --data DATA --run RUN --work . --sizes 7.5 14 16 20 32 64 --renumbered 16 32
     64 --limits 16 24 32 40 48 64 --tuned 16 32 --results studies/results/fold_trained_movielens.jsonl
@@ -212,6 +214,56 @@ def product(parts: int) -> Callable[[Trained], tuple[Tensor, int]]:
     return vectors
 
 
+def by_row(bits: int) -> Callable[[Trained], tuple[Tensor, int]]:
+    """As FBGEMM fuses rows for TorchRec: a scale and an offset for each, in float32 beside 8 bits, else in float16."""
+
+    def vectors(table: Trained) -> tuple[Tensor, int]:
+        low, high = (each[0] for each in (table.values.min(1, keepdim=True), table.values.max(1, keepdim=True)))
+        scale = (high - low) / (2**bits - 1)
+        if bits < 8:
+            low, scale = low.half().float(), scale.half().float()
+        codes = ((table.values - low) / scale.clamp(min=1e-12)).round().clamp(0, 2**bits - 1)
+        rows, dim = table.values.shape
+        return codes * scale + low, rows * (dim * bits // 8 + (8 if bits == 8 else 4))
+
+    return vectors
+
+
+def singular(rank: int, within: Format) -> Callable[[Trained], tuple[Tensor, int]]:
+    """The nearest table of a rank, its rows in few bits."""
+
+    def vectors(table: Trained) -> tuple[Tensor, int]:
+        left, values, right = torch.linalg.svd(table.values, full_matrices=False)
+        rows = left[:, :rank] * values[:rank]
+        return within.read(rows) @ right[:rank], within.num_bytes(rows.numel()) + right[:rank].nbytes
+
+    return vectors
+
+
+def by_faiss(parts: int) -> Callable[[Trained], tuple[Tensor, int]]:
+    """Product quantisation by faiss, 8 bits for each part; it knows no weights."""
+    import faiss
+
+    def vectors(table: Trained) -> tuple[Tensor, int]:
+        values = table.values.numpy()
+        quantizer = faiss.ProductQuantizer(values.shape[1], parts, 8)
+        quantizer.train(values)
+        codes = quantizer.compute_codes(values)
+        return torch.from_numpy(quantizer.decode(codes)), codes.nbytes + 256 * values.shape[1] * 4
+
+    return vectors
+
+
+def rivals(experiment: Experiment) -> Iterator[dict[str, object]]:
+    """What others do."""
+    for bits in (8, 4):
+        yield {"form": f"int{bits} by row", **experiment.replaced(by_row(bits), None)}
+    for rank in (8, 4, 2, 1):
+        yield {"form": f"singular vectors, {rank} in int8", **experiment.replaced(singular(rank, INT8), None)}
+    for parts in (8, 4, 2, 1):
+        yield {"form": f"faiss, {parts} parts", **experiment.replaced(by_faiss(parts), None)}
+
+
 def ideal(values: Tensor, weights: Tensor, metric: Tensor, bits: float, generator: torch.Generator) -> Tensor:
     """Normal rows of this mean and covariance as the best code of so many bits a row would give them back."""
     weights, root = weights / weights.sum(), torch.linalg.cholesky(metric.double())
@@ -270,14 +322,17 @@ def main() -> None:
     parser.add_argument("--part", default="test")
     for name, default in (("sizes", SIZES), ("renumbered", RENUMBERED), ("limits", ()), ("tuned", ())):
         parser.add_argument(f"--{name}", type=float, nargs="*", default=default)
+    parser.add_argument("--rivals", action="store_true", help="append what others do, nothing else")
     arguments = parser.parse_args()
     data, run = arguments.data, arguments.run
     if data is None or run is None:
         data, run = trained_run(arguments.file, arguments.work)
     arguments.results.parent.mkdir(parents=True, exist_ok=True)
-    with arguments.results.open("w") as out:
-        grid = (arguments.sizes, arguments.renumbered, arguments.limits, arguments.tuned)
-        for line in lines(Experiment(data, run, arguments.part), *grid):
+    experiment = Experiment(data, run, arguments.part)
+    grid = (arguments.sizes, arguments.renumbered, arguments.limits, arguments.tuned)
+    found = rivals(experiment) if arguments.rivals else lines(experiment, *grid)
+    with arguments.results.open("a" if arguments.rivals else "w") as out:
+        for line in found:
             out.write(json.dumps(line) + "\n")
             out.flush()
             print(json.dumps(line), flush=True)
