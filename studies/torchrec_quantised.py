@@ -24,9 +24,9 @@ from torchrec.inference.modules import quantize_embeddings
 from tablefold import fold
 from tablefold.nn import Folded
 
-ROWS = {"user": 100_000, "item": 20_000}
+ROWS = {"user": 40_000, "item": 10_000}
 BITS = {"int8": torch.qint8, "int4": torch.quint4x2, "int2": torch.quint2x4}
-SIZES = (3.7, 7.4, 14, 30)
+SIZES = (3.7, 7.4, 14)
 BATCH = 512
 
 

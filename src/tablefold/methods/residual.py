@@ -28,8 +28,8 @@ ROUNDS = 2
 SAMPLE = 1 << 16
 """Rows that codebooks are learned from; all rows are then assigned to them."""
 
-SKETCH = 1 << 14
-"""Rows by which the sizes of a ladder are compared."""
+SKETCH = 64
+"""Rows for each of a codebook by which the sizes of a ladder are compared; 4096 at least."""
 
 FEW_ROWS = 16
 """Of the codebooks that small tables may take, two to a pointer."""
@@ -179,13 +179,14 @@ class Residual(Method):
 
     def rungs(self, trained: Trained, kept: Format, most: int, seed: int) -> Iterator[Rung]:
         """The sizes of a ladder whose codebooks are in a format."""
-        table, sketch = trained.table, trained.sample(SKETCH, seed)
+        table = trained.table
         most = min(most, INT4.num_bytes(table.vocabulary * table.dim))
         pointed = table.vocabulary / (self.rows * table.dim)
         kinds = [replace(self, stages=1)] if pointed >= 1 else []
         kinds += [Residual(2, FEW_ROWS, 2)] if pointed < 8 else []
         kinds += [] if trained.in_pieces else [Residual(1, rows, sharing) for rows, sharing in FEWER_BITS]
         for method in kinds:
+            sketch = trained.sample(max(4096, SKETCH * method.rows), seed)
             yield from method._stages(table, sketch, kept, most, seed)
 
     def _stages(self, table: TableSpec, sketch: Trained, kept: Format, most: int, seed: int) -> Iterator[Rung]:
