@@ -42,7 +42,8 @@ class Trained:
         metric: an error e of a row costs `e @ metric @ e`, `[dim, dim]`; the plain square without one.
         renumbers: whether its ids may get new numbers, as those whose dictionaries the caller owns.
         pinned: ids that become the first ones then, 0, 1, .., and share rows with no others.
-        in_pieces: whether it can be kept a piece at a time alone, by a `Keeper`.
+        singly: whether each id must have pointers of its own: of tables that come a piece at a time, or grow later.
+        stacked: whether others lie behind it in one array: then its rows must fill whole blocks of a format.
     """
 
     table: TableSpec
@@ -51,7 +52,8 @@ class Trained:
     metric: Float[Tensor, "dim dim"] | None = None
     renumbers: bool = False
     pinned: tuple[int, ...] = ()
-    in_pieces: bool = False
+    singly: bool = False
+    stacked: bool = False
 
     def error(self, errors: Float[Tensor, "rows dim"]) -> float:
         """The weighted mean of what errors of the rows cost."""

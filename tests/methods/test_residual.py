@@ -1,5 +1,7 @@
 """Residual quantisation: trained tables in a byte per stage."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -68,6 +70,17 @@ def test_a_ladder_tells_the_bytes_and_about_the_error(kind, dim):
         kept = rung.method.keep(table, rung.format)
         vectors = group_of(kept, rung.method, rung.format, table.table).unfold("user")
         assert 0.3 * rung.error - 1e-9 <= table.error(table.values - vectors) <= 1.05 * rung.error + 1e-9
+
+
+def test_tables_in_one_array_with_others_get_pointers_of_a_byte_and_whole_blocks():
+    plain = trained(dim=16)
+    own = replace(plain, singly=True, stacked=True)
+    rungs, others = ([*Residual().ladder(each, most=plain.table.num_bytes)] for each in (own, plain))
+    assert 0 < len(rungs) < len(others)
+    for rung in rungs:
+        assert not rung.method.shares_ids
+        assert rung.method.radix <= 256
+        assert sum(rung.method.codebooks) * 16 % 32 == 0
 
 
 def test_more_stages_lose_less_and_all_stages_count():

@@ -234,7 +234,7 @@ class _Checkpoint:
         else:
             firsts = np.linspace(0, rows - stretch, _STRETCHES).astype(np.int64)
             values = torch.cat([self.rows(entry, int(first), stretch) for first in firsts])
-        return Trained(entry.spec, values, np.ones(len(values)), in_pieces=True)
+        return Trained(entry.spec, values, np.ones(len(values)), singly=True)
 
 
 def _fits(entry: _Entry, pattern: str) -> bool:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tablefold.clustering import nearest
 from tablefold.formats import FP32, INT4, INT8, Format
+from tablefold.formats.format import BLOCK
 from tablefold.method import Keeper, Kept, Method, Rung, Trained
 from tablefold.methods.codebooks import Codebooks
 from tablefold.methods.sizing import MOST_PARTS
@@ -177,6 +178,10 @@ class Residual(Method):
         for kept in (INT8, INT4) if few else (INT8,):
             yield from self.rungs(trained, kept, most, seed)
 
+    def fills_blocks(self, table: TableSpec) -> bool:
+        """Whether the codebooks end with a whole block of a format: what stands behind begins with its own."""
+        return sum(self.codebooks) * table.dim % BLOCK == 0
+
     def rungs(self, trained: Trained, kept: Format, most: int, seed: int) -> Iterator[Rung]:
         """The sizes of a ladder whose codebooks are in a format."""
         table = trained.table
@@ -184,10 +189,12 @@ class Residual(Method):
         pointed = table.vocabulary / (self.rows * table.dim)
         kinds = [replace(self, stages=1)] if pointed >= 1 else []
         kinds += [Residual(2, FEW_ROWS, 2)] if pointed < 8 else []
-        kinds += [] if trained.in_pieces else [Residual(1, rows, sharing) for rows, sharing in FEWER_BITS]
+        kinds += [] if trained.singly else [Residual(1, rows, sharing) for rows, sharing in FEWER_BITS]
         for method in kinds:
             sketch = trained.sample(max(4096, SKETCH * method.rows), seed)
-            yield from method._stages(table, sketch, kept, most, seed)
+            for rung in method._stages(table, sketch, kept, most, seed):
+                if not trained.stacked or (isinstance(rung.method, Residual) and rung.method.fills_blocks(table)):
+                    yield rung
 
     def _stages(self, table: TableSpec, sketch: Trained, kept: Format, most: int, seed: int) -> Iterator[Rung]:
         method, search = self, Codebooks(sketch, kept, seed)

@@ -83,8 +83,9 @@ def folded_design(config: Config, dataset: Dataset, model: Network) -> Design:
     """
     budget, first_id = config.wishes.num_bytes(_tables(config, dataset)), dataset.schema.first_id
     assert budget is not None  # without one there is nothing to choose from
+    pinned = tuple(range(first_id))
     trained = [
-        replace(each, weights=1 + each.weights, renumbers=True, pinned=tuple(range(first_id)))
+        replace(each, weights=1 + each.weights, renumbers=True, pinned=pinned, singly=True, stacked=True)
         for each in _trained(config, dataset, model)
     ]
     weighed = [Weighed(each, each.table.num_bytes, each.values.element_size()) for each in trained]
