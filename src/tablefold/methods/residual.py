@@ -217,7 +217,7 @@ class Residual(Method):
             return Kept((trained.values.clone(),))
         sample = trained.sample(SAMPLE, seed)
         search = self._learned(sample, kept, seed)
-        of = search.pointers() if sample is trained else search.place(trained.values)
+        of = search.pointers() if sample is trained else search.place(trained.values, len(trained.values))
         if self.shares_ids:
             of = self._apart(search, trained, of[0])
         return Kept(search.masters, tuple(self._joined(of)))
@@ -227,7 +227,7 @@ class Residual(Method):
         if self.shares_ids or not self._pays(sample.table):
             return None
         search = self._learned(sample, kept, seed)
-        return Keeper(search.masters, lambda values: self._joined(search.place(values)))
+        return Keeper(search.masters, lambda values: self._joined(search.place(values, sample.table.vocabulary)))
 
     def _learned(self, sample: Trained, kept: Format, seed: int) -> Codebooks:
         """Codebooks of a sample, and its pointers."""
