@@ -56,3 +56,8 @@ def test_what_cannot_be_is_refused_in_one_line(make, message):
     with pytest.raises(ValueError, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+def test_a_smaller_first_modulus_with_more_behind_it_does_not_exceed_the_size():
+    parts = ChineseRemainder(k=5, max_rows=29).partitions(TableSpec("t", 127, 60), 0, 0)
+    assert sum(part.num_buckets for part in parts) <= 29

@@ -71,12 +71,18 @@ class ChineseRemainder(Compositional):
         def rest(first: int) -> tuple[int, ...]:
             return coprime_moduli(ceil_div(rows, first), len(smallest) - 1)
 
+        def fits(first: int) -> bool:
+            coprime = all(math.gcd(first, modulus) == 1 for modulus in rest(first))
+            return coprime and first + sum(rest(first)) <= (
+                self.max_rows or 1
+            )  # a smaller first may have more behind it
+
         first = largest_first_modulus(
             rows, self.max_rows or 1, smallest[0], lambda modulus: modulus + sum(rest(modulus))
         )
         if first == rows:
             return (identity(rows),)
-        while first > smallest[0] and any(math.gcd(first, modulus) > 1 for modulus in rest(first)):
+        while first > smallest[0] and not fits(first):
             first -= 1
         moduli = (first, *rest(first)) if first > smallest[0] else smallest
         return chinese_remainder(rows, moduli=moduli)

@@ -132,7 +132,7 @@ def bucket_sizes(partition: Partition, rows: int) -> list[tuple[int, int]]:
         totals = np.bincount(np.arange(len(sizes_of)) % num_buckets, sizes_of, num_buckets)
         return [(1, int(size)) for size in totals]
     if partition.lookup is not None:
-        of_place = np.bincount(partition.lookup.buckets, minlength=num_buckets)
+        of_place = np.bincount(partition(np.arange(len(partition.lookup.buckets))), minlength=num_buckets)
         return [(1, int(size)) for size in of_place]
     cycles, rest = divmod(rows, div * num_buckets)
     whole, part = divmod(rest, div)
