@@ -72,10 +72,9 @@ class ChineseRemainder(Compositional):
             return coprime_moduli(ceil_div(rows, first), len(smallest) - 1)
 
         def fits(first: int) -> bool:
-            coprime = all(math.gcd(first, modulus) == 1 for modulus in rest(first))
-            return coprime and first + sum(rest(first)) <= (
-                self.max_rows or 1
-            )  # a smaller first may have more behind it
+            behind = rest(first)  # a smaller first modulus may have more behind it
+            fitting = first + sum(behind) <= (self.max_rows or 1)
+            return fitting and all(math.gcd(first, modulus) == 1 for modulus in behind)
 
         first = largest_first_modulus(
             rows, self.max_rows or 1, smallest[0], lambda modulus: modulus + sum(rest(modulus))
