@@ -8,16 +8,31 @@ from __future__ import annotations
 
 import os
 from argparse import SUPPRESS, ArgumentParser, Namespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tablefold.cli.options import add_device_option, add_method_options, add_model_options, model_options
 from tablefold.cli.values import byte_size, number, positive, seed, show_bytes
+
+if TYPE_CHECKING:
+    from argparse import _ArgumentGroup  # which has no public name
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("data", metavar="DIR", help="a dataset written by `tablefold prepare`")
     parser.add_argument("--out", required=True, metavar="RUN", help="the new folder to write")
+    _add_origin(parser)
+    add_method_options(parser)
+    add_model_options(parser)
+    group = parser.add_argument_group("training")
+    _add_steps(group)
+    _add_looks(group)
+    _add_arithmetic(group)
+    add_device_option(parser)
+
+
+def _add_origin(parser: ArgumentParser) -> None:
+    """What to go on from, and what to leave for that."""
     parser.add_argument(
         "--from",
         dest="from_run",
@@ -31,9 +46,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--keep-optimizer", action="store_true", help="leave what the optimizer remembers in RUN, for --from-optimizer"
     )
-    add_method_options(parser)
-    add_model_options(parser)
-    group = parser.add_argument_group("training")
+
+
+def _add_steps(group: _ArgumentGroup) -> None:
+    """How to step, and how often."""
     group.add_argument(
         "--optimizer", default=SUPPRESS, help="adagrad, amsgrad, sgd or rowwise_adagrad (default: amsgrad)"
     )
@@ -49,6 +65,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     group.add_argument("--batch-size", type=positive, default=SUPPRESS, help="rows of a batch (default: 128)")
     group.add_argument("--epochs", type=positive, default=SUPPRESS, help="passes over the training part (default: 1)")
+
+
+def _add_looks(group: _ArgumentGroup) -> None:
+    """When to look, to stop and to write down."""
     group.add_argument(
         "--until",
         metavar="TARGET",
@@ -75,6 +95,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     group.add_argument(
         "--tensorboard", action="store_true", help="also write RUN.tensorboard, events for `tensorboard --logdir`"
     )
+
+
+def _add_arithmetic(group: _ArgumentGroup) -> None:
+    """In what precision, compiled or not, from which seed."""
     group.add_argument(
         "--precision",
         default=SUPPRESS,
@@ -89,7 +113,6 @@ def add_arguments(parser: ArgumentParser) -> None:
     group.add_argument(
         "--seed", type=seed, default=SUPPRESS, help="of addresses, start values and order of rows (default: 0)"
     )
-    add_device_option(parser)
 
 
 def run(args: Namespace) -> None:

@@ -135,8 +135,8 @@ class ClusteredResidual(Method):
             tried.setdefault(None, []).append((count, left.error(left.values)))
             if count * 64 >= table.vocabulary:  # fewer are next to nothing beside the pointers
                 for rung in Residual(1, self.codebook).rungs(left, INT4, most, seed):
-                    if isinstance(rung.method, Residual):
-                        tried.setdefault(rung.method, []).append((count, rung.error))
+                    assert isinstance(rung.method, Residual)
+                    tried.setdefault(rung.method, []).append((count, rung.error))
             if replace(self, rows=count)._bytes(table, INT4) > most:  # what lies below may fit
                 break
         for above, points in tried.items():

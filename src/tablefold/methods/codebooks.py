@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +11,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tablefold.clustering import cluster, nearest, one_thread_each
+from tablefold.clustering import SCORES, cluster, for_each, nearest
 from tablefold.formats import Format
 from tablefold.formats.fitting import fitted
 from tablefold.method import Trained
@@ -28,8 +26,6 @@ BEAM_OF_SMALL, SMALL = 8, 32
 
 BEAM_OF_MANY, MANY = 2, 1 << 20
 """Sums that are kept where rows are placed of a table that has more: 8 % more error, in half the time."""
-
-_SCORES = 1 << 18  # compared at a time: 1 MB, which a core keeps to itself
 
 
 class Codebooks:
@@ -185,7 +181,7 @@ def _extended(sums: _Sums, codebooks: Sequence[Tensor], last: int | None = None,
     """
     most = max(len(each) for each in codebooks)
     kept = beam or (BEAM_OF_SMALL if most <= SMALL else BEAM)
-    step = max(1, _SCORES // (kept * most))
+    step = max(1, SCORES // (kept * most))
     found: list[_Sums] = [sums] * -(-len(sums.left) // step)
 
     def extend(number: int) -> None:
@@ -195,13 +191,7 @@ def _extended(sums: _Sums, codebooks: Sequence[Tensor], last: int | None = None,
             piece = _added(piece, codebook, last if ends and last is not None else kept)
         found[number] = piece
 
-    with one_thread_each() as threads:
-        if threads == 1 or len(found) < 2 * threads:
-            for number in range(len(found)):
-                extend(number)
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                deque(pool.map(extend, range(len(found))), maxlen=0)
+    for_each(extend, range(len(found)))
     return _Sums(*(torch.cat([getattr(piece, name) for piece in found]) for name in ("left", "costs", "of")))
 
 

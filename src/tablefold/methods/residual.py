@@ -192,12 +192,10 @@ class Residual(Method):
         kinds += [] if trained.singly else [Residual(1, rows, sharing) for rows, sharing in FEWER_BITS]
         for method in kinds:
             sketch = trained.sample(max(4096, SKETCH * method.rows), seed)
-            for rung in method._stages(table, sketch, kept, most, seed):
-                if not trained.stacked or (isinstance(rung.method, Residual) and rung.method.fills_blocks(table)):
-                    yield rung
+            yield from method._stages(sketch, kept, most, seed)
 
-    def _stages(self, table: TableSpec, sketch: Trained, kept: Format, most: int, seed: int) -> Iterator[Rung]:
-        method, search = self, Codebooks(sketch, kept, seed)
+    def _stages(self, sketch: Trained, kept: Format, most: int, seed: int) -> Iterator[Rung]:
+        table, method, search = sketch.table, self, Codebooks(sketch, kept, seed)
         while method.num_bytes_of(table, kept) <= most and method._pays(table) and self.rows < len(sketch.values):
             for rows in method.codebooks[len(search.turned) :]:
                 search.add_stage(rows, iterations=4)
@@ -206,7 +204,8 @@ class Residual(Method):
                 errors = [search.error_of_rows(count) for count in method.remainders]
             else:
                 errors = [search.error()]
-            yield Rung(method, kept, method.num_bytes_of(table, kept), sum(errors) / len(errors))
+            if method.fills_blocks(table) or not sketch.stacked:
+                yield Rung(method, kept, method.num_bytes_of(table, kept), sum(errors) / len(errors))
             if method.shares_ids or method.stages + method.sharing > MOST_PARTS:
                 break
             method = replace(method, stages=method.stages + method.sharing)

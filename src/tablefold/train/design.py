@@ -66,7 +66,7 @@ def learned_design(config: Config, method: Method, dataset: Dataset, model: Netw
     Raises:
         ValueError: without a size; for one below the smallest.
     """
-    tables, budget = _tables(config, dataset), _budget(config, method, dataset)
+    tables, budget = _tables(config, dataset), _budget(config, dataset)
     learned = method.learn(_trained(config, dataset, model), budget, dataset.schema.first_id, config.seed)
     why = f"learned from trained tables, in {show_bytes(budget)}"
     parts = [Part((table,), each.method, each.format, why) for table, each in zip(tables, learned, strict=True)]
@@ -79,17 +79,15 @@ def folded_design(config: Config, dataset: Dataset, model: Network) -> Design:
     """The tables of a trained model as `tablefold.fold(ids="renumber")` folds them, with weights that need no training.
 
     Raises:
-        ValueError: for a size below the smallest.
+        ValueError: as `learned_design`.
     """
-    budget, first_id = config.wishes.num_bytes(_tables(config, dataset)), dataset.schema.first_id
-    assert budget is not None  # without one there is nothing to choose from
-    pinned = tuple(range(first_id))
+    pinned = tuple(range(dataset.schema.first_id))
     trained = [
         replace(each, weights=1 + each.weights, renumbers=True, pinned=pinned, singly=True, stacked=True)
         for each in _trained(config, dataset, model)
     ]
     weighed = [Weighed(each, each.table.num_bytes, each.values.element_size()) for each in trained]
-    planned = plan_trained(weighed, "auto", budget, config.seed)
+    planned = plan_trained(weighed, "auto", _budget(config, dataset), config.seed)
     kept = {
         part.tables[0].name: part.method.keep(each, part.format, config.seed)
         for part, each in zip(planned.parts, trained, strict=True)
@@ -110,11 +108,11 @@ def _weights(plan: Plan, kept: Mapping[str, Kept], model: Network, seed: int) ->
     return {**{name: value for name, value in model.state_dict().items() if not name.startswith(GROUP)}, **own}
 
 
-def _budget(config: Config, method: Method, dataset: Dataset) -> int:
+def _budget(config: Config, dataset: Dataset) -> int:
     """Bytes that the tables may take; `ValueError` where nothing bounds them."""
     budget = config.wishes.num_bytes(_tables(config, dataset))
     if budget is None:
-        raise ValueError(f"{method.name} needs a size: give a compression or a budget")
+        raise ValueError(f"{config.method} needs a size: give a compression or a budget")
     return budget
 
 

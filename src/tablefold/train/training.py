@@ -108,14 +108,12 @@ class _Candidate:
     Args:
         name: of its folder.
         what: it is, for people.
-        design: made when it is its turn.
-        trains: whether it is trained; else its weights are kept as they begin.
+        design: made when it is its turn. One with weights is kept as it is, all others are trained.
     """
 
     name: str
     what: str
     design: Callable[[], Design]
-    trains: bool = True
 
 
 class _Trainings:
@@ -138,7 +136,10 @@ class _Trainings:
         began = time.perf_counter()
         if not self.dataset.part("validation").rows:
             raise ValueError(f"{self.config.method} chooses on the validation part, which has no rows: prepare one")
-        candidates, losses = self._candidates(requests), dict[_Candidate, float]()
+        possible = self._possible(requests)
+        if any(method.learns for method in possible):
+            self._train_first()
+        candidates, losses = self._candidates(requests, possible), dict[_Candidate, float]()
         for candidate in candidates:
             try:
                 design = candidate.design()
@@ -147,31 +148,30 @@ class _Trainings:
                     raise
                 self._tell(f"{candidate.what} is left out: {error}")
                 continue
-            self._train(candidate.name, self.config, design, candidate.what, candidate.trains)
+            self._train(candidate.name, self.config, design, candidate.what)
             losses[candidate] = self._logloss(candidate.name)
         best = min(losses, key=losses.__getitem__)
         if len(losses) > 1:
             self._tell(f"kept {best.what}, the best on the validation part")
         tried = [self._figures(candidate, loss) for candidate, loss in losses.items()]
         chosen = self.folder / best.name
-        effort = {} if best.trains else self._effort()
-        added = {**effort, "tried": tried, "total_seconds": time.perf_counter() - began}
-        result = {**load_json(chosen / RESULT).plain, **added}
+        result: dict[str, Any] = load_json(chosen / RESULT).plain
+        if not result["iterations"]:  # what it took is what the first training took
+            result.update(self._effort())
+        result.update(tried=tried, total_seconds=time.perf_counter() - began)
         write_json(chosen / RESULT, result)
         publish(chosen, out)
         shutil.rmtree(self.folder)
         return result
 
-    def _candidates(self, requests: Sequence[Method]) -> list[_Candidate]:
-        """Of requests that leave a choice, the first training's tables as they are, too."""
-        possible = self._possible(requests)
+    def _candidates(self, requests: Sequence[Method], possible: Sequence[Method]) -> list[_Candidate]:
+        """The possible ones of the requests; where these leave a choice, the first training's tables as they are,
+        too."""
         found = [
             _Candidate(f"{requests.index(method)}", str(method), partial(self._design, method)) for method in possible
         ]
-        if any(method.learns for method in possible):
-            self._train_first()
-            if len(requests) > 1:
-                return [_Candidate("folded", "the first tables folded", self._folded, trains=False), *found]
+        if len(requests) > 1 and any(method.learns for method in possible):
+            return [_Candidate("folded", "the first tables folded", self._folded), *found]
         return found
 
     def _possible(self, requests: Sequence[Method]) -> list[Method]:
@@ -223,7 +223,7 @@ class _Trainings:
         """As asked, but for sizes: all tables in few bits."""
         return replace(self.config, method="full", compression=None, budget=None, storage=FIRST.name, threshold=0)
 
-    def _train(self, name: str, config: Config, design: Design, what: str, trains: bool = True) -> None:
+    def _train(self, name: str, config: Config, design: Design, what: str) -> None:
         """One training, unless it stands already."""
         folder = self.folder / name
         if (folder / RESULT).is_file():
@@ -231,7 +231,7 @@ class _Trainings:
             if Recipe.from_json(load_json(folder / CONFIG)) != asked:
                 raise ValueError(f"{self.folder} holds trainings of another kind: remove it, or ask for what it is for")
             return
-        verb = "training" if trains else "trying"
+        verb = "trying" if design.weights else "training"
         self._tell(f"{verb} {what}: {show_bytes(design.plan.num_bytes)}")
         train_once(
             config,
@@ -240,7 +240,7 @@ class _Trainings:
             checkpoint_every=self.checkpoint_every,
             dataset=design.dataset,
             plan=design.plan,
-            start=Start(design.weights, final=not trains) if design.weights else None,
+            start=Start(design.weights, final=True) if design.weights else None,
             keep_optimizer=self.keep_optimizer and name != FIRST_FOLDER,
         )
 
