@@ -97,6 +97,16 @@ def cluster(
     return _place_all(pieces, cells)
 
 
+def spans(count: int) -> Iterator[slice]:
+    """All vectors, some at a time: what is computed of them then takes little memory.
+
+    >>> list(spans(300_000))
+    [slice(0, 262144, None), slice(262144, 300000, None)]
+    """
+    for begin in range(0, count, _PIECE):
+        yield slice(begin, min(begin + _PIECE, count))
+
+
 class _Pieces:
     """All vectors, a piece at a time, and their weights."""
 
@@ -122,8 +132,8 @@ class _Pieces:
         return found
 
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
-        for begin in range(0, self.count, _PIECE):
-            yield begin, self.read(begin, min(begin + _PIECE, self.count))
+        for some in spans(self.count):
+            yield some.start, self.read(some.start, some.stop)
 
     def sample(self, wanted: int, random: np.random.Generator) -> tuple[Tensor, NDArray[np.float64]]:
         """(about so many vectors, the heavier the likelier; what each stands for)."""

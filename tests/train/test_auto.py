@@ -1,5 +1,6 @@
 """Trainings that are made from trained tables: chosen on validation, goes on where it was killed, reads raw values."""
 
+import gc
 import json
 import shutil
 
@@ -14,9 +15,10 @@ from tablefold.data import Dataset
 from tablefold.data.criteo import Criteo
 from tablefold.data.preparation import Options, prepare
 from tablefold.serving.prediction import predict_file
-from tablefold.train import Config, Listener, Trainer, load_run, train_run
+from tablefold.train import Config, Listener, Trainer, load_run, train_run, training
 from tablefold.train.design import folded_design
 from tablefold.train.recipe import Recipe
+from tablefold.train.run import train_once
 
 SIZES = {"bottom_mlp": [8], "top_mlp": [8]}
 TABLES = {"user": 2_000, "item": 500, "country": 7}
@@ -68,6 +70,24 @@ def test_folded_tables_are_the_first_ones_but_for_what_the_size_costs(trained):
     assert folded["seconds"] == 0 < others[0]["seconds"]
     assert folded["validation_logloss"] < max(each["validation_logloss"] for each in others)
     assert folded["embedding_bytes"] <= trained[0]["full_bytes"] / 30
+
+
+def test_a_training_that_has_ended_is_freed_before_the_next(data, tmp_path, monkeypatch):
+    """It holds its tables' masters and what the optimiser remembers: gigabytes at the size that users have."""
+    held = []
+
+    def counted(*arguments, **options):
+        held.append(sum(type(each) is Trainer for each in gc.get_objects()))
+        return train_once(*arguments, **options)
+
+    monkeypatch.setattr(training, "train_once", counted)
+    gc.disable()  # it would come by chance
+    try:
+        train_run(config(data, epochs=1), tmp_path / "run")
+    finally:
+        gc.enable()
+    assert len(held) > 3
+    assert len(set(held)) == 1
 
 
 def test_it_takes_the_bytes_it_promises_and_more_with_pointers(trained):

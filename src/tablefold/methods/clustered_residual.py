@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tablefold.clustering import cluster
+from tablefold.clustering import cluster, spans
 from tablefold.formats import FP32, INT4, Format
 from tablefold.formats.fitting import fitted
 from tablefold.formats.format import BLOCK
@@ -131,7 +131,7 @@ class ClusteredResidual(Method):
         most = min(most, INT4.num_bytes(table.vocabulary * table.dim))
         tried: dict[Residual | None, list[tuple[int, float]]] = {}  # by their stages: (clusters, error)
         for count, learned in _counts(table.vocabulary, len(sketch.values)):
-            left = replace(sketch, values=_found(sketch, learned, INT4, seed, 4).left)
+            left = replace(sketch, values=_found(sketch, learned, INT4, seed, 4).left(sketch.values))
             tried.setdefault(None, []).append((count, left.error(left.values)))
             if count * 64 >= table.vocabulary:  # fewer are next to nothing beside the pointers
                 for rung in Residual(1, self.codebook).rungs(left, INT4, most, seed):
@@ -160,37 +160,59 @@ class ClusteredResidual(Method):
         edges = np.cumsum(np.bincount(found.of, minlength=self.count))[:-1]
         if not self.stages:
             return Kept((found.rows,), edges=(edges,), order=order)
-        left = replace(trained, values=found.left[torch.from_numpy(order)], weights=trained.weights[order])
+        values = found.left(trained.values)[torch.from_numpy(order)]
+        left = replace(trained, values=values, weights=trained.weights[order])
         stages = self._residual.keep(left, kept, seed)
         return Kept((found.rows, *stages.regions), stages.lookups, (edges,), order)
 
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    """Clusters of rows: masters of their rows, which row each id has, and what that leaves."""
+    """Clusters of rows: masters of their rows, as they are kept, and which row each id has."""
 
     rows: Tensor
     of: NDArray[np.int64]
-    left: Tensor
+    kept: Format
+
+    def left(self, values: Tensor) -> Tensor:
+        """What the clusters leave of the vectors of all ids."""
+        return values - self.kept.read(self.rows)[torch.from_numpy(self.of)]
 
 
 def _found(trained: Trained, count: int, kept: Format, seed: int, iterations: int) -> _Found:
-    """Clusters of the rows; each pinned id is one of its own, before all others."""
+    """Clusters of the rows; each pinned id is one of its own, before all others. Vectors are turned a piece at a time:
+    a table of millions is held once."""
     root, inverse = roots(trained.metric)
-    turned = trained.values if root is None else trained.values @ root
-    held = len(trained.pinned)
-    of, others = np.empty(len(turned), dtype=np.int64), np.delete(np.arange(len(turned)), trained.pinned)
-    own, weights = turned[torch.from_numpy(others)] if held else turned, trained.weights[others]
-    found = cluster(own, count - held, weights=weights, seed=seed, iterations=iterations)
-    apart = (own - found.centroids[torch.from_numpy(found.of).long()]).square().sum(dim=1).double().numpy()
-    of[others] = held + _none_empty(found.of.astype(np.int64), count - held, weights * apart)
-    of[list(trained.pinned)] = np.arange(held)
+    held, pinned = len(trained.pinned), list(trained.pinned)
+    others = np.delete(np.arange(len(trained.values)), pinned)
+    of, weights = np.empty(len(trained.values), dtype=np.int64), trained.weights[others]
+
+    def turned(ids: NDArray[np.int64]) -> Tensor:
+        own = trained.values[torch.from_numpy(ids)]
+        return own if root is None else own @ root
+
+    found = cluster(
+        lambda begin, end: turned(others[begin:end]),
+        count - held,
+        weights=weights,
+        count=len(others),
+        seed=seed,
+        iterations=iterations,
+    )
+    costs = np.empty(len(others))
+    for some in spans(len(others)):
+        apart = turned(others[some]) - found.centroids[torch.from_numpy(found.of[some]).long()]
+        costs[some] = weights[some] * apart.square().sum(dim=1).double().numpy()
+    of[others] = held + _none_empty(found.of.astype(np.int64), count - held, costs)
+    of[pinned] = np.arange(held)
     masses = np.bincount(of, trained.weights, count)
-    sums = torch.zeros(count, turned.shape[1], dtype=torch.float64)
-    sums.index_add_(0, torch.from_numpy(of), turned.double() * torch.from_numpy(trained.weights)[:, None])
+    sums = torch.zeros(count, trained.values.shape[1], dtype=torch.float64)
+    for some in spans(len(of)):
+        own = turned(np.arange(some.start, some.stop)).double() * torch.from_numpy(trained.weights[some])[:, None]
+        sums.index_add_(0, torch.from_numpy(of[some]), own)
     means = (sums / torch.from_numpy(masses)[:, None]).float()
     rows = fitted(means if inverse is None else means @ inverse, kept, torch.from_numpy(masses).float())
-    return _Found(rows, of, trained.values - kept.read(rows)[torch.from_numpy(of)])
+    return _Found(rows, of, kept)
 
 
 def _none_empty(of: NDArray[np.int64], count: int, costs: NDArray[np.float64]) -> NDArray[np.int64]:
