@@ -4,9 +4,10 @@
     python studies/ten_million.py --work FOLDER --results studies/results/ten_million.jsonl
 
 All train DLRM at the paper's sizes for one epoch with Adagrad in batches of 2,048; the full tables' gradients are the
-rows that were read, and only these are updated. `auto` trains several times, in turn. Measured per contestant, in a process of its own: time, samples/s, peak
-memory and the test log loss above the best that any model can reach (the data is drawn from a known teacher). One line
-is appended as each ends; what has one is skipped, so the script can be stopped and started again.
+rows that were read, and only these are updated. `auto` trains several times, in turn. Measured per contestant, in a
+process of its own: time, samples/s, peak memory and the test log loss above the best that any model can reach (the data
+is drawn from a known teacher). One line is appended as each ends; what has one is skipped, so the script can be stopped
+and started again.
 
 The data is `tablefold generate --prepared --preset criteo-kaggle`. Its dictionaries know the values that occur in the
 training part; the others of the log's full cardinalities are added, seen never, as a catalogue known beforehand would.
