@@ -16,8 +16,8 @@ bench: .venv/installed  ## speed against peers, after the operators' tests (DLRM
 	  set -- $$name; stem=$$1; shift; \
 	  $(BIN)/python benchmarks/$$stem.py "$$@" --out benchmarks/results/$$stem.jsonl $(if $(DLRM),--dlrm $(DLRM)) $(if $(CCE),--cce $(CCE)); done
 
-test: .venv/installed  ## the whole test suite, slow proofs left out
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -m "not slow and not gpu"  # idle threads that spin slow down busy machines
+test: .venv/installed  ## the whole test suite, slow proofs left out, in two processes
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -m "not slow and not gpu" -n 2 --dist loadfile  # idle threads that spin slow down busy machines
 
 docs: .venv/installed  ## the site, in docs/_build/html: a folder that needs no network (notebooks run at the first time)
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build/html
