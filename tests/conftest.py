@@ -1,6 +1,10 @@
 """Shapes and types in annotations are checked at run time in the core while tests run."""
 
+import os
+
 from jaxtyping import install_import_hook
+
+os.environ.pop("COLUMNS", None)  # nobody looks at what tests print, so that nothing has a width unless a test sets it
 
 install_import_hook(
     [
