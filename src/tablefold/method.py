@@ -30,6 +30,8 @@ from tablefold.registry import Registry
 from tablefold.tables import FLOAT_BYTES, TableSpec, check_tables
 from tablefold.terms import AddressMap
 
+_PIECE = 1 << 18  # rows that are computed on at a time
+
 
 @dataclass(frozen=True, eq=False)
 class Trained:
@@ -56,11 +58,14 @@ class Trained:
     stacked: bool = False
 
     def error(self, errors: Float[Tensor, "rows dim"]) -> float:
-        """The weighted mean of what errors of the rows cost."""
-        turned = errors if self.metric is None else errors @ self.metric
-        costs = (errors * turned).sum(dim=1, dtype=torch.float64)
+        """The weighted mean of what errors of the rows cost. A table of millions is taken a piece at a time."""
+        costs = torch.cat([self._costs(some) for some in torch.split(errors, _PIECE)])
         weights = torch.from_numpy(self.weights)
         return float((weights @ costs) / weights.sum())
+
+    def _costs(self, errors: Float[Tensor, "rows dim"]) -> Float[Tensor, " rows"]:
+        turned = errors if self.metric is None else errors @ self.metric
+        return (errors * turned).sum(dim=1, dtype=torch.float64)
 
     def sample(self, count: int, seed: int = 0) -> Trained:
         """So many of its rows, drawn evenly; all where there are no more."""

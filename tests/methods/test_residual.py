@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tablefold import Residual, TableSpec, all_methods
+from tablefold import method as method_module
 from tablefold.formats import INT4, INT8
 from tablefold.formats.fitting import fitted
 from tablefold.method import Trained
@@ -30,6 +31,15 @@ def group_of(kept, method, within=INT8, table=TABLE):
     if kept.lookups:
         group.lookup.copy_(torch.from_numpy(np.concatenate(kept.lookups)))
     return group
+
+
+@pytest.mark.parametrize("metric", [None, torch.diag(torch.arange(1.0, 9.0))])
+def test_an_error_is_the_same_a_piece_at_a_time(metric, monkeypatch):
+    table = trained(metric)
+    errors, weights = table.values.double(), torch.from_numpy(table.weights)
+    costs = torch.einsum("rd,de,re->r", errors, torch.eye(8).double() if metric is None else metric.double(), errors)
+    monkeypatch.setattr(method_module, "_PIECE", 300)
+    assert table.error(table.values) == pytest.approx(float(weights @ costs / weights.sum()), rel=1e-6)
 
 
 @pytest.mark.parametrize(

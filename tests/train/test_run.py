@@ -1,5 +1,6 @@
 """A run's folder: what it holds, that it says the truth, and that it can be read back."""
 
+import gc
 import json
 import re
 import shutil
@@ -9,11 +10,13 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch.optim import Optimizer
 
 from prepared import write_dataset
 from tablefold import all_methods, full_bytes
 from tablefold.json_files import load_json
 from tablefold.train import load_run, train_run
+from tablefold.train import run as run_module
 from tablefold.train.config import Config
 from tablefold.train.recipe import Recipe
 
@@ -56,6 +59,20 @@ def test_the_folder_holds_what_the_result_says(run, data):
     assert result["machine"]["torch"] == torch.__version__
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records if record["part"] == "validation"] == [12, 24]
+
+
+def test_what_training_alone_needs_is_gone_before_dictionaries_are_written(data, tmp_path, monkeypatch):
+    """Both together would need the memory of both."""
+
+    def remembering():
+        return sum(issubclass(type(each), Optimizer) and len(each.state) > 0 for each in gc.get_objects())
+
+    held = []
+    monkeypatch.setattr(run_module, "save_encoder", lambda *_: held.append(remembering()))
+    gc.collect()
+    before = remembering()
+    train_run(config(data), tmp_path / "run")
+    assert held == [before]
 
 
 def test_the_saved_weights_give_the_same_figures(run):

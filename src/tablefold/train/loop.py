@@ -111,6 +111,14 @@ class Trainer:
         """Evaluate the model as it is, for the listeners' records."""
         self._tell({"part": "validation", **self.progress.position(), **self.evaluate(validation).as_dict()})
 
+    def finish(self) -> None:
+        """Pack the memory as it is read, and let go of what training alone needs: masters, the weights that were best,
+        what the optimiser remembers. Nothing is trained after that."""
+        self.best_state = None
+        self.optimizer.state.clear()
+        self.optimizer.param_groups.clear()
+        self.model.group.freeze()
+
     def step(self, batch: Batch) -> float:
         """One optimiser step on one batch; gives its mean log loss before the step."""
         batch = batch.to(self.device)

@@ -243,7 +243,7 @@ class _Training:
             journal.write(folder / JOURNAL)
             if self.keep_optimizer and trainer.progress.step:  # it remembers nothing where nothing was trained
                 save_state(folder / OPTIMIZER, trainer.optimizer)
-            trainer.model.group.freeze()
+            trainer.finish()  # dictionaries are written next, and take memory
             save_tensors(folder / WEIGHTS, trainer.model.state_dict(), note)
             save_encoder(self.dataset, folder / ENCODER)
             files = [folder / CONFIG, folder / WEIGHTS, *files_to_score(folder / ENCODER)]
