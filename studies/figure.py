@@ -1,4 +1,5 @@
-"""The README's pictures: what is lost at each size, on Gowalla and on clicks, from the lines kept in `results`.
+"""The README's pictures: what is lost at each size, on Gowalla and on clicks, each contestant at the best of three
+rates; from the lines that `equal_bytes.py auto` and `auto-kaggle` keep in `results`.
 
 python studies/figure.py docs/figures
 
@@ -12,98 +13,61 @@ import json
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import matplotlib as mpl
+from equal_bytes import PICKED
 from matplotlib.figure import Figure
 
-from tablefold.plans import INT4_UP_TO
 from tablefold.study.chart import spread_out
 
 RESULTS = Path(__file__).parent / "results"
 INK, GRID = "#010203", "#010204"
 """Stand-ins: what is drawn in them takes the page's colours."""
-COLORS = {
-    "full": INK,
-    "in few bits": "#7f7f7f",
-    "trained": "#2b8a5b",
-    "auto": "#c2410c",
-    "qr": "#2f7fd0",
-    "robe": "#9a63c4",
-    "hashing": "#b0812a",
-}
+COLORS = {"full": INK, "auto": "#c2410c", "qr": "#2f7fd0", "robe": "#9a63c4", "hashing": "#b0812a"}
+NAMES = {"full": "full", "auto": "auto", "qr:combine=mul": "qr", "robe:block=4": "robe", "hash": "hashing"}
+"""Of the methods as they were asked for."""
 FONT, WIDTH, HEIGHT = 13.0, 380.0, 320.0  # points: on a phone, 340 pixels wide, letters have 12
 STYLE = """<style>
 svg { --ink: #1f2328; --grid: #d1d9e0 }
 @media (prefers-color-scheme: dark) { svg { --ink: #e6edf3; --grid: #3d444d } }
 </style>"""
 
-Runs = Iterator[tuple[str, float, float]]
-"""Of every run that is shown: its series, how many times smaller its tables are, its AUC."""
+Points = list[tuple[float, float]]
+"""How many times smaller the tables are, and the AUC."""
+
+PICTURES = {"lose": ("Gowalla", "gowalla_rates", (0.49, 0.97)), "lose-clicks": ("clicks", "kaggle_rates", (0.82, 0.88))}
+"""By the name of its file: the data, the file of its lines, the range of AUC."""
 
 
-def lines_of(name: str) -> list[dict[str, Any]]:
-    """The lines of a file of results; none where it is not there."""
-    path = RESULTS / f"{name}.jsonl"
-    return [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
-
-
-def gowalla() -> Runs:
-    """Trainings stopped by the validation part, and folds of a trained model."""
-    for line in (line for line in lines_of("equal_bytes_formats") if "auc" in line):
-        method, bits, smaller = line["asked"][0].partition(":")[0], line["storage"], line["compression"]
-        if method == "full":
-            yield ("full" if bits == "fp32" else "in few bits"), smaller, line["auc"]
-        elif method == "hash":
-            yield "hashing", smaller, line["auc"]
-        elif bits == ("int4" if round(smaller) <= INT4_UP_TO else "int2"):  # what a plan takes
-            yield method, smaller, line["auc"]
-    for line in lines_of("fold_trained"):
-        if line["form"].startswith("fold") and line["form"].endswith("data"):
-            yield "trained", line["compression"], line["auc"]
-    for line in lines_of("gowalla_auto"):
-        if "auc" in line and line["asked"][0] == "auto":
-            yield "auto", line["compression"], line["auc"]
-
-
-def clicks() -> Runs:
-    """A million synthetic clicks over 1.09 million ids, one epoch, one schedule for all."""
-    names = {"hash": "hashing", "qr:combine=mul": "qr", "robe:block=4": "robe", "auto": "auto"}
-    for line in (line for line in lines_of("kaggle_auto") if "auc" in line):
-        method = line["asked"][0]
-        if method == "full":
-            yield ("full" if line["storage"] == "fp32" else "in few bits"), line["compression"], line["auc"]
-        elif method in names:
-            yield names[method], line["compression"], line["auc"]
-
-
-PICTURES: dict[str, tuple[str, Callable[[], Runs], tuple[float, float]]] = {
-    "lose": ("Gowalla", gowalla, (0.49, 0.97)),
-    "lose-clicks": ("clicks", clicks, (0.82, 0.88)),
-}
-"""By the name of its file: the data, what is shown, the range of AUC."""
-
-
-def series(runs: Runs) -> dict[str, list[tuple[float, float]]]:
-    """Points of each series by rising size, the mean over seeds; in the order of `COLORS`."""
-    seeds: dict[str, dict[int, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
-    for name, smaller, auc in runs:
-        seeds[name][round(smaller)].append((smaller, auc))
+def series(name: str) -> dict[str, Points]:
+    """Points of each method by rising size, in the order of `COLORS`: means over seeds, where all were trained."""
+    lines = [json.loads(text) for text in (RESULTS / f"{name}.jsonl").read_text().splitlines()]
+    cells: dict[str, dict[str, dict[int, dict[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
+    for line in lines:
+        method, options, seed = line["asked"]
+        if options[-1] == PICKED and "auc" in line:
+            size = options[options.index("--compression") + 1] if "--compression" in options else "1"
+            cells[NAMES[method]][size][seed] = line
+    seeds = max(len(at) for sizes in cells.values() for at in sizes.values())
     points = {
-        name: [(mean(x for x, _ in at), mean(y for _, y in at)) for _, at in sorted(sizes.items())]
-        for name, sizes in seeds.items()
+        name: sorted(
+            (mean(line["compression"] for line in at.values()), mean(line["auc"] for line in at.values()))
+            for at in sizes.values()
+            if len(at) == seeds
+        )
+        for name, sizes in cells.items()
     }
-    return {name: points[name] for name in COLORS if name in points}
+    return {name: points[name] for name in COLORS if points[name]}
 
 
-def draw(data: str, shown: dict[str, list[tuple[float, float]]], heights: tuple[float, float]) -> Figure:
+def draw(data: str, shown: dict[str, Points], heights: tuple[float, float]) -> Figure:
     """The figure: a line for each series, named where it ends."""
     mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "tablefold", "font.size": FONT})
     figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72))
-    axes = figure.add_axes((0.135, 0.155, 0.455, 0.8))
+    axes = figure.add_axes((0.165, 0.155, 0.43, 0.8))
     full = shown["full"][0][1]
     axes.axhline(full, color=INK, linewidth=1.2, linestyle=(0, (5, 3)))
     axes.set_xscale("log", base=4)
@@ -125,7 +89,7 @@ def draw(data: str, shown: dict[str, list[tuple[float, float]]], heights: tuple[
     return figure
 
 
-def _name_lines(axes: Any, shown: dict[str, list[tuple[float, float]]]) -> None:
+def _name_lines(axes: Any, shown: dict[str, Points]) -> None:
     """Names right of the plot, as near as they can be to where their lines end, joined to it."""
     low, high = axes.get_ylim()
     room = 0.8 * HEIGHT
@@ -155,6 +119,6 @@ def to_svg(figure: Figure, title: str) -> str:
 
 
 if __name__ == "__main__":
-    for file, (data, runs, heights) in PICTURES.items():
+    for file, (data, lines, heights) in PICTURES.items():
         title = f"Test AUC on {data} against how many times smaller the embedding tables are"
-        (Path(sys.argv[1]) / f"{file}.svg").write_text(to_svg(draw(data, series(runs()), heights), title))
+        (Path(sys.argv[1]) / f"{file}.svg").write_text(to_svg(draw(data, series(lines), heights), title))
