@@ -63,7 +63,7 @@ def prepare(work: Path, rows: int) -> Path:
 def add_values(dictionary: Path, size: int) -> None:
     """Add values that training never shows, until there are so many: the least that are not there."""
     seen = pl.read_parquet(dictionary)
-    taken = np.sort(seen["value"].str.to_integer(base=16).to_numpy())
+    taken = seen["value"].str.to_integer(base=16).to_numpy()
     unseen = np.setdiff1d(np.arange(size), taken, assume_unique=True)[: size - len(seen)]
     added = [f"{value:08x}" for value in unseen.tolist()]
     write_dictionary(dictionary, [(seen["value"].to_arrow(), seen["count"].to_numpy()), (added, unseen * 0)])
@@ -94,7 +94,7 @@ def private_bytes(pid: int) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--work", type=Path, required=True, help="folder for the data (2 GB) and the runs (2 GB)")
+    parser.add_argument("--work", type=Path, required=True, help="folder for the data (2 GB) and the runs (6 GB)")
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--lr", type=float, default=0.01, help="learning rate of all")
     parser.add_argument("--prepare", action="store_true", help="write the data and stop")

@@ -187,12 +187,13 @@ def _found(trained: Trained, count: int, kept: Format, seed: int, iterations: in
     others = np.delete(np.arange(len(trained.values)), pinned)
     of, weights = np.empty(len(trained.values), dtype=np.int64), trained.weights[others]
 
-    def turned(ids: NDArray[np.int64]) -> Tensor:
-        own = trained.values[torch.from_numpy(ids)]
+    def turned(ids: Tensor | slice) -> Tensor:
+        own = trained.values[ids]
         return own if root is None else own @ root
 
+    ids = torch.from_numpy(others)
     found = cluster(
-        lambda begin, end: turned(others[begin:end]),
+        lambda begin, end: turned(ids[begin:end]),
         count - held,
         weights=weights,
         count=len(others),
@@ -201,14 +202,14 @@ def _found(trained: Trained, count: int, kept: Format, seed: int, iterations: in
     )
     costs = np.empty(len(others))
     for some in spans(len(others)):
-        apart = turned(others[some]) - found.centroids[torch.from_numpy(found.of[some]).long()]
+        apart = turned(ids[some]) - found.centroids[torch.from_numpy(found.of[some]).long()]
         costs[some] = weights[some] * apart.square().sum(dim=1).double().numpy()
     of[others] = held + _none_empty(found.of.astype(np.int64), count - held, costs)
     of[pinned] = np.arange(held)
     masses = np.bincount(of, trained.weights, count)
     sums = torch.zeros(count, trained.values.shape[1], dtype=torch.float64)
     for some in spans(len(of)):
-        own = turned(np.arange(some.start, some.stop)).double() * torch.from_numpy(trained.weights[some])[:, None]
+        own = turned(some).double() * torch.from_numpy(trained.weights[some])[:, None]
         sums.index_add_(0, torch.from_numpy(of[some]), own)
     means = (sums / torch.from_numpy(masses)[:, None]).float()
     rows = fitted(means if inverse is None else means @ inverse, kept, torch.from_numpy(masses).float())

@@ -113,8 +113,9 @@ class Trainer:
 
     def finish(self) -> None:
         """Pack the memory as it is read, and let go of what training alone needs: masters, the weights that were best,
-        what the optimiser remembers. Nothing is trained after that."""
-        self.best_state = None
+        what the optimiser remembers, and the listeners, of which some refer to the trainer. Nothing is trained after
+        that."""
+        self.best_state, self.listeners = None, ()
         self.optimizer.state.clear()
         self.optimizer.param_groups.clear()
         self.model.group.freeze()

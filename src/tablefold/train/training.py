@@ -13,7 +13,6 @@ To train the fold on was tried and is not done: clusters that are trained anew w
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 import time
@@ -244,7 +243,6 @@ class _Trainings:
             start=Start(design.weights, final=True) if design.weights else None,
             keep_optimizer=self.keep_optimizer and name != FIRST_FOLDER,
         )
-        gc.collect()  # what has trained refers to what listens to it, and back: it would stay while the next one learns
 
     def _logloss(self, name: str) -> float:
         """Of the weights that a training kept, on the validation part."""
