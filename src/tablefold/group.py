@@ -254,7 +254,7 @@ class EmbeddingGroup(nn.Module):
         return self.training and torch.is_grad_enabled() and self.is_frozen
 
     def _sparse_arrays(self, arrays: Sequence[Array]) -> Sequence[bool]:
-        if self.sparse is False:
+        if self.sparse is False or self._is_frozen:
             return ()
         if self.sparse is True:
             return [array.role != "projections" for array in arrays]

@@ -85,7 +85,7 @@ class Array:
     rows: int
     regions: tuple[int, ...]
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Such as `rows_16` and, where memory is not float32, `rows_16_int2`."""
         words = [self.role, str(self.width), *([] if self.format == FP32 else [self.format.name])]
