@@ -133,7 +133,7 @@ def auto(epochs: int, more: int, rates: tuple[str, ...]) -> list[Run]:
 
     `auto` trains in turn, for at most so many epochs each time; all others have the epochs of two trainings, `more`.
     Every contestant picks one of three rates at seed 0 and 64x. Seconds of `auto` are without its first training's,
-    which has a line of its own.
+    which has a line of its own. At 64x it is asked for the same bytes with pointers, too.
     """
     at_64, once = ("--compression", "64.0"), ("--storage", "fp32", "--threshold", "0")
 
@@ -144,6 +144,7 @@ def auto(epochs: int, more: int, rates: tuple[str, ...]) -> list[Run]:
     specs = ("auto", "hash", "qr:combine=mul", "robe:block=4")
     runs = [run("full", once, 0, rate) for rate in rates]
     runs += [run(spec, at_64, 0, rate) for spec in specs for rate in rates]
+    runs += [run("auto", (*at_64, "--with-pointers"), seed) for seed in CLAIM_SEEDS]
     for seeds, sizes in (((0, 1, 2), ("64.0", "1000.0")), ((0, 1, 2), ("16.0", "256.0", "4000.0"))):
         runs += [run("full", once, seed) for seed in seeds]
         runs += [run(spec, ("--compression", size), seed) for seed in seeds for size in sizes for spec in specs]
@@ -153,7 +154,12 @@ def auto(epochs: int, more: int, rates: tuple[str, ...]) -> list[Run]:
 def first_of(run: Run) -> Run:
     """The first training of an `auto`."""
     _, size, seed = run
-    return "full", ("--storage", FIRST, "--threshold", "0", *size[2:]), seed
+    return "full", ("--storage", FIRST, "--threshold", "0", *schedule_of(size)), seed
+
+
+def schedule_of(options: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the options that do not set a size."""
+    return options[options.index("--epochs") :]
 
 
 def with_rate(run: Run, lines: list[dict[str, Any]]) -> Run:
@@ -161,7 +167,7 @@ def with_rate(run: Run, lines: list[dict[str, Any]]) -> Run:
     spec, size, seed = run
     if size[-1] != PICKED:
         return run
-    at_64 = size if spec == "full" else ("--compression", "64.0", *size[2:])
+    at_64 = size if spec == "full" else ("--compression", "64.0", *schedule_of(size))
     tried = [line for line in lines if line["asked"][0] == spec and line["asked"][1][:-1] == list(at_64[:-1])]
     tried = [line for line in tried if line["asked"][1][-1] != PICKED and line["asked"][2] == 0]
     best = min(tried, key=lambda line: line["validation_logloss"])

@@ -168,6 +168,12 @@ def test_a_narrower_format_is_taken_where_the_best_does_not_fit():
         ("qr", {"compression": 10**400}, "compression=1000.* must be at least 1 and finite"),
         ("qr", {"compression": 0.5}, "compression=0.5 must be at least 1"),
         ("qr", {"compression": 2, "budget": 5}, "give one of them"),
+        ("clusters", {"with_pointers": True}, "with_pointers says what a size bounds: give a compression or a budget"),
+        (
+            "clusters",
+            {"budget": 5, "with_pointers": True},
+            "smallest possible for clusters here, .* pointers counted",
+        ),
         ("qr", {"storage": "fp16"}, "format 'fp16' must be one of fp32, bf16, int8, int4, int2"),
         ("qr", {"threshold": -1}, "threshold=-1 must be 0 or more rows"),
         ("no", {}, "no method 'no'"),
@@ -179,6 +185,17 @@ def test_what_cannot_be_is_refused_in_one_line_with_a_way_out(spec, wishes, mess
         make_plan(spec, TABLES, **wishes)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+def test_a_size_can_bound_pointers_too():
+    tables = [TableSpec("user", 100_000, 16), TableSpec("item", 5_000, 16)]
+    free = make_plan("clusters", tables, budget=120_000)
+    charged = make_plan("clusters", tables, budget=120_000, with_pointers=True)
+    assert free.num_bytes <= 120_000 < free.num_bytes + free.pointer_bytes
+    assert 0 < charged.pointer_bytes < charged.num_bytes + charged.pointer_bytes <= 120_000
+    assert charged.rows()[0].why == "the largest in 120 kB, pointers counted, in int4, best up to 64x"
+    same = make_plan("qr", tables, budget=120_000, with_pointers=True)
+    assert same == make_plan("qr", tables, budget=120_000)
 
 
 @pytest.mark.parametrize("wishes", [{}, {"budget": 20_000}, {"compression": 3, "threshold": 20}, {"storage": "int4"}])

@@ -233,7 +233,9 @@ class Method(ABC):
         """Whether it is made from trained tables: training it trains twice."""
         return False
 
-    def learn(self, tables: Sequence[Trained], budget: int, first_id: int, seed: int = 0) -> Sequence[Learned]:
+    def learn(
+        self, tables: Sequence[Trained], budget: int, first_id: int, seed: int = 0, *, with_pointers: bool = False
+    ) -> Sequence[Learned]:
         """What it makes of trained tables in so many bytes.
 
         Args:
@@ -241,6 +243,7 @@ class Method(ABC):
             budget: bytes that they may take together.
             first_id: ids below it stand for no value: they stay first, and share with no other.
             seed: of what is drawn.
+            with_pointers: whether the budget bounds `pointer_bytes`, too.
 
         Raises:
             ValueError: for a budget below the smallest.

@@ -59,7 +59,7 @@ class Bytes:
 
     Args:
         embedding: what reading them takes: memory in its formats, projections, edges and lookup arrays. A budget bounds
-            this figure, and compression is the full tables' bytes over it.
+            this figure unless asked otherwise, and compression is the full tables' bytes over it.
         with_pointers: the same where the ids' numbering cannot carry what a table knows of its ids, so that it has to
             be stored.
         training: what learning them takes beside the gradients of a batch: the float32 master of every weight, lookup
@@ -386,15 +386,18 @@ class Wishes:
         compression: full bytes / embedding bytes to reach, instead.
         storage: the format of all memory: "fp32", "bf16", "int8", "int4" or "int2".
         threshold: tables with at most so many rows stay full, and no others.
+        with_pointers: whether the size bounds the bytes with pointers, as it should where ids come from outside.
 
     Raises:
-        ValueError: for a value of another type or out of range, or both a budget and a compression.
+        ValueError: for a value of another type or out of range, both a budget and a compression, or pointers without
+            either.
     """
 
     budget: int | None = None
     compression: float | None = None
     storage: str | None = None
     threshold: int | None = None
+    with_pointers: bool = False
 
     def __post_init__(self) -> None:
         settle_fields(self, largest=None)
@@ -409,6 +412,8 @@ class Wishes:
             raise ValueError(f"budget={quoted(self.budget)} must lie in 0 .. {LARGEST_BUDGET:,} bytes")
         if self.threshold is not None and self.threshold < 0:
             raise ValueError(f"threshold={quoted(self.threshold)} must be 0 or more rows")
+        if self.with_pointers and self.budget is None and self.compression is None:
+            raise ValueError("with_pointers says what a size bounds: give a compression or a budget with it")
         if self.storage is not None:
             find_format(self.storage)
 
@@ -428,6 +433,14 @@ class Wishes:
             )
         return int(full_bytes(tables) / self.compression)
 
+    def show(self, budget: int) -> str:
+        """Bytes, and what they bound, for people."""
+        return f"{show_bytes(budget)}{', pointers counted' if self.with_pointers else ''}"
+
+    def taken(self, plan: Plan) -> int:
+        """The bytes of a plan that are bounded."""
+        return plan.num_bytes + (plan.pointer_bytes if self.with_pointers else 0)
+
 
 def make_plan(
     request: str | Method,
@@ -437,6 +450,7 @@ def make_plan(
     compression: float | None = None,
     storage: str | None = None,
     threshold: int | None = None,
+    with_pointers: bool = False,
     counts: Counts | None = None,
 ) -> Plan:
     """Plan tables: the method at the largest size that fits, small tables full, all in the best format for the size.
@@ -451,6 +465,7 @@ def make_plan(
         storage: the format of all memory. The planner's choice unless given.
         threshold: tables with at most so many rows stay full, and no others. The planner's choice under a budget unless
             given.
+        with_pointers: bound the bytes with pointers: where others number the ids, what a numbering carries is stored.
         counts: how often each id of a table is read, by the table's name. Methods that grade ids by frequency use
             them; ids must be numbered by falling counts. Without counts those methods assume Zipf's law.
 
@@ -467,7 +482,7 @@ def make_plan(
     if not isinstance(request, (str, Method)):
         raise ValueError(f"request={quoted(request)} must be a spec string or a method")  # noqa: TRY004  (the user's)
     method = parse(request) if isinstance(request, str) else request
-    tables, wishes = check_tables(tables), Wishes(budget, compression, storage, threshold)
+    tables, wishes = check_tables(tables), Wishes(budget, compression, storage, threshold, with_pointers)
     return _Planner(requests(method, tables, wishes)[0], tables, wishes, _check_counts(tables, counts or {})).plan()
 
 
@@ -476,7 +491,7 @@ def requests(method: Method, tables: Sequence[TableSpec], wishes: Wishes) -> tup
     tiers, bound = method.tiers(any(table.rows is None for table in tables)), wishes.num_bytes(tables)
     if len(tiers) == 1 or bound is None:
         return tiers[0]
-    least = {tier: _Planner(tier[0], tuple(tables), wishes).least().num_bytes for tier in tiers}
+    least = {tier: wishes.taken(_Planner(tier[0], tuple(tables), wishes).least()) for tier in tiers}
     return next((tier for tier in tiers if least[tier] <= bound), min(tiers, key=least.__getitem__))
 
 
@@ -507,11 +522,15 @@ class _Planner:
             plan = self.parts(None, self.wishes.format or FP32, self.below_threshold(), "as asked")
             _ = plan.num_bytes  # which refuses a method that has no size, or does not fit the tables
             return plan
-        size = f"the largest in {show_bytes(self.budget)}" if self.method.size_options else "as asked"
+        size = f"the largest in {self.wishes.show(self.budget)}" if self.method.size_options else "as asked"
         for within, why in self.formats(self.budget):
-            if self.smallest(within).num_bytes <= self.budget:
-                return self.largest(within, self.kept(within, self.budget), f"{size}, {why}", self.budget)
+            if self.fits(self.smallest(within)):
+                return self.largest(within, self.kept(within, self.budget), f"{size}, {why}")
         raise ValueError(self.refusal(self.budget))
+
+    def fits(self, plan: Plan) -> bool:
+        """Whether a plan takes at most the budget."""
+        return self.budget is not None and self.wishes.taken(plan) <= self.budget
 
     def formats(self, budget: int) -> list[tuple[Format, str]]:
         """Formats for what is not kept full, and why: the best first."""
@@ -547,7 +566,7 @@ class _Planner:
             if total * SMALL_SHARE > budget:
                 break
             kept.append(table)
-        return kept if self.smallest(within, kept).num_bytes <= budget else ()
+        return kept if self.fits(self.smallest(within, kept)) else ()
 
     def below_threshold(self) -> Sequence[TableSpec]:
         """The tables that were asked to stay full; none unless asked."""
@@ -562,7 +581,7 @@ class _Planner:
             return self.parts(None, within, kept)
         return self.parts(self.method.size_range(folded)[0], within, kept)
 
-    def largest(self, within: Format, kept: Sequence[TableSpec], why: str, budget: int) -> Plan:
+    def largest(self, within: Format, kept: Sequence[TableSpec], why: str) -> Plan:
         """The plan with the method at the largest size that fits; the smallest does."""
         folded = self.folded(kept)
         if not folded or not self.method.size_options:
@@ -572,7 +591,7 @@ class _Planner:
             return self.parts(size, within, kept, why)
 
         low, high = self.method.size_range(folded)
-        return sized(largest(low, high, lambda size: sized(size).num_bytes <= budget))
+        return sized(largest(low, high, lambda size: self.fits(sized(size))))
 
     def folded(self, kept: Sequence[TableSpec]) -> tuple[TableSpec, ...]:
         """The tables that the method gets."""
@@ -615,7 +634,8 @@ class _Planner:
     def refusal(self, budget: int) -> str:
         """Why the size cannot be, the nearest that can, and what else to take."""
         name, least = self.method.name, self.least()
-        within, smallest = least.format.name, least.num_bytes
+        within, smallest = least.format.name, self.wishes.taken(least)
+        within += ", pointers counted" if self.wishes.with_pointers else ""
         if self.wishes.compression is None:
             text = f"a budget of {budget} bytes is below the smallest possible for {name} here, {smallest} bytes"
             advice, direction = ["raise the budget"], "less"
@@ -625,7 +645,8 @@ class _Planner:
             advice, direction = ["ask for less"], "more"
         if formats := self.formats_that_fit(budget):
             advice.append(f"take it in {_any_of(formats)}")
-        sizes = _least_by_method(self.tables, replace(self.wishes, budget=None, compression=None))
+        anything = replace(self.wishes, budget=0, compression=None)  # what is smallest does not depend on a size
+        sizes = _least_by_method(self.tables, anything)
         if others := [other for other, size in sizes.items() if size <= budget]:
             advice.append(f"take {_any_of(others)} for {direction}")
         if kept := self.below_threshold():
@@ -635,7 +656,7 @@ class _Planner:
     def least(self) -> Plan:
         """The plan below whose bytes no budget can be met under these wishes."""
         formats = _WIDEST_FIRST if self.wishes.format is None else (self.wishes.format,)
-        return min((self.smallest(within) for within in formats), key=lambda plan: plan.num_bytes)
+        return min((self.smallest(within) for within in formats), key=self.wishes.taken)
 
     def formats_that_fit(self, budget: int) -> list[str]:
         """Where a format was asked for, those with which the budget could be met, the widest first."""
@@ -645,7 +666,7 @@ class _Planner:
             each.name: _Planner(self.method, self.tables, replace(self.wishes, storage=each.name))
             for each in _WIDEST_FIRST
         }
-        return [name for name, planner in planners.items() if planner.least().num_bytes <= budget]
+        return [name for name, planner in planners.items() if self.wishes.taken(planner.least()) <= budget]
 
 
 @cache  # a study may ask for many sizes of the same tables
@@ -654,7 +675,7 @@ def _least_by_method(tables: tuple[TableSpec, ...], wishes: Wishes) -> dict[str,
     found = {}
     for name, kind in all_methods().items():
         try:
-            found[name] = _Planner(kind(), tables, wishes).least().num_bytes
+            found[name] = wishes.taken(_Planner(kind(), tables, wishes).least())
         except ValueError:  # it needs options of its own, or does not take these tables
             continue
     return dict(sorted(found.items(), key=lambda pair: (-pair[1], pair[0])))

@@ -99,6 +99,11 @@ def test_a_plan_is_shown_without_building_it(capsys, data):
     assert lines[6].startswith("embeddings ")
     assert main(["plan", "--rows", "882774559", "--rows", "9", "--method", "robe", "--compression", "10000"]) == 0
     assert "small: all such tables take at most 1/16 of the budget" in capsys.readouterr().out
+    clusters = ["plan", "--rows", "100000", "--method", "clusters", "--budget", "100KB"]
+    assert main(clusters) == 0
+    assert "embeddings 100 kB, with pointers 262 kB" in capsys.readouterr().out
+    assert main([*clusters, "--with-pointers"]) == 0
+    assert "with pointers 89.1 kB" in capsys.readouterr().out
     assert main(["plan", "--rows", "1000", "--method", "qr", "--budget", "10"]) == 2
     error = capsys.readouterr().err
     assert "below the smallest possible for qr here, 288 bytes in int2: raise the budget, or take clusters" in error

@@ -59,6 +59,16 @@ def test_the_budget_is_met_and_ids_of_no_value_stay_first_and_alone(budget, shar
         assert all((vectors == vectors[first]).all(dim=1).sum() == 1 for first in range(FIRST))
 
 
+@pytest.mark.parametrize("budget", [2_000, 3_000, 5_000, 12_000])
+@pytest.mark.parametrize("share", [0.1, 1.0, None])
+def test_a_budget_can_bound_pointers_too(budget, share):
+    tables = [planted()[0], planted("item", 600, 7, seed=1)[0]]
+    learned = Clusters(share=share).learn(tables, budget, FIRST, seed=3, with_pointers=True)
+    plan = plan_of(tables, learned)
+    assert plan.pointer_bytes > 0
+    assert 0.7 * budget < plan.num_bytes + plan.pointer_bytes <= budget
+
+
 def test_it_is_the_same_each_time_and_another_with_another_seed():
     table, _ = planted()
     first, again, other = (Clusters(share=0.4).learn([table], 3_000, FIRST, seed)[0] for seed in (1, 1, 2))
@@ -120,6 +130,10 @@ def test_edges_are_saved_with_the_weights_and_checked():
         (lambda: parse("clusters:share=0"), "share=0.0 must lie in"),
         (lambda: parse("clusters").build([TableSpec("a", 10, 4)]), "clusters needs a size"),
         (lambda: Clusters().learn([planted()[0]], 100, FIRST), "a budget of 100 bytes is below the smallest possible"),
+        (
+            lambda: Clusters().learn([planted()[0]], 1_000, FIRST, with_pointers=True),
+            "a budget of 1000 bytes is below the smallest possible for clusters here",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_line(call, message):

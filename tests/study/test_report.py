@@ -216,6 +216,7 @@ def test_what_a_plan_has_chosen_is_told_and_asked_for_again():
             "qr",
             ["--compression 4", "--storage int4", "--threshold 0"],
         ),
+        (Wishes(compression=4, with_pointers=True), "qr in int4", ["--compression 4", "--with-pointers"]),
     ):
         (one,) = summarise([replace(run, wishes=wishes)])
         assert one.title == title

@@ -100,6 +100,16 @@ def test_it_takes_the_bytes_it_promises_and_more_with_pointers(trained):
     assert result["embedding_bytes_with_pointers"] == result["embedding_bytes"] + carried
 
 
+def test_a_size_can_bound_pointers_too(data, trained, tmp_path):
+    free, most = trained[0], int(trained[0]["full_bytes"] / 30)
+    charged = train_run(config(data, with_pointers=True), tmp_path / "run")
+    assert any(each["embedding_bytes_with_pointers"] > most for each in free["tried"])
+    assert [each["method"] for each in charged["tried"]] == [each["method"] for each in free["tried"]]
+    for each in charged["tried"]:
+        assert each["embedding_bytes_with_pointers"] <= most, each
+    assert charged["embedding_bytes_with_pointers"] <= most
+
+
 def test_the_same_command_gives_the_same_run_though_it_was_killed(data, trained, tmp_path):
     result, out, _ = trained
     for kill in ("full tables first", "training clusters:"):

@@ -45,6 +45,13 @@ def add_method_options(parser: ArgumentParser) -> None:
         help="size the method so that all embeddings take at most this, such as 10MB (KB=1000, KiB=1024)",
     )
     group.add_argument(
+        "--with-pointers",
+        action="store_true",
+        default=SUPPRESS,
+        help="let the size bound the bytes with pointers: for ids that others number, as a service without our "
+        "dictionaries does",
+    )
+    group.add_argument(
         "--storage",
         metavar="FORMAT",
         help="keep memory in fp32, bf16, int8, int4 or int2 (default: fp32; under a size, the best measured at it)",
@@ -68,7 +75,7 @@ def planned(args: Namespace) -> Plan:
     """The plan of the tables that were given, as it was asked for."""
     from tablefold.train.config import Config
 
-    names = ("method", "threshold", "compression", "budget", "dim", "storage")
+    names = ("method", "threshold", "compression", "budget", "dim", "storage", "with_pointers")
     config = Config(data=args.data or "", **{name: value for name, value in vars(args).items() if name in names})
     return config.plan(_tables(args, config.dim))
 

@@ -107,13 +107,16 @@ class Weighed:
     element_size: int
 
 
-def plan_trained(tables: Sequence[Weighed], method: str | Method, most: int, seed: int) -> Plan:
-    """The plan of trained tables in at most so many bytes; `ValueError` where there is none."""
+def plan_trained(
+    tables: Sequence[Weighed], method: str | Method, most: int, seed: int, with_pointers: bool = False
+) -> Plan:
+    """The plan of trained tables in at most so many bytes, those of pointers among them or not; `ValueError` where
+    there is none."""
     specs = [each.table.table for each in tables]
     with one_thread_each():
-        ladders = [_options(each, method, most, seed) for each in tables]
+        ladders = [_options(each, method, most, seed, with_pointers) for each in tables]
     if sum(options[0].num_bytes for options in ladders) > most:
-        ladders = [_options(each, method, each.num_bytes, seed) for each in tables]
+        ladders = [_options(each, method, each.num_bytes, seed, with_pointers) for each in tables]
         smallest = sum(options[0].num_bytes for options in ladders)
         raise ValueError(
             f"a budget of {most} bytes is below the smallest possible that keeps these trained tables, {smallest} "
@@ -243,7 +246,7 @@ def _gain(below: Option, above: Option) -> float:
     return (below.error - above.error) / (above.num_bytes - below.num_bytes)
 
 
-def _options(given: Weighed, request: str | Method, most: int, seed: int) -> list[Option]:
+def _options(given: Weighed, request: str | Method, most: int, seed: int, with_pointers: bool) -> list[Option]:
     """What a trained table may get, the smallest first."""
     own = given.table
     whole = own.error(own.values) or 1.0
@@ -251,13 +254,14 @@ def _options(given: Weighed, request: str | Method, most: int, seed: int) -> lis
     options = [Option(Full(), exact, given.num_bytes, 0.0, "as it is")]
     for method in _keepers(request):
         for rung in method.ladder(own, min(most, given.num_bytes - 1), seed):
-            options.append(_option(rung, whole))
+            pointers = rung.method.pointer_bytes([own.table]) if with_pointers else 0
+            options.append(_option(rung, pointers, whole))
     return sorted(options, key=lambda each: (each.num_bytes, each.error))
 
 
-def _option(rung: Rung, whole: float) -> Option:
+def _option(rung: Rung, pointers: int, whole: float) -> Option:
     why = f"loses about {rung.error / whole:.2g} of its squared norm"
-    return Option(rung.method, rung.format, rung.num_bytes, rung.error, why)
+    return Option(rung.method, rung.format, rung.num_bytes + pointers, rung.error, why)
 
 
 def _keepers(request: str | Method) -> Iterator[Method]:

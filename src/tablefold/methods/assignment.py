@@ -16,7 +16,7 @@ from tablefold.method import Trained
 from tablefold.methods.allotment import Curve, allot
 from tablefold.methods.metric import roots
 from tablefold.methods.zones import LARGEST_SCALE, Zone, cut, reaches_by_counts, zones_of
-from tablefold.partitions import EDGE_BYTES
+from tablefold.partitions import EDGE_BYTES, largest
 from tablefold.tables import FLOAT_BYTES, TableSpec
 
 SHARES = ((16, 0.06), (64, 0.25), (256, 0.5), (1000, 1.0))
@@ -58,7 +58,14 @@ def default_share(compression: float) -> float:
 
 
 def find_clusters(
-    tables: Sequence[Trained], budget: int, share: float, least: int, first_id: int, seed: int
+    tables: Sequence[Trained],
+    budget: int,
+    share: float,
+    least: int,
+    first_id: int,
+    seed: int,
+    *,
+    with_pointers: bool = False,
 ) -> list[Assignment]:
     """The assignment of each table; arguments and errors as `Method.learn`.
 
@@ -66,20 +73,26 @@ def find_clusters(
         share: of the budget, for rows of clusters.
         least: ids seen less often get no cluster by their vector.
     """
-    drafts = [_Draft(trained, least, first_id) for trained in tables]
+    drafts = [_Draft(trained, least, first_id, with_pointers) for trained in tables]
     room = budget - max(128, int(SLACK * budget))
-    cut_within(drafts, (1 - share) * room, room)
-    left = room - sum(draft.num_bytes for draft in drafts)
-    zones = [(draft, number) for draft in drafts for number in draft.learned]
-    costs = [draft.row_bytes for draft, _ in zones]
-    if left < sum(costs):
+    for_rows = share * room + sum(draft.likely_pointer_bytes(share * room / len(drafts)) for draft in drafts)
+    cut_within(drafts, max(0, room - for_rows), room)
+    smallest = sum(draft.taken for draft in drafts)
+    if smallest > room:
         raise ValueError(
             f"a budget of {budget} bytes is below the smallest possible for clusters here, "
-            f"{math.ceil(budget - left + sum(costs))} bytes: raise the budget"
+            f"{math.ceil(budget - room + smallest)} bytes: raise the budget"
         )
-    curves = [draft.curve(number, seed) for draft, number in zones]
-    for (draft, number), rows in zip(zones, allot(curves, costs, left), strict=True):
-        draft.rows[number] = rows
+    zones = [(draft, number) for draft in drafts for number in draft.learned]
+    costs, curves = [draft.row_bytes for draft, _ in zones], [draft.curve(number, seed) for draft, number in zones]
+
+    def fits(left: int) -> bool:
+        """Whether all fits, after so many bytes were given to rows of clusters."""
+        for (draft, number), rows in zip(zones, allot(curves, costs, left), strict=True):
+            draft.rows[number] = rows
+        return sum(draft.taken for draft in drafts) <= room
+
+    _ = fits(largest(math.ceil(sum(costs)), room - sum(draft.num_bytes for draft in drafts), fits))
     return [draft.assign(seed) for draft in drafts]
 
 
@@ -90,7 +103,7 @@ def cut_within(drafts: Sequence[_Draft], codes: float, budget: float) -> None:
     def fits(scale: float) -> bool:
         for draft in drafts:
             draft.cut(scale)
-        least = sum(draft.num_bytes + draft.row_bytes * len(draft.learned) for draft in drafts)
+        least = sum(draft.taken for draft in drafts)
         return sum(draft.code_bytes for draft in drafts) <= codes and least <= budget
 
     low, high = 0.0, 1.0
@@ -105,8 +118,8 @@ def cut_within(drafts: Sequence[_Draft], codes: float, budget: float) -> None:
 class _Draft:
     """A table on its way to an assignment: its ids by falling counts, those that stand for no value first."""
 
-    def __init__(self, trained: Trained, least: int, first_id: int) -> None:
-        self.trained, self.first_id = trained, first_id
+    def __init__(self, trained: Trained, least: int, first_id: int, with_pointers: bool) -> None:
+        self.trained, self.first_id, self.with_pointers = trained, first_id, with_pointers
         self.table: TableSpec = trained.table
         counts = trained.weights
         behind = first_id + np.argsort(-counts[first_id:], kind="stable")
@@ -132,8 +145,25 @@ class _Draft:
         self.code_bytes = _code_bytes(zones, self.table.dim)
         self.blocks = {n: self._blocks(zone) for n, zone in enumerate(zones) if zone.first >= self.seen}
         self.learned = [number for number in range(len(zones)) if number not in self.blocks]
-        rows = sum(len(edges) + 1 for edges in self.blocks.values()) + (self.first_id if self.learned else 0)
-        self.num_bytes = self.code_bytes + math.ceil(rows * self.row_bytes)  # without what clusters are given
+        self.rows = dict.fromkeys(self.learned, 1)
+        self.other_rows = sum(len(edges) + 1 for edges in self.blocks.values()) + (self.first_id if self.learned else 0)
+        self.num_bytes = self.code_bytes + math.ceil(self.other_rows * self.row_bytes)
+
+    @property
+    def taken(self) -> float:
+        """Bytes of all, `rows` by zone among them."""
+        return self.num_bytes + self.row_bytes * sum(self.rows.values()) + self.pointer_bytes
+
+    @property
+    def pointer_bytes(self) -> int:
+        """What pointers take, where they are counted: each says which of all rows is the id's own."""
+        rows, ids = sum(self.rows.values()) + self.other_rows, self.table.vocabulary
+        return -(-ids * math.ceil(math.log2(rows)) // 8) if self.with_pointers and rows < ids else 0
+
+    def likely_pointer_bytes(self, row_bytes: float) -> float:
+        """The same, by the bytes that its rows will take."""
+        bits = math.log2(max(2.0, row_bytes / self.row_bytes)) if self.with_pointers else 0
+        return self.table.vocabulary * bits / 8
 
     def curve(self, number: int, seed: int) -> Curve:
         """What clusters of a zone would leave."""

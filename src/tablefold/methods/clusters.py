@@ -100,9 +100,12 @@ class Clusters(Method):
         """Yes, as long as it has no size: one that is given is taken as it is."""
         return self.rows is None and self.clusters is None and not self.stored
 
-    def learn(self, tables: Sequence[Trained], budget: int, first_id: int, seed: int = 0) -> list[Learned]:
+    def learn(
+        self, tables: Sequence[Trained], budget: int, first_id: int, seed: int = 0, *, with_pointers: bool = False
+    ) -> list[Learned]:
         """Zones by counts, clusters by k-means in the metric of the loss, ids numbered by both."""
         share = self.share or default_share(full_bytes([each.table for each in tables]) / max(1, budget))
+        found = find_clusters(tables, budget, share, self.least, first_id, seed, with_pointers=with_pointers)
         return [
             Learned(
                 Clusters(stops=each.stops or None, clusters=each.clusters, widths=each.widths),
@@ -110,9 +113,7 @@ class Clusters(Method):
                 each.order,
                 {f"{trained.table.name} {zone}": edges for zone, edges in each.edges.items()},
             )
-            for trained, each in zip(
-                tables, find_clusters(tables, budget, share, self.least, first_id, seed), strict=True
-            )
+            for trained, each in zip(tables, found, strict=True)
         ]
 
     def pointer_bytes(self, tables: Sequence[TableSpec]) -> int:

@@ -136,6 +136,7 @@ def how_to_use(choice: Choice) -> list[str]:
     method = one.series.partition(" in ")[0] if planned else result["method"]
     options = [f"--method {method}", f"--compression {wishes.compression:g}" if wishes.compression is not None else ""]
     options.append(f"--budget {wishes.budget}" if wishes.budget is not None else "")
+    options.append("--with-pointers" if wishes.with_pointers else "")
     if wishes.storage is not None and (planned or result["storage"] != FP32.name):
         options.append(f"--storage {result['storage']}")
     if wishes.threshold is not None and (planned or wishes.threshold):

@@ -24,7 +24,9 @@ SAME_SIZE = 1.01
 UNKNOWN_NOISE = 0.001
 """The difference in AUC that counts as chance where a single seed has no spread."""
 
-_OF_SIZE = ("method", "compression", "budget", "seed", "eval_every", "threshold", "storage", "device")
+_OF_SIZE = (
+    *("method", "compression", "budget", "with_pointers", "seed", "eval_every", "threshold", "storage", "device"),
+)
 """Parts of a config that are not settings common to the methods compared, or say nothing about quality."""
 
 

@@ -35,6 +35,7 @@ class Config:
         budget: bytes that all embeddings together may take; sets the method's size.
         dim: floats of one embedding.
         storage: the format of memory: "fp32", "bf16", "int8", "int4" or "int2"; None leaves that to the plan.
+        with_pointers: whether the size bounds the bytes with pointers.
         model: one of `tablefold.models.all_models()`.
         model_options: the model's sizes; what is left out keeps its default.
         optimizer: "adagrad", "amsgrad", "sgd" or "rowwise_adagrad".
@@ -63,6 +64,7 @@ class Config:
     budget: int | None = None
     dim: int = 16
     storage: str | None = None
+    with_pointers: bool = False
     model: str = "dlrm"
     model_options: dict[str, Any] = field(default_factory=dict)
     optimizer: str = "amsgrad"
@@ -112,7 +114,7 @@ class Config:
     @property
     def wishes(self) -> Wishes:
         """What is asked of the plan beside the method."""
-        return Wishes(self.budget, self.compression, self.storage, self.threshold)
+        return Wishes(self.budget, self.compression, self.storage, self.threshold, self.with_pointers)
 
     def schedule(self) -> Schedule:
         """The part of this that the training loop reads."""

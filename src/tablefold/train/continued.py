@@ -33,7 +33,7 @@ from tablefold.train.run import ENCODER, GROUP, OPTIMIZER, WEIGHTS, Run, Start, 
 
 KEPT = (
     *("method", "threshold", "compression", "budget", "dim", "storage", "model", "model_options", "seed"),
-    "training_memory",
+    *("with_pointers", "training_memory"),
 )
 """What a run is made of, and nothing can change while it goes on."""
 

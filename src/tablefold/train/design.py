@@ -18,7 +18,7 @@ from tablefold.folding.replacing import load_kept
 from tablefold.method import Kept, Method, Trained
 from tablefold.models import Network
 from tablefold.plans import Part, Plan, make_plan
-from tablefold.tables import TableSpec, show_bytes
+from tablefold.tables import TableSpec
 from tablefold.train.config import Config
 from tablefold.train.run import GROUP
 
@@ -67,8 +67,9 @@ def learned_design(config: Config, method: Method, dataset: Dataset, model: Netw
         ValueError: without a size; for one below the smallest.
     """
     tables, budget = _tables(config, dataset), _budget(config, dataset)
-    learned = method.learn(_trained(config, dataset, model), budget, dataset.schema.first_id, config.seed)
-    why = f"learned from trained tables, in {show_bytes(budget)}"
+    trained, first_id = _trained(config, dataset, model), dataset.schema.first_id
+    learned = method.learn(trained, budget, first_id, config.seed, with_pointers=config.with_pointers)
+    why = f"learned from trained tables, in {config.wishes.show(budget)}"
     parts = [Part((table,), each.method, each.format, why) for table, each in zip(tables, learned, strict=True)]
     edges = {name: edges for each in learned for name, edges in each.edges.items()}
     numbering = Numbering.of_orders([each.order for each in learned])
@@ -87,7 +88,7 @@ def folded_design(config: Config, dataset: Dataset, model: Network) -> Design:
         for each in _trained(config, dataset, model)
     ]
     weighed = [Weighed(each, each.table.num_bytes, each.values.element_size()) for each in trained]
-    planned = plan_trained(weighed, "auto", _budget(config, dataset), config.seed)
+    planned = plan_trained(weighed, "auto", _budget(config, dataset), config.seed, config.with_pointers)
     kept = {
         part.tables[0].name: part.method.keep(each, part.format, config.seed)
         for part, each in zip(planned.parts, trained, strict=True)

@@ -221,7 +221,8 @@ class _Trainings:
 
     def _first_config(self) -> Config:
         """As asked, but for sizes: all tables in few bits."""
-        return replace(self.config, method="full", compression=None, budget=None, storage=FIRST.name, threshold=0)
+        unsized = replace(self.config, compression=None, budget=None, with_pointers=False)
+        return replace(unsized, method="full", storage=FIRST.name, threshold=0)
 
     def _train(self, name: str, config: Config, design: Design, what: str) -> None:
         """One training, unless it stands already."""
