@@ -48,7 +48,7 @@ def series(name: str) -> dict[str, Points]:
     cells: dict[str, dict[str, dict[int, dict[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
     for line in lines:
         method, options, seed = line["asked"]
-        if options[-1] == PICKED and "auc" in line:
+        if options[-1] == PICKED and "--with-pointers" not in options and "auc" in line:
             size = options[options.index("--compression") + 1] if "--compression" in options else "1"
             cells[NAMES[method]][size][seed] = line
     seeds = max(len(at) for sizes in cells.values() for at in sizes.values())

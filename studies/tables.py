@@ -1,14 +1,21 @@
 """The tables of LOG.md, from the lines that `equal_bytes.py` leaves.
 
-python studies/tables.py studies/results/gowalla.jsonl
+    python studies/tables.py studies/results/gowalla.jsonl
+    python studies/tables.py studies/results/gowalla_rates.jsonl --rates
+
+With `--rates` all figures of each contestant at the rate it picked, means over seeds, and below `auto` what it tried.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from statistics import fmean
 from typing import Any
+
+from equal_bytes import PICKED
 
 from tablefold.study.results import Spread
 
@@ -30,11 +37,70 @@ def row(asked: str, size: str, lines: list[dict[str, Any]]) -> list[str]:
     return [f"`{asked}`", size, f"{lines[0]['embedding_bytes']:,}", str(len(lines)), auc, loss, looks]
 
 
+FIGURES = {
+    "AUC": ("auc", 1, 4),
+    "log loss": ("logloss", 1, 4),
+    "predicted / clicked": ("calibration", 1, 3),
+    "calibration error": ("calibration_error", 1, 4),
+    "kB": ("embedding_bytes", 1e3, 1),
+    "with pointers": ("embedding_bytes_with_pointers", 1e3, 1),
+    "artefact": ("artefact_bytes", 1e3, 0),
+    "in training": ("training_bytes", 1e3, 0),
+    "seconds": ("total_seconds", 1, 0),
+    "peak MB": ("peak_rss_bytes", 1e6, 0),
+}
+"""By the heading of a column: the figure of a line, its unit, its digits."""
+
+
+def rates_rows(spec: str, size: str, lines: list[dict[str, Any]]) -> Iterator[list[str]]:
+    """The rows of one contestant at one size: its own, and those of what it tried."""
+    done = [line for line in lines if "error" not in line]
+    if not done:
+        yield [f"`{spec}`", size, str(len(lines)), "impossible", *[""] * (len(FIGURES) - 1)]
+        return
+    yield [f"`{spec}`", size, str(len(done)), *_means(done)]
+    tried: dict[str, list[dict[str, Any]]] = {}
+    for each in (each for line in done for each in line.get("tried", ())):
+        tried.setdefault(each["method"], []).append(each)
+    for method, own in tried.items():
+        yield [f"- {method}", "", str(len(own)), *_means(own)]
+
+
+def _means(lines: list[dict[str, Any]]) -> list[str]:
+    means = []
+    for name, unit, digits in FIGURES.values():
+        values = [line[name] / unit for line in lines if name in line]
+        means.append(f"{fmean(values):,.{digits}f}" if values else "")
+    return means
+
+
+def print_rates(texts: list[str]) -> None:
+    """The table of all figures."""
+    grouped: dict[tuple[float, str, str], list[dict[str, Any]]] = {}
+    for line in map(json.loads, texts):
+        spec, options, _ = line["asked"]
+        if options[-1] == PICKED:
+            compression = float(options[options.index("--compression") + 1]) if "--compression" in options else 1.0
+            size = f"{compression:g}x{' with pointers' if '--with-pointers' in options else ''}"
+            grouped.setdefault((compression, spec, size), []).append(line)
+    header = ["", "size", "seeds", *FIGURES]
+    print(f"| {' | '.join(header)} |\n|{'---|' * len(header)}")
+    for (_, spec, size), lines in sorted(grouped.items()):
+        for row_ in rates_rows(spec, size, lines):
+            print(f"| {' | '.join(row_)} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
+    parser.add_argument("--rates", action="store_true", help="of `equal_bytes.py auto`: all figures")
+    arguments = parser.parse_args()
+    texts = arguments.file.read_text().splitlines()
+    if arguments.rates:
+        print_rates(texts)
+        return
     grouped: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for text in parser.parse_args().file.read_text().splitlines():
+    for text in texts:
         line = json.loads(text)
         spec, size, _ = line["asked"]
         words = " ".join(size).replace("--compression ", "").replace(".0", "x", 1) if size else "-"

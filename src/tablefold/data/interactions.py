@@ -175,43 +175,48 @@ def prepare_interactions(
     check_share(rejects, len(rejects) + len(positives), source.max_rejects, source.file)
     _check_room(source, len(positives))
     with new_folder(out) as folder:
-        random = np.random.default_rng(source.seed)
-        part = _split(source, positives, random)
-        catalogues = [
-            _Catalogue.build(positives, name, part, number, source.permute, earlier.values[number] if earlier else ())
-            for number, name in enumerate((source.user, source.item))
-        ]
-        user, item = (catalogue.ranks for catalogue in catalogues)
-        side = _write_lookups(source, positives, catalogues, folder)
-        pairs = [(user, item), *([earlier.taken] if earlier else [])]
-        taken = np.unique(np.concatenate([users * catalogues[1].rows + items for users, items in pairs]))
-        history = _history(source, catalogues, part, earlier.history if earlier else None) if source.history else None
-        parts = {}
-        for number, name in enumerate(PARTS):
-            chosen = np.flatnonzero(part == number)
-            ranks, label = _with_negatives(source, user[chosen], item[chosen], catalogues, taken, random)
-            ids = np.stack([catalogue.ids[ranks[:, n]] for n, catalogue in enumerate(catalogues)], axis=1)
-            order = random.permutation(len(label)) if name == "train" else np.arange(len(label))
-            columns = [ids, *(table[ids[:, [owner]]] for owner, _, table in side if source.side_tables)]
-            columns += [np.repeat(history.before[chosen], 1 + source.negatives, axis=0)] if history else []
-            parts[name] = _write_part(folder / name, np.hstack(columns), label, order)
-        tables = [TableSchema(catalogue.name, catalogue.rows) for catalogue in catalogues]
-        tables += [TableSchema(name, int(table.max()) + 1) for _, name, table in side if source.side_tables]
-        lookups = {
-            catalogue.name: {name: int(table.max()) + 1 for owner, name, table in side if owner == number}
-            for number, catalogue in enumerate(catalogues)
-        }
+        written = _write(source, positives, earlier, folder)
         write_reject_rows(rejects, folder)
-        lookups = {name: attributes for name, attributes in lookups.items() if attributes}
-        schema = Schema((), tuple(tables), parts, description, len(rejects), lookups=lookups)
         if secret is not None:
             write_secret(secret, folder / SECRET_FILE)
-        if history:
-            history.write(folder)
-            items = Column(HISTORY, source.item, length=source.history, side="user")
-            schema = replace(schema, id_columns=(*schema.id_columns, items))
+        schema = replace(written, source=description, rejected=len(rejects))
         schema.save(folder)
     return schema
+
+
+def _write(source: Interactions, positives: pl.DataFrame, earlier: _Earlier | None, folder: Path) -> Schema:
+    """Write the parts, dictionaries, attributes and histories; what they are."""
+    random = np.random.default_rng(source.seed)
+    part = _split(source, positives, random)
+    catalogues = [
+        _Catalogue.build(positives, name, part, number, source.permute, earlier.values[number] if earlier else ())
+        for number, name in enumerate((source.user, source.item))
+    ]
+    user, item = (catalogue.ranks for catalogue in catalogues)
+    side = _write_lookups(source, positives, catalogues, folder)
+    pairs = [(user, item), *([earlier.taken] if earlier else [])]
+    taken = np.unique(np.concatenate([users * catalogues[1].rows + items for users, items in pairs]))
+    history = _history(source, catalogues, part, earlier.history if earlier else None) if source.history else None
+    parts = {}
+    for number, name in enumerate(PARTS):
+        chosen = np.flatnonzero(part == number)
+        ranks, label = _with_negatives(source, user[chosen], item[chosen], catalogues, taken, random)
+        ids = np.stack([catalogue.ids[ranks[:, n]] for n, catalogue in enumerate(catalogues)], axis=1)
+        order = random.permutation(len(label)) if name == "train" else np.arange(len(label))
+        columns = [ids, *(table[ids[:, [owner]]] for owner, _, table in side if source.side_tables)]
+        columns += [np.repeat(history.before[chosen], 1 + source.negatives, axis=0)] if history else []
+        parts[name] = _write_part(folder / name, np.hstack(columns), label, order)
+    tables = [TableSchema(catalogue.name, catalogue.rows) for catalogue in catalogues]
+    tables += [TableSchema(name, int(table.max()) + 1) for _, name, table in side if source.side_tables]
+    lookups: dict[str, dict[str, int]] = {}
+    for owner, name, table in side:
+        lookups.setdefault(catalogues[owner].name, {})[name] = int(table.max()) + 1
+    schema = Schema((), tuple(tables), parts, lookups=lookups)
+    if history is None:
+        return schema
+    history.write(folder)
+    items = Column(HISTORY, source.item, length=source.history, side="user")
+    return replace(schema, id_columns=(*schema.id_columns, items))
 
 
 def _hashed(source: Interactions, positives: pl.DataFrame, secret: bytes) -> pl.DataFrame:

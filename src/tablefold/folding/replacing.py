@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast, get_args
 
@@ -17,7 +17,7 @@ from torch import nn
 from tablefold.clustering import one_thread_each
 from tablefold.folding.finding import Choice, Ids, Table, TableModule, Weights, find_tables
 from tablefold.folding.host import hosts_of
-from tablefold.folding.measuring import Loss
+from tablefold.folding.measuring import Costs, Loss
 from tablefold.folding.outcome import FoldedTable, Report
 from tablefold.folding.planning import (
     AUTO,
@@ -123,16 +123,7 @@ def fold(
     costs = replace(find_costs(model, tables, counts, data, loss), renumbers=ids == "renumber")
     plan = plan_tables(tables, most, compression, method, weights, costs, seed)
     named = {table.spec.name: table for table in tables}
-    done: dict[str, _Done] = {}
-    for number, part in enumerate(split(plan)):  # built one by one, and put in when all are
-        own = [named[spec.name] for spec in part.tables]
-        if all(stays(part.parts[0], table) for table in own):
-            continue
-        if weights == "keep":
-            with one_thread_each():
-                done.update(_keep(own[0], trained(own[0], costs), part, seed))
-        else:
-            done.update(_start(own, part, derive_key(seed, number)))
+    done = _made(named, plan, costs if weights == "keep" else None, seed)
     for name, each in done.items():
         _replace(model, named[name], each, weights == "keep")
     watch({name: (named[name].weight, each.group) for name, each in done.items()})
@@ -144,6 +135,21 @@ def fold(
     tuned = _tuned(model, named, done, data, loss, tune, judge)
     notes = (*warned, *remarks, "make the optimiser after the fold: one made before holds the old tables")
     return Report(_rows(tables, plan, done), tuple(left), notes, plan, model, _numbering(tables, done, ids), tuned)
+
+
+def _made(named: Mapping[str, Table], whole: Plan, costs: Costs | None, seed: int) -> dict[str, _Done]:
+    """What takes the place of tables, by their names: of trained ones, whose errors have `costs`, or of new ones."""
+    done: dict[str, _Done] = {}
+    for number, part in enumerate(split(whole)):
+        own = [named[spec.name] for spec in part.tables]
+        if all(stays(part.parts[0], table) for table in own):
+            continue
+        if costs is None:
+            done.update(_start(own, part, derive_key(seed, number)))
+        else:
+            with one_thread_each():
+                done.update(_keep(own[0], trained(own[0], costs), part, seed))
+    return done
 
 
 def unfold(model: nn.Module) -> nn.Module:
