@@ -63,6 +63,7 @@ CLICKS_TRAINING = (
 )
 EXACT = (("--storage", "fp32"), ("--threshold", "0"))
 """Where a run does not say otherwise: left out, a plan would choose both."""
+AT_4 = ("--compression", "4.0")
 FIRST = "int4"
 """The format of full tables from which `auto` learns: a line of its own, copied to where each `auto` looks for it."""
 PICKED = "picked"
@@ -131,14 +132,16 @@ def formats(epochs: int = 9) -> list[Run]:
 def auto(epochs: int, more: int, rates: tuple[str, ...]) -> list[Run]:
     """What `auto` chooses, beside the methods of before in the formats that a plan chooses.
 
-    `auto` trains in turn, for at most so many epochs each time; all others have the epochs of two trainings, `more`.
+    `auto` trains in turn, for at most so many epochs each time; all others have the epochs of two trainings, `more`, and
+    so has `auto` at 4x, where it is full tables in few bits.
     Every contestant picks one of three rates at seed 0 and 64x. Seconds of `auto` are without its first training's,
     which has a line of its own. At 64x it is asked for the same bytes with pointers, too.
     """
     at_64, once = ("--compression", "64.0"), ("--storage", "fp32", "--threshold", "0")
 
     def run(spec: str, size: tuple[str, ...], seed: int, rate: str = PICKED) -> Run:
-        stop = ("--epochs", str(epochs if spec == "auto" else more), "--patience", "2", "--lr-decay", "linear")
+        in_turn = spec == "auto" and size != AT_4
+        stop = ("--epochs", str(epochs if in_turn else more), "--patience", "2", "--lr-decay", "linear")
         return spec, (*size, *stop, "--lr", rate), seed
 
     specs = ("auto", "hash", "qr:combine=mul", "robe:block=4")
@@ -148,6 +151,7 @@ def auto(epochs: int, more: int, rates: tuple[str, ...]) -> list[Run]:
     for seeds, sizes in (((0, 1, 2), ("64.0", "1000.0")), ((0, 1, 2), ("16.0", "256.0", "4000.0"))):
         runs += [run("full", once, seed) for seed in seeds]
         runs += [run(spec, ("--compression", size), seed) for seed in seeds for size in sizes for spec in specs]
+    runs += [run(spec, AT_4, seed) for seed in CLAIM_SEEDS for spec in specs]
     return list(dict.fromkeys(runs))
 
 
@@ -167,9 +171,7 @@ def with_rate(run: Run, lines: list[dict[str, Any]]) -> Run:
     spec, size, seed = run
     if size[-1] != PICKED:
         return run
-    at_64 = size if spec == "full" else ("--compression", "64.0", *schedule_of(size))
-    tried = [line for line in lines if line["asked"][0] == spec and line["asked"][1][:-1] == list(at_64[:-1])]
-    tried = [line for line in tried if line["asked"][1][-1] != PICKED and line["asked"][2] == 0]
+    tried = [line for line in lines if line["asked"][0] == spec and line["asked"][1][-1] != PICKED]
     best = min(tried, key=lambda line: line["validation_logloss"])
     return spec, (*size[:-1], best["asked"][1][-1]), seed
 
@@ -248,7 +250,7 @@ def train(study: str, data: Path, work: Path, run: Run, lines: list[dict[str, An
     asked: dict[str, Any] = {"asked": [run[0], list(run[1]), run[2]]}
     spec, size, seed = run = with_rate(run, lines)
     out = folder_of(study, work, run)
-    if spec == "auto":
+    if spec == "auto" and size[:2] != AT_4:
         first = folder_of(study, work, first_of(run))
         if not first.exists():
             _ = train(study, data, work, first_of(run), lines)
