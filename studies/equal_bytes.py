@@ -132,9 +132,9 @@ def formats(epochs: int = 9) -> list[Run]:
 def auto(epochs: int, more: int, rates: tuple[str, ...]) -> list[Run]:
     """What `auto` chooses, beside the methods of before in the formats that a plan chooses.
 
-    `auto` trains in turn, for at most so many epochs each time; all others have the epochs of two trainings, `more`, and
-    so has `auto` at 4x, where it is full tables in few bits.
-    Every contestant picks one of three rates at seed 0 and 64x. Seconds of `auto` are without its first training's,
+    `auto` trains in turn, for at most so many epochs each time; all others have the epochs of two trainings, `more`,
+    and so has `auto` at 4x, where it is full tables in few bits. Every contestant picks one of three rates at seed 0
+    and 64x. Seconds of `auto` are without its first training's,
     which has a line of its own. At 64x it is asked for the same bytes with pointers, too.
     """
     at_64, once = ("--compression", "64.0"), ("--storage", "fp32", "--threshold", "0")
