@@ -69,6 +69,13 @@ def test_what_is_left_to_a_plan_is_another_question(data):
     assert (full.config.storage, full.config.threshold) == ("fp32", 0)  # nothing is left to a plan
 
 
+def test_bytes_with_pointers_are_another_size(data):
+    sized = {"method": "clusters", "compression": 30}
+    free, charged = requests(data, {"grid": [sized, {**sized, "with_pointers": True}]})
+    assert (free.size, charged.size) == ("30x", "30x with pointers")
+    assert free.config.wishes != charged.config.wishes
+
+
 def test_overlays_replace_settings_and_grids(data):
     content = {
         "settings": {"model": "dlrm", "epochs": 5},

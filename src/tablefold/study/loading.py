@@ -196,12 +196,13 @@ def _train_run(folder: Path) -> RunResult:
     records = [parse_json(line, f"{path}: line {number}") for number, line in enumerate(lines, start=1)]
     looks = [record for record in records if record["part"].choice(("train", "validation")) == "validation"]
     size, wishes = f"{config.compression:g}x" if config.compression else "", config.wishes
+    size = size or (f"{config.budget} bytes" if config.budget else "")
     if config.compression is None and config.budget is None:  # a plan had nothing to choose
         wishes = replace(wishes, threshold=config.threshold or 0, storage=config.storage or FP32.name)
     return RunResult(
         name=folder.name,
         series=in_format(config.method, FP32.name if config.storage is None else result["storage"]),
-        size=size or (f"{config.budget} bytes" if config.budget else ""),
+        size=f"{size} with pointers" if config.with_pointers else size,
         settings=run_settings(config.to_json(), Variant()),
         wishes=wishes,
         seed=config.seed,

@@ -172,6 +172,8 @@ def _size(config: Config, options: str) -> str:
         words.append(f"{config.compression:g}x")
     if config.budget is not None:
         words.append(show_bytes(config.budget))
+    if config.with_pointers:
+        words.append("with pointers")
     return " ".join(words)
 
 
