@@ -31,6 +31,9 @@ FINGERPRINT_VERSION = 2
 SPARSE_FLOATS = 1 << 22
 """16 MB: to clear, update and read that much anew takes a few milliseconds a step."""
 
+SPARSE_ARRAY = 1 << 20
+"""Floats of an array, of several that have so many together: an id reads one of them, or few."""
+
 SPARSE_WIDTH = 4
 """Each row of a sparse gradient carries its number, 8 bytes: narrower rows, several at a read, would be more number
 than gradient."""
@@ -90,6 +93,7 @@ class EmbeddingGroup(nn.Module):
         self.sparse: bool | Literal["auto"] = False
         self.outside: Outside = "nan"
         self._is_frozen = False
+        self._sparse_pays = sparse_pays(address_map)
         self.program = program_of(address_map)
         device = torch.get_default_device() if device is None else torch.device(device)
         memory = start_memory(address_map, seed, device)
@@ -258,8 +262,7 @@ class EmbeddingGroup(nn.Module):
             return ()
         if self.sparse is True:
             return [array.role != "projections" for array in arrays]
-        singly = self.address_map.read_singly
-        return [array.role != "projections" and pays(array, array.name in singly) for array in arrays]
+        return [array.name in self._sparse_pays for array in arrays]
 
     def pool(
         self,
@@ -505,10 +508,16 @@ def _check_device(own: torch.device, *tensors: Tensor) -> None:
             raise ValueError(f"ids are on {tensor.device}, memory is on {own}: move one to the other")
 
 
-def pays(array: Array, is_read_singly: bool) -> bool:
-    """Whether a sparse gradient makes steps faster: of more than 16 MB, in rows that are read one at a time, or are not
-    much narrower than the row numbers that go with them."""
-    return array.floats > SPARSE_FLOATS and (is_read_singly or array.width >= SPARSE_WIDTH)
+def sparse_pays(address_map: AddressMap) -> frozenset[str]:
+    """The arrays whose sparse gradients make steps faster: where all take more than 16 MB, those of more than 4 MB in
+    rows that are read one at a time, or are not much narrower than the row numbers that go with them."""
+    arrays = [array for array in address_map.arrays if array.role != "projections"]
+    if sum(array.floats for array in arrays) <= SPARSE_FLOATS:
+        return frozenset()
+    large = [array for array in arrays if array.floats > SPARSE_ARRAY]
+    return frozenset(
+        array.name for array in large if array.name in address_map.read_singly or array.width >= SPARSE_WIDTH
+    )
 
 
 def start_memory(address_map: AddressMap, seed: int, device: torch.device | str | None = None) -> dict[str, Tensor]:

@@ -323,9 +323,13 @@ def test_large_arrays_of_wide_rows_have_sparse_gradients():
     assert chosen("full") == [True]
     assert chosen("robe:block=16,floats=5000000") == [False]  # rows of 1 float
     assert chosen("robe:block=16,aligned=true,floats=5000000") == [True]
-    assert chosen("hash_embeddings:k=2,floats=7000000") == [True, False]
+    assert chosen("hash_embeddings:k=2,floats=7000000") == [True, True]
     assert chosen("low_rank:rank=2") == [False, False]
     assert chosen("low_rank:rank=2", rows=3_000_000) == [True, False]  # narrow, but read one at a time
+    # An id reads one of these arrays: they count together.
+    parts = "graded:stops=60000x200000x800000,widths=16x8x4x1"
+    assert chosen(parts, rows=3_000_000) == [False, False, True, False, True, True]
+    assert chosen("graded:stops=60000x200000x400000,widths=16x8x4x1") == [False] * 6
 
 
 @each_case
