@@ -61,7 +61,7 @@ class Bytes:
         embedding: what reading them takes: memory in its formats, projections, edges and lookup arrays. A budget bounds
             this figure unless asked otherwise, and compression is the full tables' bytes over it.
         with_pointers: the same where the ids' numbering cannot carry what a table knows of its ids, so that it has to
-            be stored.
+            be stored. That ids come by falling counts is taken for granted.
         training: what learning them takes beside the gradients of a batch: the float32 master of every weight, lookup
             arrays, and what the optimiser remembers of every weight.
         artefact: what scoring raw values takes: the embeddings, the network, what was asked, and the dictionaries. None
