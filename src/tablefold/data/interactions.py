@@ -175,16 +175,22 @@ def prepare_interactions(
     check_share(rejects, len(rejects) + len(positives), source.max_rejects, source.file)
     _check_room(source, len(positives))
     with new_folder(out) as folder:
-        written = _write(source, positives, earlier, folder)
+        written = _write(source, description, positives, earlier, folder)
         write_reject_rows(rejects, folder)
         if secret is not None:
             write_secret(secret, folder / SECRET_FILE)
-        schema = replace(written, source=description, rejected=len(rejects))
+        schema = replace(written, rejected=len(rejects))
         schema.save(folder)
     return schema
 
 
-def _write(source: Interactions, positives: pl.DataFrame, earlier: _Earlier | None, folder: Path) -> Schema:
+def _write(
+    source: Interactions,
+    description: dict[str, Any],
+    positives: pl.DataFrame,
+    earlier: _Earlier | None,
+    folder: Path,
+) -> Schema:
     """Write the parts, dictionaries, attributes and histories; what they are."""
     random = np.random.default_rng(source.seed)
     part = _split(source, positives, random)
@@ -211,7 +217,7 @@ def _write(source: Interactions, positives: pl.DataFrame, earlier: _Earlier | No
     lookups: dict[str, dict[str, int]] = {}
     for owner, name, table in side:
         lookups.setdefault(catalogues[owner].name, {})[name] = int(table.max()) + 1
-    schema = Schema((), tuple(tables), parts, lookups=lookups)
+    schema = Schema((), tuple(tables), parts, description, lookups=lookups)
     if history is None:
         return schema
     history.write(folder)
