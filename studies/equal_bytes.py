@@ -134,8 +134,8 @@ def auto(epochs: int, more: int, rates: tuple[str, ...]) -> list[Run]:
 
     `auto` trains in turn, for at most so many epochs each time; all others have the epochs of two trainings, `more`,
     and so has `auto` at 4x, where it is full tables in few bits. Every contestant picks one of three rates at seed 0
-    and 64x. Seconds of `auto` are without its first training's,
-    which has a line of its own. At 64x it is asked for the same bytes with pointers, too.
+    and 64x. Seconds of `auto` are without its first training's, which has a line of its own. At 64x it is asked for the
+    same bytes with pointers, too.
     """
     at_64, once = ("--compression", "64.0"), ("--storage", "fp32", "--threshold", "0")
 
@@ -172,6 +172,7 @@ def with_rate(run: Run, lines: list[dict[str, Any]]) -> Run:
     if size[-1] != PICKED:
         return run
     tried = [line for line in lines if line["asked"][0] == spec and line["asked"][1][-1] != PICKED]
+    tried = [line for line in tried if spec == "full" or line["asked"][1][:2] == ["--compression", "64.0"]]
     best = min(tried, key=lambda line: line["validation_logloss"])
     return spec, (*size[:-1], best["asked"][1][-1]), seed
 
