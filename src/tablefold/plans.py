@@ -465,7 +465,8 @@ def make_plan(
         storage: the format of all memory. The planner's choice unless given.
         threshold: tables with at most so many rows stay full, and no others. The planner's choice under a budget unless
             given.
-        with_pointers: bound the bytes with pointers: where others number the ids, what a numbering carries is stored.
+        with_pointers: whether the size bounds the bytes with pointers: where others number the ids, what a numbering
+            carries is stored.
         counts: how often each id of a table is read, by the table's name. Methods that grade ids by frequency use
             them; ids must be numbered by falling counts. Without counts those methods assume Zipf's law.
 

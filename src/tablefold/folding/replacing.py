@@ -138,7 +138,8 @@ def fold(
 
 
 def _made(named: Mapping[str, Table], whole: Plan, costs: Costs | None, seed: int) -> dict[str, _Done]:
-    """What takes the place of tables, by their names: of trained ones, whose errors have `costs`, or of new ones."""
+    """What takes the place of tables, by their names: of trained ones, whose errors have `costs`, or of new ones. None
+    is put in before all are made."""
     done: dict[str, _Done] = {}
     for number, part in enumerate(split(whole)):
         own = [named[spec.name] for spec in part.tables]
