@@ -57,6 +57,11 @@ def default_share(compression: float) -> float:
     return round(float(np.interp(math.log(compression), logs, [share for _, share in SHARES])), 4)
 
 
+def pointer_bits(ids: int, rows: int) -> int:
+    """What it takes to say of each id which of all rows is its own; nothing where each has one."""
+    return ids * math.ceil(math.log2(rows)) if rows < ids else 0
+
+
 def find_clusters(
     tables: Sequence[Trained],
     budget: int,
@@ -157,8 +162,8 @@ class _Draft:
     @property
     def pointer_bytes(self) -> int:
         """What pointers take, where they are counted: each says which of all rows is the id's own."""
-        rows, ids = sum(self.rows.values()) + self.other_rows, self.table.vocabulary
-        return -(-ids * math.ceil(math.log2(rows)) // 8) if self.with_pointers and rows < ids else 0
+        bits = pointer_bits(self.table.vocabulary, sum(self.rows.values()) + self.other_rows)
+        return -(-bits // 8) if self.with_pointers else 0
 
     def likely_pointer_bytes(self, row_bytes: float) -> float:
         """The same, by the bytes that its rows will take."""

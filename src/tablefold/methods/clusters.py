@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 from tablefold.formats import INT2, INT4
 from tablefold.method import Learned, Method, Trained
-from tablefold.methods.assignment import default_share, find_clusters
+from tablefold.methods.assignment import default_share, find_clusters, pointer_bits
 from tablefold.methods.zones import Zone, add_zone, check_zones, role_of, zones_of
 from tablefold.partitions import Partition, found_intervals, identity, pointers
 from tablefold.tables import TableSpec, full_bytes
@@ -123,7 +122,7 @@ class Clusters(Method):
         bits = 0
         for table in tables:
             clusters = sum(min(self._clusters(number), zone.ids) for number, zone in enumerate(self._zones(table)))
-            bits += table.vocabulary * math.ceil(math.log2(clusters)) if clusters < table.vocabulary else 0
+            bits += pointer_bits(table.vocabulary, clusters)
         return -(-bits // 8)
 
     def _zones(self, table: TableSpec) -> list[Zone]:
