@@ -61,8 +61,10 @@ def _ask_for_blocks(source, array, kind, places, count, width):
         if bits == 16:
             shift, size = 0, 2
         for i in range(count):
+            last = places[i] + width - 1
+            byte = 1 if bits == 16 else 1 + ((last & BLOCK - 1) * bits >> 3)  # the last that is read of its block
             prefetch_read(blocks, (places[i] >> shift) * size)
-            prefetch_read(blocks, (places[i] + width - 1 >> shift) * size + size - 1)
+            prefetch_read(blocks, (last >> shift) * size + byte)
 
 
 @part
