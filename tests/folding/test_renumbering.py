@@ -7,6 +7,7 @@ from torch import nn
 
 from folding.toys import DeepFM, look_trained, some_ids
 from tablefold import ClusteredResidual, TableSpec, fold, from_pretrained, plan, save_pretrained, unfold
+from tablefold.folding.planning import Weighed, plan_trained
 from tablefold.folding.replacing import load_kept
 from tablefold.formats import FP32, INT4
 from tablefold.method import Trained
@@ -65,6 +66,15 @@ def test_clusters_are_intervals_and_next_to_free():
     assert report.num_bytes == model["a"].num_bytes <= report.bytes_before / 100
     with pytest.raises(ValueError, match="below the smallest possible that keeps these trained tables"):
         fold(nn.ModuleDict({"a": clustered()}), compression=100)  # a pointer has 2.7 bits
+
+
+def test_a_size_with_pointers_says_that_it_counts_them():
+    table = Trained(TableSpec("a", 3000, 8), clustered().weight.detach(), np.ones(3000), None, renumbers=True)
+    free = plan_trained([Weighed(table, 96_000, 4)], "auto", 1_600, seed=0)
+    assert free.bytes().embedding <= 1_600 < free.bytes().with_pointers
+    told = "a budget of 1000 bytes is below the smallest possible .* [0-9]{4} bytes with pointers: raise it to"
+    with pytest.raises(ValueError, match=told):
+        plan_trained([Weighed(table, 96_000, 4)], "auto", 1_000, seed=0, with_pointers=True)
 
 
 def test_a_padding_id_becomes_0_and_stays_zero():

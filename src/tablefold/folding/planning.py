@@ -118,9 +118,10 @@ def plan_trained(
     if sum(options[0].num_bytes for options in ladders) > most:
         ladders = [_options(each, method, each.num_bytes, seed, with_pointers) for each in tables]
         smallest = sum(options[0].num_bytes for options in ladders)
+        counted = " with pointers" if with_pointers else ""
         raise ValueError(
             f"a budget of {most} bytes is below the smallest possible that keeps these trained tables, {smallest} "
-            f"bytes: raise it to {show_bytes(smallest)}, or start afresh with weights='new'"
+            f"bytes{counted}: raise it to {show_bytes(smallest)}, or start afresh with weights='new'"
         )
     chosen = choose(ladders, most)
     parts = [

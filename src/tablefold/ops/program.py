@@ -352,11 +352,7 @@ def array_program(address_map: AddressMap) -> NDArray[np.int64]:
         columns.append(len(ranges))
         first_slot += address_map.features[number] * table.dim
     ranges.append(Range(0, 0, len(chains) - 1))
-    readers: Counter[int] = Counter()
-    for piece in pieces:
-        piece.matrix_part = readers[piece.matrix_base]
-        readers[piece.matrix_base] += int(piece.projected > 0)
-    arrays = _arrays(address_map)
+    matrix_parts, arrays = _share_matrices(pieces), _arrays(address_map)
     segments, reads, computed = _segments(pieces, chain_of, arrays)
     lines = [1] * len(address_map.tables)
     for piece in pieces:
@@ -374,10 +370,19 @@ def array_program(address_map: AddressMap) -> NDArray[np.int64]:
         max(piece.width for piece in pieces),
         max(piece.projected for piece in pieces),
         max(own * table.dim for own, table in zip(address_map.features, address_map.tables, strict=True)),
-        max([1, *readers.values()]),
+        matrix_parts,
         *_starts([len(section) for section in sections], words(Header)),
     )
     return np.array(_flat([header]) + [each for section in sections for each in section], dtype=np.int64)
+
+
+def _share_matrices(pieces: Sequence[Piece]) -> int:
+    """Number the pieces that read each projection; the most that read one."""
+    readers: Counter[int] = Counter()
+    for piece in pieces:
+        piece.matrix_part = readers[piece.matrix_base]
+        readers[piece.matrix_base] += int(piece.projected > 0)
+    return max([1, *readers.values()])
 
 
 def _is_in_lines(piece: Piece) -> bool:

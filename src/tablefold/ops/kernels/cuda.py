@@ -365,21 +365,7 @@ def scatter_kernel(
     for wanted in range(first, last):
         own = pieces + wanted * PIECE_WORDS
         gained = _gained(
-            program,
-            pieces,
-            first,
-            wanted,
-            last,
-            sources,
-            lookup,
-            edges,
-            x,
-            lane,
-            mask,
-            above,
-            vectors,
-            READS,
-            PROJECTS,
+            program, pieces, first, wanted, last, sources, lookup, edges, x, lane, mask, above, vectors, READS, PROJECTS
         )
         places, word = _locate(program, own, lookup, edges, x, lane, mask)
         sign, weight_place, weight = _factor(program, own, sources, lookup, edges, x, word, mask, vectors)
