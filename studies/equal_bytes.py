@@ -35,6 +35,7 @@ from typing import Any
 
 SEEDS = (0, 1)
 CLAIM_SEEDS = (0, 1, 2)
+MORE_SEEDS = (3, 4)
 LEVELS = (16, 250, 1000, 2)
 ADAGRAD = ("--optimizer", "adagrad", "--lr", "2e-2")
 USERS_FULL = ("--threshold", "35000")
@@ -133,13 +134,13 @@ def formats(epochs: int = 9) -> list[Run]:
     return runs + [run("hash", size, "fp32", 0) for size in sizes]
 
 
-def auto(epochs: int, more: int, rates: tuple[str, ...]) -> list[Run]:
+def auto(epochs: int, more: int, rates: tuple[str, ...], close: tuple[str, ...]) -> list[Run]:
     """What `auto` chooses, beside the methods of before in the formats that a plan chooses.
 
     `auto` trains in turn, for at most so many epochs each time; all others have the epochs of two trainings, `more`,
     and so has `auto` at 4x, where all of them are full tables in int4. Every contestant picks one of three rates at
     seed 0 and 64x. Seconds of `auto` are without its first training's, which has a line of its own. At 64x it is asked
-    for the same bytes with pointers, too.
+    for the same bytes with pointers, too. Where `auto` and full tables are `close`, they have five seeds.
     """
     at_64, once = ("--compression", "64.0"), ("--storage", "fp32", "--threshold", "0")
 
@@ -152,10 +153,12 @@ def auto(epochs: int, more: int, rates: tuple[str, ...]) -> list[Run]:
     runs = [run("full", once, 0, rate) for rate in rates]
     runs += [run(spec, at_64, 0, rate) for spec in specs for rate in rates]
     runs += [run("auto", (*at_64, "--with-pointers"), seed) for seed in CLAIM_SEEDS]
-    for seeds, sizes in (((0, 1, 2), ("64.0", "1000.0")), ((0, 1, 2), ("16.0", "256.0", "4000.0"))):
-        runs += [run("full", once, seed) for seed in seeds]
-        runs += [run(spec, ("--compression", size), seed) for seed in seeds for size in sizes for spec in specs]
+    for sizes in (("64.0", "1000.0"), ("16.0", "256.0", "4000.0")):
+        runs += [run("full", once, seed) for seed in CLAIM_SEEDS]
+        runs += [run(spec, ("--compression", size), seed) for seed in CLAIM_SEEDS for size in sizes for spec in specs]
     runs += [run("auto", AT_4, seed) for seed in CLAIM_SEEDS]
+    for seed in MORE_SEEDS:
+        runs += [run("full", once, seed), *(run("auto", ("--compression", size), seed) for size in close)]
     return list(dict.fromkeys(runs))
 
 
@@ -200,9 +203,9 @@ GRIDS: dict[str, Callable[[], list[Run]]] = {
     "formats-movielens": partial(formats, epochs=40),
     "formats-clicks": formats,
     "order": order,
-    "auto": partial(auto, 6, 12, ("2e-3", "5e-3", "1e-2")),
-    "auto-movielens": partial(auto, 12, 24, ("2e-3", "5e-3", "1e-2")),
-    "auto-kaggle": partial(auto, 1, 1, ("1e-3", "2e-3", "5e-3")),
+    "auto": partial(auto, 6, 12, ("2e-3", "5e-3", "1e-2"), ("64.0",)),
+    "auto-movielens": partial(auto, 12, 24, ("2e-3", "5e-3", "1e-2"), ("16.0",)),
+    "auto-kaggle": partial(auto, 1, 1, ("1e-3", "2e-3", "5e-3"), ("64.0", "1000.0", "16.0", "256.0", "4000.0")),
 }
 DATA = dict.fromkeys(GRIDS, "gowalla") | {"movielens": "movielens"}
 DATA |= dict.fromkeys(("formats", "order"), "gowalla-frequency")

@@ -3,7 +3,8 @@
     python studies/tables.py studies/results/gowalla.jsonl
     python studies/tables.py studies/results/gowalla_rates.jsonl --rates
 
-With `--rates` all figures of each contestant at the rate it picked, means over seeds, and below `auto` what it tried.
+With `--rates` all figures of each contestant at the rate it picked, means over seeds, and below `auto` what it tried;
+differences to full tables with the same seeds, ± twice the standard error.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 from equal_bytes import PICKED
@@ -50,20 +51,35 @@ FIGURES = {
     "peak MB": ("peak_rss_bytes", 1e6, 0),
 }
 """By the heading of a column: the figure of a line, its unit, its digits."""
+PAIRED = {"AUC less full's": "auc", "log loss less full's": "logloss"}
+"""By the heading of a column: the figure of which it gives the difference to full tables with the same seeds."""
 
 
-def rates_rows(spec: str, size: str, lines: list[dict[str, Any]]) -> Iterator[list[str]]:
-    """The rows of one contestant at one size: its own, and those of what it tried."""
+def less(lines: list[dict[str, Any]], others: dict[int, dict[str, Any]], figure: str) -> str:
+    """By how much a figure is above that of others with the same seeds: the mean, twice its standard error."""
+    paired = [(line, others.get(line["asked"][2])) for line in lines]
+    apart = [line[figure] - other[figure] for line, other in paired if other is not None]
+    if len(apart) < 2:
+        return "".join(f"{each:+.4f}" for each in apart)
+    return f"{fmean(apart):+.4f} ± {2 * stdev(apart) / len(apart) ** 0.5:.4f}"
+
+
+def rates_rows(
+    spec: str, size: str, lines: list[dict[str, Any]], full: dict[int, dict[str, Any]]
+) -> Iterator[list[str]]:
+    """The rows of one contestant at one size: its own, and those of what it tried. `full`: full tables' lines, by
+    their seeds."""
     done = [line for line in lines if "error" not in line]
     if not done:
-        yield [f"`{spec}`", size, str(len(lines)), "impossible", *[""] * (len(FIGURES) - 1)]
+        yield [f"`{spec}`", size, str(len(lines)), "impossible", *[""] * (len(FIGURES) + len(PAIRED) - 1)]
         return
-    yield [f"`{spec}`", size, str(len(done)), *_means(done)]
+    apart = [less(done, full, figure) if spec != "full" else "" for figure in PAIRED.values()]
+    yield [f"`{spec}`", size, str(len(done)), *apart, *_means(done)]
     tried: dict[str, list[dict[str, Any]]] = {}
     for each in (each for line in done for each in line.get("tried", ())):
         tried.setdefault(each["method"], []).append(each)
     for method, own in tried.items():
-        yield [f"- {method}", "", str(len(own)), *_means(own)]
+        yield [f"- {method}", "", str(len(own)), *[""] * len(PAIRED), *_means(own)]
 
 
 def _means(lines: list[dict[str, Any]]) -> list[str]:
@@ -83,10 +99,11 @@ def print_rates(texts: list[str]) -> None:
             compression = float(options[options.index("--compression") + 1]) if "--compression" in options else 1.0
             size = f"{compression:g}x{' with pointers' if '--with-pointers' in options else ''}"
             grouped.setdefault((compression, spec, size), []).append(line)
-    header = ["", "size", "seeds", *FIGURES]
+    full = {line["asked"][2]: line for line in grouped[1.0, "full", "1x"]}
+    header = ["", "size", "seeds", *PAIRED, *FIGURES]
     print(f"| {' | '.join(header)} |\n|{'---|' * len(header)}")
     for (_, spec, size), lines in sorted(grouped.items()):
-        for row_ in rates_rows(spec, size, lines):
+        for row_ in rates_rows(spec, size, lines, full):
             print(f"| {' | '.join(row_)} |")
 
 
