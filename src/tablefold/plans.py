@@ -32,7 +32,7 @@ from tablefold.method import Method, all_methods, parse
 from tablefold.methods.full import Full
 from tablefold.partitions import largest
 from tablefold.quoting import quoted
-from tablefold.tables import FLOAT_BYTES, TableSpec, check_tables, full_bytes, show_bytes
+from tablefold.tables import FLOAT_BYTES, TableSpec, TooSmallError, check_tables, full_bytes, show_bytes
 from tablefold.terms import AddressMap, join
 from tablefold.text_tables import text_table
 from tablefold.theory.expected import table_bytes
@@ -527,7 +527,7 @@ class _Planner:
         for within, why in self.formats(self.budget):
             if self.fits(self.smallest(within)):
                 return self.largest(within, self.kept(within, self.budget), f"{size}, {why}")
-        raise ValueError(self.refusal(self.budget))
+        raise TooSmallError(self.refusal(self.budget), self.wishes.taken(self.least()))
 
     def fits(self, plan: Plan) -> bool:
         """Whether a plan takes at most the budget."""

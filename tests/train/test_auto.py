@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 import shutil
 
 import numpy as np
@@ -130,6 +131,16 @@ def test_trainings_of_another_command_are_refused(data, tmp_path):
         train_run(config(data, compression=20.0), tmp_path / "run")
     shutil.rmtree(tmp_path / "run.trainings")
     train_run(config(data, "clusters", compression=20.0), tmp_path / "run")
+
+
+def test_a_size_that_nothing_can_have_is_told_beside_the_smallest_there_is(data, tmp_path):
+    told = Told()
+    with pytest.raises(ValueError, match="below the smallest possible for clusters here") as refusal:
+        train_run(config(data, compression=2500.0, epochs=1), tmp_path / "run", [told])
+    left_out = [text for text in told.texts if "is left out: a budget of" in text]
+    smallest = min(int(re.findall("([0-9]+) bytes", text)[1]) for text in left_out)
+    assert len(left_out) == 3  # the fold, clusters, and those of ids seen often
+    assert f" here, {smallest} bytes: raise the budget" in str(refusal.value)
 
 
 def test_small_compressions_are_full_tables_in_few_bits(data, tmp_path):

@@ -31,7 +31,7 @@ from tablefold.method import Method
 from tablefold.methods.full import Full
 from tablefold.models import Network
 from tablefold.plans import make_plan
-from tablefold.tables import FLOAT_BYTES, full_bytes, show_bytes
+from tablefold.tables import FLOAT_BYTES, TooSmallError, full_bytes, show_bytes
 from tablefold.train.config import Config
 from tablefold.train.design import Design, design_of, folded_design, learned_design
 from tablefold.train.journal import read_journal
@@ -136,7 +136,7 @@ class _Trainings:
         began = time.perf_counter()
         if not self.dataset.part("validation").rows:
             raise ValueError(f"{self.config.method} chooses on the validation part, which has no rows: prepare one")
-        possible = self._possible(requests)
+        possible, refusals = self._possible(requests)
         if any(method.learns for method in possible):
             self._train_first()
         candidates, losses = self._candidates(requests, possible), dict[_Candidate, float]()
@@ -144,12 +144,13 @@ class _Trainings:
             try:
                 design = candidate.design()
             except ValueError as error:  # what is learned may need some bytes more
-                if not losses and candidate == candidates[-1]:
-                    raise
+                refusals.append(error)
                 self._tell(f"{candidate.what} is left out: {error}")
                 continue
             self._train(candidate.name, self.config, design, candidate.what)
             losses[candidate] = self._logloss(candidate.name)
+        if not losses:
+            raise _nearest(refusals)
         best = min(losses, key=losses.__getitem__)
         if len(losses) > 1:
             self._tell(f"kept {best.what}, the best on the validation part")
@@ -174,11 +175,12 @@ class _Trainings:
             return [_Candidate("folded", "the first tables folded", self._folded), *found]
         return found
 
-    def _possible(self, requests: Sequence[Method]) -> list[Method]:
-        """Those that can be so small; `ValueError` where none can."""
+    def _possible(self, requests: Sequence[Method]) -> tuple[list[Method], list[ValueError]]:
+        """Those that can be so small, and why others cannot; `ValueError` where none can."""
         wishes = asdict(self.config.wishes)
         tables = self.config.model_tables(self.dataset.schema.table_specs(self.config.dim))
-        possible, refusals = [], []
+        possible: list[Method] = []
+        refusals: list[ValueError] = []
         for method in requests:
             try:
                 _ = make_plan(method, tables, **wishes)
@@ -187,8 +189,8 @@ class _Trainings:
                 refusals.append(error)
                 self._tell(f"{method} is left out: {error}")
         if not possible:
-            raise refusals[0]
-        return possible
+            raise _nearest(refusals)
+        return possible, refusals
 
     def _design(self, method: Method) -> Design:
         """Of a request; one that learns does so from the first training's tables."""
@@ -267,3 +269,9 @@ class _Trainings:
     def _tell(self, text: str) -> None:
         for listener in self.listeners:
             listener.on_notice(text)
+
+
+def _nearest(refusals: Sequence[ValueError]) -> ValueError:
+    """The one that asks for the fewest bytes."""
+    sized = [refusal for refusal in refusals if isinstance(refusal, TooSmallError)]
+    return min(sized, key=lambda refusal: refusal.smallest) if sized else refusals[0]
