@@ -18,7 +18,7 @@ from statistics import mean
 from typing import Any
 
 import matplotlib as mpl
-from equal_bytes import PICKED
+from equal_bytes import CLAIM_SEEDS, PICKED
 from matplotlib.figure import Figure
 
 from tablefold.study.chart import spread_out
@@ -43,20 +43,19 @@ PICTURES = {"lose": ("Gowalla", "gowalla_rates", (0.49, 0.97)), "lose-clicks": (
 
 
 def series(name: str) -> dict[str, Points]:
-    """Points of each method by rising size, in the order of `COLORS`: means over seeds, where all were trained."""
+    """Points of each method by rising size, in the order of `COLORS`: means over the seeds that all have."""
     lines = [json.loads(text) for text in (RESULTS / f"{name}.jsonl").read_text().splitlines()]
     cells: dict[str, dict[str, dict[int, dict[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
     for line in lines:
         method, options, seed = line["asked"]
-        if options[-1] == PICKED and "--with-pointers" not in options and "auc" in line:
+        if seed in CLAIM_SEEDS and options[-1] == PICKED and "--with-pointers" not in options and "auc" in line:
             size = options[options.index("--compression") + 1] if "--compression" in options else "1"
             cells[NAMES[method]][size][seed] = line
-    seeds = max(len(at) for sizes in cells.values() for at in sizes.values())
     points = {
         name: sorted(
             (mean(line["compression"] for line in at.values()), mean(line["auc"] for line in at.values()))
             for at in sizes.values()
-            if len(at) == seeds
+            if len(at) == len(CLAIM_SEEDS)
         )
         for name, sizes in cells.items()
     }
