@@ -298,6 +298,15 @@ def test_auto_names_the_smallest_of_all_that_it_stands_for(storage, rows):
         make_plan("auto", tables, budget=smallest - 1, storage=storage)
 
 
+def test_auto_without_data_is_robe_where_nothing_else_can_be_so_small():
+    tables = [TableSpec("user", 4000, 8), TableSpec("item", 900, 8)]
+    graded = make_plan("auto", tables, compression=200)
+    assert graded.method.name == "graded"
+    smallest = make_plan("auto", tables, compression=2_000)
+    assert str(smallest.method).startswith("robe:block=4,floats=")
+    assert smallest.num_bytes <= (4000 + 900) * 8 * 4 / 2_000
+
+
 def test_auto_is_full_tables_no_further_than_these_fit_in_the_format_asked_for():
     tables = [TableSpec("user", 4000, 8)]
     assert make_plan("auto", tables, compression=14).method == Full()

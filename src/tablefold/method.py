@@ -221,7 +221,7 @@ class Method(ABC):
 
     def tiers(self, is_open: bool) -> tuple[tuple[Method, ...], ...]:
         """The methods that this stands for, those that lose least first; itself, but for `auto`. The first tier is
-        taken whose first method, the one for tables without data, can be so small.
+        taken of which a method can be so small, and the next where that turns out to be none.
 
         Args:
             is_open: whether a table has an open vocabulary.

@@ -484,16 +484,29 @@ def make_plan(
         raise ValueError(f"request={quoted(request)} must be a spec string or a method")  # noqa: TRY004  (the user's)
     method = parse(request) if isinstance(request, str) else request
     tables, wishes = check_tables(tables), Wishes(budget, compression, storage, threshold, with_pointers)
-    return _Planner(requests(method, tables, wishes)[0], tables, wishes, _check_counts(tables, counts or {})).plan()
+    chosen = _without_data(method, tables, wishes)
+    return _Planner(chosen, tables, wishes, _check_counts(tables, counts or {})).plan()
 
 
-def requests(method: Method, tables: Sequence[TableSpec], wishes: Wishes) -> tuple[Method, ...]:
-    """The methods that one stands for under wishes: itself, but for `auto`; first the one that needs no data."""
-    tiers, bound = method.tiers(any(table.rows is None for table in tables)), wishes.num_bytes(tables)
-    if len(tiers) == 1 or bound is None:
-        return tiers[0]
-    least = {tier: wishes.taken(_Planner(tier[0], tuple(tables), wishes).least()) for tier in tiers}
-    return next((tier for tier in tiers if least[tier] <= bound), min(tiers, key=least.__getitem__))
+def tiers(method: Method, tables: Sequence[TableSpec], wishes: Wishes) -> tuple[tuple[Method, ...], ...]:
+    """The methods that one stands for under wishes, itself but for `auto`: from the first tier of which a method can be
+    so small; the last where none can."""
+    found, bound = method.tiers(any(table.rows is None for table in tables)), wishes.num_bytes(tables)
+    if len(found) == 1 or bound is None:
+        return found
+    least = [min(_Planner(each, tuple(tables), wishes).least_bytes() for each in tier) for tier in found]
+    return found[next((number for number, each in enumerate(least) if each <= bound), -1) :]
+
+
+def _without_data(method: Method, tables: tuple[TableSpec, ...], wishes: Wishes) -> Method:
+    """The first of the methods that one stands for which can be so small, and needs no trained tables; the smallest
+    where none can."""
+    possible = [each for tier in tiers(method, tables, wishes) for each in tier if not each.learns]
+    bound = wishes.num_bytes(tables)
+    if len(possible) < 2 or bound is None:
+        return possible[0] if possible else method
+    least = {each: _Planner(each, tables, wishes).least_bytes() for each in possible}
+    return next((each for each in possible if least[each] <= bound), min(possible, key=least.__getitem__))
 
 
 def _check_counts(tables: Sequence[TableSpec], counts: Counts) -> Counts:
@@ -527,7 +540,7 @@ class _Planner:
         for within, why in self.formats(self.budget):
             if self.fits(self.smallest(within)):
                 return self.largest(within, self.kept(within, self.budget), f"{size}, {why}")
-        raise TooSmallError(self.refusal(self.budget), self.wishes.taken(self.least()))
+        raise TooSmallError(self.refusal(self.budget), self.least_bytes())
 
     def fits(self, plan: Plan) -> bool:
         """Whether a plan takes at most the budget."""
@@ -659,6 +672,10 @@ class _Planner:
         formats = _WIDEST_FIRST if self.wishes.format is None else (self.wishes.format,)
         return min((self.smallest(within) for within in formats), key=self.wishes.taken)
 
+    def least_bytes(self) -> int:
+        """Its bytes."""
+        return self.wishes.taken(self.least())
+
     def formats_that_fit(self, budget: int) -> list[str]:
         """Where a format was asked for, those with which the budget could be met, the widest first."""
         if self.wishes.format is None:
@@ -667,7 +684,7 @@ class _Planner:
             each.name: _Planner(self.method, self.tables, replace(self.wishes, storage=each.name))
             for each in _WIDEST_FIRST
         }
-        return [name for name, planner in planners.items() if self.wishes.taken(planner.least()) <= budget]
+        return [name for name, planner in planners.items() if planner.least_bytes() <= budget]
 
 
 @cache  # a study may ask for many sizes of the same tables
@@ -676,7 +693,7 @@ def _least_by_method(tables: tuple[TableSpec, ...], wishes: Wishes) -> dict[str,
     found = {}
     for name, kind in all_methods().items():
         try:
-            found[name] = wishes.taken(_Planner(kind(), tables, wishes).least())
+            found[name] = _Planner(kind(), tables, wishes).least_bytes()
         except ValueError:  # it needs options of its own, or does not take these tables
             continue
     return dict(sorted(found.items(), key=lambda pair: (-pair[1], pair[0])))

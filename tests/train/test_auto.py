@@ -12,6 +12,7 @@ import pytest
 from prepared import write_dataset
 from raw_logs import criteo_lines
 from tablefold import make_plan
+from tablefold.cli import main
 from tablefold.data import Dataset
 from tablefold.data.criteo import Criteo
 from tablefold.data.preparation import Options, prepare
@@ -23,6 +24,7 @@ from tablefold.train.run import train_once
 
 SIZES = {"bottom_mlp": [8], "top_mlp": [8]}
 TABLES = {"user": 2_000, "item": 500, "country": 7}
+ROWS = {"train": 3_000, "validation": 500, "test": 400}
 
 
 class Told(Listener):
@@ -133,14 +135,14 @@ def test_trainings_of_another_command_are_refused(data, tmp_path):
     train_run(config(data, "clusters", compression=20.0), tmp_path / "run")
 
 
-def test_a_size_that_nothing_can_have_is_told_beside_the_smallest_there_is(data, tmp_path):
+def test_a_size_that_nothing_can_have_is_refused_before_a_training_beside_the_smallest_there_is(data, tmp_path):
     told = Told()
-    with pytest.raises(ValueError, match="below the smallest possible for clusters here") as refusal:
-        train_run(config(data, compression=2500.0, epochs=1), tmp_path / "run", [told])
-    left_out = [text for text in told.texts if "is left out: a budget of" in text]
-    smallest = min(int(re.findall("([0-9]+) bytes", text)[1]) for text in left_out)
-    assert len(left_out) == 3  # the fold, clusters, and those of ids seen often
-    assert f" here, {smallest} bytes: raise the budget" in str(refusal.value)
+    with pytest.raises(ValueError, match="a budget of 1 bytes is below the smallest possible for robe") as refusal:
+        train_run(config(data, budget=1, compression=None), tmp_path / "run", [told])
+    assert not told.texts
+    smallest = int(re.findall("([0-9]+) bytes", str(refusal.value))[1])
+    result = train_run(config(data, budget=smallest, compression=None, epochs=1), tmp_path / "run", [told])
+    assert result["embedding_bytes"] == smallest
 
 
 def test_small_compressions_are_full_tables_in_few_bits(data, tmp_path):
@@ -210,6 +212,29 @@ def test_coin_tosses_are_learned_by_nothing(tmp_path):
     assert result["logloss"] < np.log(2) + 0.003
 
 
+def labels_but_in_the(part):
+    """Coin tosses, and no clicks in a part, told from the others by its rows."""
+    rng = np.random.default_rng(0)
+    return lambda count: rng.integers(0, 2, count) * (count != ROWS[part])
+
+
+def test_a_test_part_without_clicks_has_no_auc_but_a_run(tmp_path, capsys):
+    data = write_dataset(tmp_path / "data", tables=TABLES, rows=ROWS, labels=labels_but_in_the("test"))
+    sizes = ("--bottom-mlp", "8", "--top-mlp", "8", "--dim", "8", "--batch-size", "500", "--epochs", "1")
+    out = str(tmp_path / "run")
+    assert main(["train", str(data), "--method", "auto", "--compression", "30", *sizes, "--out", out]) == 0
+    assert "auc nan, logloss 0." in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["auc"] is None
+
+
+@pytest.mark.parametrize("method", ["auto", "qr"])
+def test_a_training_part_without_clicks_is_refused_in_a_line(tmp_path, method):
+    data = write_dataset(tmp_path / "data", tables=TABLES, rows=ROWS, labels=labels_but_in_the("train"))
+    with pytest.raises(ValueError, match=r"all 3,000 rows of the training part of .*data have label 0"):
+        train_run(config(data, method), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -228,6 +253,17 @@ def test_what_cannot_be_is_refused_in_a_line(data, tmp_path, options, message):
 
 def test_without_data_it_is_what_needs_none(kaggle_tables):
     assert make_plan("auto", kaggle_tables, compression=100).method.name == "graded"
+
+
+def test_what_is_too_small_for_all_that_it_tries_is_robe(data, tmp_path):
+    """Clusters as such could be so small; those that are learned have a row for each power of two of counts."""
+    told = Told()
+    result = train_run(config(data, budget=100, compression=None, epochs=1), tmp_path / "run", [told])
+    assert result["method"].startswith("robe:block=4")
+    assert result["embedding_bytes"] <= 100
+    assert [each["method"] for each in result["tried"]] == ["robe:block=4"]
+    assert sum("is left out" in text for text in told.texts) == 5
+    assert load_run(tmp_path / "run").evaluate(device="cpu").auc == result["auc"]
 
 
 def test_memory_for_the_first_training_can_be_bounded(data, tmp_path):

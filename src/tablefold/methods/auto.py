@@ -22,7 +22,7 @@ class Auto(Method):
 
     Up to 14x that is full tables in few bits. Beyond, training folds full tables that it trains first, tries `graded`
     codes, `qr` and `clusters` of those tables, and keeps what is best on the validation part. Without data it is
-    `graded`; with hashed ids, which have no order, `robe`.
+    `graded`. It is `robe` with hashed ids, which have no order, and where nothing else can be so small.
 
     When to use it: unless you know better.
 
@@ -37,10 +37,11 @@ class Auto(Method):
 
     def tiers(self, is_open: bool) -> tuple[tuple[Method, ...], ...]:
         """Full tables where they fit, else graded codes, quotients and remainders, and clusters of ids seen 5 or 20
-        times."""
+        times; at last `robe`."""
+        anything = (Robe(block=4),)
         if is_open:
-            return ((Robe(block=4),),)
-        return (Full(),), (Graded(), QuotientRemainder(), Clusters(), Clusters(least=20))
+            return (anything,)
+        return (Full(),), (Graded(), QuotientRemainder(), Clusters(), Clusters(least=20)), anything
 
     def address_map(self, tables: Sequence[TableSpec], seed: int = 0) -> AddressMap:
         """None: a plan has to say first what it stands for."""

@@ -104,7 +104,7 @@ def _rows(request: Request, schema: Schema) -> float:
 
 def _trainings(request: Request, schema: Schema) -> int:
     """How many trainings a run is: more than one where it tries several methods, or learns from trained tables."""
-    tried = request.config.requests(schema.table_specs(request.config.dim))
+    tried = request.config.tiers(schema.table_specs(request.config.dim))[0]
     return len(tried) + any(method.learns for method in tried)
 
 

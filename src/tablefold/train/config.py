@@ -10,7 +10,7 @@ from tablefold.fields import settle_fields
 from tablefold.json_files import JsonValue
 from tablefold.method import Method, parse
 from tablefold.models import check_options, find_model
-from tablefold.plans import Plan, Wishes, make_plan, requests
+from tablefold.plans import Plan, Wishes, make_plan, tiers
 from tablefold.quoting import quoted
 from tablefold.tables import TableSpec
 from tablefold.train.loop import check_device
@@ -107,9 +107,10 @@ class Config:
         """What every table of the model's group gets, for the data's tables; errors as `tablefold.make_plan`."""
         return make_plan(self.method, self.model_tables(tables), **asdict(self.wishes))
 
-    def requests(self, tables: Sequence[TableSpec]) -> tuple[Method, ...]:
-        """The methods that are tried for the data's tables: one, but for `auto`."""
-        return requests(parse(self.method), self.model_tables(tables), self.wishes)
+    def tiers(self, tables: Sequence[TableSpec]) -> tuple[tuple[Method, ...], ...]:
+        """The methods that are tried for the data's tables: one, but for `auto`; those of the next tier where the first
+        one's cannot be so small after all."""
+        return tiers(parse(self.method), self.model_tables(tables), self.wishes)
 
     @property
     def wishes(self) -> Wishes:

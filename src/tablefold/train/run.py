@@ -12,9 +12,10 @@ The folder appears whole or not at all.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -44,6 +45,9 @@ from tablefold.train.progress import Listener
 from tablefold.train.recipe import Origin, Recipe
 from tablefold.train.tensors import check_tensors, read_tensors, save_tensors
 from tablefold.train.world import World
+
+_UNDEFINED = {*(figure.name for figure in fields(Metrics)), "excess_logloss"}
+"""Figures that a test part of one label, or without rows, does not have: null in JSON."""
 
 GROUP = "group."
 """Under which a model's state dict keeps its embeddings."""
@@ -313,6 +317,12 @@ def load_run(folder: str | Path, *, mapped: bool = False) -> Run:
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"{folder / WEIGHTS} does not fit {CONFIG}: {_in_one_line(error)}") from error
     return Run(folder, recipe, model)
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """What the training of a folder gave; figures that are undefined, as the AUC of one label, are NaN."""
+    plain: dict[str, Any] = load_json(folder / RESULT).plain
+    return {name: math.nan if value is None and name in _UNDEFINED else value for name, value in plain.items()}
 
 
 def _at_hand(tensor: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ validation part is the lowest; no choice sees the test part.
     folded       the tables of the first folded to the size, for requests that leave a choice; nothing is trained
     0, 1, ..     the requests, each designed from counts, or from the tables of the first, and trained anew
 
+Where none of them can be so small, those of the next tier are trained.
 To train the fold on was tried and is not done: clusters that are trained anew were better (`studies/LOG.md`).
 """
 
@@ -38,7 +39,7 @@ from tablefold.train.journal import read_journal
 from tablefold.train.optimizer import state_floats
 from tablefold.train.progress import Listener
 from tablefold.train.recipe import Recipe
-from tablefold.train.run import CONFIG, JOURNAL, RESULT, Start, check_writable, load_run, train_once
+from tablefold.train.run import CONFIG, JOURNAL, RESULT, Start, check_writable, load_run, read_result, train_once
 
 FIRST = INT4
 """The format of a first training: full tables lose nothing in it, on any data that we have."""
@@ -74,14 +75,15 @@ def train_run(
         keep_optimizer: leave what the optimiser remembers in the run, too: `train_from` can go on with it.
 
     Raises:
-        ValueError: for a config that does not fit the data, a taken `out`, one that another process is writing, or a
-            training that diverges.
+        ValueError: for a config that does not fit the data, a training part whose rows have one label, a taken `out`,
+            one that another process is writing, or a training that diverges.
         OSError: when `out` cannot be written.
     """
     dataset = Dataset(config.data) if dataset is None else dataset
-    requests = config.requests(dataset.schema.table_specs(config.dim))
-    if len(requests) == 1 and not requests[0].learns:
-        design = design_of(config, requests[0], dataset)
+    _check_labels(dataset)
+    tiers = config.tiers(dataset.schema.table_specs(config.dim))
+    if len(tiers[0]) == 1 and not tiers[0][0].learns:
+        design = design_of(config, tiers[0][0], dataset)
         return train_once(
             config,
             out,
@@ -98,7 +100,17 @@ def train_run(
     folder.mkdir(exist_ok=True)
     with locked(folder):
         trainings = _Trainings(config, folder, listeners, checkpoint_every, dataset, keep_optimizer)
-        return trainings.best_of(requests, Path(out))
+        return trainings.best_of(tiers, Path(out))
+
+
+def _check_labels(dataset: Dataset) -> None:
+    part = dataset.schema.parts["train"]
+    if part.rows and part.positives in (0, part.rows):
+        label = int(part.positives > 0)
+        raise ValueError(
+            f"all {part.rows:,} rows of the training part of {dataset.folder} have label {label}: nothing can be "
+            "learned from one label, prepare rows of both"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,32 +143,22 @@ class _Trainings:
         self.config, self.folder, self.listeners, self.dataset = config, folder, listeners, dataset
         self.checkpoint_every, self.keep_optimizer = checkpoint_every, keep_optimizer
 
-    def best_of(self, requests: Sequence[Method], out: Path) -> dict[str, Any]:
-        """Train all candidates; the one with the lowest log loss on the validation part becomes `out`."""
+    def best_of(self, tiers: Sequence[Sequence[Method]], out: Path) -> dict[str, Any]:
+        """Train all candidates of the first tier that has some; the one with the lowest log loss on the validation part
+        becomes `out`."""
         began = time.perf_counter()
         if not self.dataset.part("validation").rows:
             raise ValueError(f"{self.config.method} chooses on the validation part, which has no rows: prepare one")
-        possible, refusals = self._possible(requests)
-        if any(method.learns for method in possible):
-            self._train_first()
-        candidates, losses = self._candidates(requests, possible), dict[_Candidate, float]()
-        for candidate in candidates:
-            try:
-                design = candidate.design()
-            except ValueError as error:  # what is learned may need some bytes more
-                refusals.append(error)
-                self._tell(f"{candidate.what} is left out: {error}")
-                continue
-            self._train(candidate.name, self.config, design, candidate.what)
-            losses[candidate] = self._logloss(candidate.name)
-        if not losses:
+        refusals: list[ValueError] = []
+        losses = next(filter(None, (self._losses(requests, refusals) for requests in tiers)), None)
+        if losses is None:
             raise _nearest(refusals)
         best = min(losses, key=losses.__getitem__)
         if len(losses) > 1:
             self._tell(f"kept {best.what}, the best on the validation part")
         tried = [self._figures(candidate, loss) for candidate, loss in losses.items()]
         chosen = self.folder / best.name
-        result: dict[str, Any] = load_json(chosen / RESULT).plain
+        result = read_result(chosen)
         if not result["iterations"]:  # what it took is what the first training took
             result.update(self._effort())
         result.update(tried=tried, total_seconds=time.perf_counter() - began)
@@ -164,6 +166,22 @@ class _Trainings:
         publish(chosen, out)
         shutil.rmtree(self.folder)
         return result
+
+    def _losses(self, requests: Sequence[Method], refusals: list[ValueError]) -> dict[_Candidate, float]:
+        """Log loss on the validation part, of each candidate that can be so small; why others cannot is added to
+        `refusals`."""
+        possible, losses = self._possible(requests, refusals), dict[_Candidate, float]()
+        if any(method.learns for method in possible):
+            self._train_first()
+        for candidate in self._candidates(requests, possible):
+            try:
+                design = candidate.design()
+            except ValueError as error:  # what is learned may need some bytes more
+                self._leave_out(candidate.what, error, refusals)
+                continue
+            self._train(candidate.name, self.config, design, candidate.what)
+            losses[candidate] = self._logloss(candidate.name)
+        return losses
 
     def _candidates(self, requests: Sequence[Method], possible: Sequence[Method]) -> list[_Candidate]:
         """The possible ones of the requests; where these leave a choice, the first training's tables as they are,
@@ -175,22 +193,22 @@ class _Trainings:
             return [_Candidate("folded", "the first tables folded", self._folded), *found]
         return found
 
-    def _possible(self, requests: Sequence[Method]) -> tuple[list[Method], list[ValueError]]:
-        """Those that can be so small, and why others cannot; `ValueError` where none can."""
+    def _possible(self, requests: Sequence[Method], refusals: list[ValueError]) -> list[Method]:
+        """Those that can be so small; why others cannot is added to `refusals`."""
         wishes = asdict(self.config.wishes)
         tables = self.config.model_tables(self.dataset.schema.table_specs(self.config.dim))
         possible: list[Method] = []
-        refusals: list[ValueError] = []
         for method in requests:
             try:
                 _ = make_plan(method, tables, **wishes)
                 possible.append(method)
             except ValueError as error:
-                refusals.append(error)
-                self._tell(f"{method} is left out: {error}")
-        if not possible:
-            raise _nearest(refusals)
-        return possible, refusals
+                self._leave_out(str(method), error, refusals)
+        return possible
+
+    def _leave_out(self, what: str, error: ValueError, refusals: list[ValueError]) -> None:
+        refusals.append(error)
+        self._tell(f"{what} is left out: {error}")
 
     def _design(self, method: Method) -> Design:
         """Of a request; one that learns does so from the first training's tables."""
@@ -215,10 +233,10 @@ class _Trainings:
         config, tables = self._first_config(), self.dataset.schema.table_specs(self.config.dim)
         limit, held = config.training_memory, 1 + state_floats(config.optimizer, config.dim)
         if limit is None or full_bytes(config.model_tables(tables)) * held <= limit:
-            return design_of(config, config.requests(tables)[0], self.dataset)
+            return design_of(config, Full(), self.dataset)
         floats = int(limit / (FLOAT_BYTES * held))
         bounded = replace(config, method="auto", budget=FIRST.num_bytes(floats))
-        untaught = next(method for method in bounded.requests(tables) if not method.learns)
+        untaught = next(method for method in bounded.tiers(tables)[0] if not method.learns)
         return design_of(bounded, untaught, self.dataset)
 
     def _first_config(self) -> Config:
@@ -249,7 +267,7 @@ class _Trainings:
 
     def _logloss(self, name: str) -> float:
         """Of the weights that a training kept, on the validation part."""
-        best = load_json(self.folder / name / RESULT).plain["best_step"]
+        best = read_result(self.folder / name)["best_step"]
         looks = [
             each.plain for each in read_journal(self.folder / name / JOURNAL) if each.plain["part"] == "validation"
         ]
@@ -258,12 +276,12 @@ class _Trainings:
 
     def _figures(self, candidate: _Candidate, validation: float) -> dict[str, Any]:
         """Of one of several trainings, for the record; the first figure alone chooses."""
-        result = load_json(self.folder / candidate.name / RESULT).plain
+        result = read_result(self.folder / candidate.name)
         kept = ("auc", "logloss", "embedding_bytes", "embedding_bytes_with_pointers", "seconds")
         return {"method": candidate.what, "validation_logloss": validation, **{each: result[each] for each in kept}}
 
     def _effort(self) -> dict[str, Any]:
-        first = load_json(self.folder / FIRST_FOLDER / RESULT).plain
+        first = read_result(self.folder / FIRST_FOLDER)
         return {each: first[each] for each in EFFORT}
 
     def _tell(self, text: str) -> None:
