@@ -494,19 +494,19 @@ def tiers(method: Method, tables: Sequence[TableSpec], wishes: Wishes) -> tuple[
     found, bound = method.tiers(any(table.rows is None for table in tables)), wishes.num_bytes(tables)
     if len(found) == 1 or bound is None:
         return found
-    least = [min(_Planner(each, tuple(tables), wishes).least_bytes() for each in tier) for tier in found]
-    return found[next((number for number, each in enumerate(least) if each <= bound), -1) :]
+    possible = (any(_Planner(each, tuple(tables), wishes).least_bytes() <= bound for each in tier) for tier in found)
+    return found[next((number for number, fits in enumerate(possible) if fits), -1) :]
 
 
 def _without_data(method: Method, tables: tuple[TableSpec, ...], wishes: Wishes) -> Method:
-    """The first of the methods that one stands for which can be so small, and needs no trained tables; the smallest
-    where none can."""
-    possible = [each for tier in tiers(method, tables, wishes) for each in tier if not each.learns]
+    """The first of the methods that one stands for which can be so small, and needs no trained tables; the last where
+    none can."""
+    untaught = [each for tier in tiers(method, tables, wishes) for each in tier if not each.learns] or [method]
     bound = wishes.num_bytes(tables)
-    if len(possible) < 2 or bound is None:
-        return possible[0] if possible else method
-    least = {each: _Planner(each, tables, wishes).least_bytes() for each in possible}
-    return next((each for each in possible if least[each] <= bound), min(possible, key=least.__getitem__))
+    if len(untaught) == 1 or bound is None:
+        return untaught[0]
+    possible = (each for each in untaught if _Planner(each, tables, wishes).least_bytes() <= bound)
+    return next(possible, untaught[-1])
 
 
 def _check_counts(tables: Sequence[TableSpec], counts: Counts) -> Counts:
