@@ -140,7 +140,7 @@ def auto(epochs: int, more: int, rates: tuple[str, ...], close: tuple[str, ...])
     `auto` trains in turn, for at most so many epochs each time; all others have the epochs of two trainings, `more`,
     and so has `auto` at 4x, where all of them are full tables in int4. Every contestant picks one of three rates at
     seed 0 and 64x. Seconds of `auto` are without its first training's, which has a line of its own. At 64x it is asked
-    for the same bytes with pointers, too. Where `auto` and full tables are `close`, they have five seeds.
+    for the same bytes with pointers, too. Where `auto` and full tables are `close`, all have five seeds.
     """
     at_64, once = ("--compression", "64.0"), ("--storage", "fp32", "--threshold", "0")
 
@@ -158,7 +158,8 @@ def auto(epochs: int, more: int, rates: tuple[str, ...], close: tuple[str, ...])
         runs += [run(spec, ("--compression", size), seed) for seed in CLAIM_SEEDS for size in sizes for spec in specs]
     runs += [run("auto", AT_4, seed) for seed in CLAIM_SEEDS]
     for seed in MORE_SEEDS:
-        runs += [run("full", once, seed), *(run("auto", ("--compression", size), seed) for size in close)]
+        runs += [run("full", once, seed), run("auto", AT_4, seed)]
+        runs += [run(spec, ("--compression", size), seed) for size in close for spec in specs]
     return list(dict.fromkeys(runs))
 
 
