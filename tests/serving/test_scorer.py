@@ -189,7 +189,8 @@ def test_records_of_the_logs_with_formats_of_their_own(tmp_path, kind):
             + [str(number) for number in random.integers(-3, 40, 10)]
             for _ in range(420)
         ]
-        lines = [",".join(field.name for field in FIELDS), *(",".join(["7", "1", *row]) for row in rows)]
+        clicked = [",".join(["7", str(number % 2), *row]) for number, row in enumerate(rows)]
+        lines = [",".join(field.name for field in FIELDS), *clicked]
         (tmp_path / "log").write_text("\n".join(lines) + "\n")
         source = Avazu((str(tmp_path / "log"),))
     prepare(source, tmp_path / "data")
