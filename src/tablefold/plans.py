@@ -32,7 +32,7 @@ from tablefold.method import Method, all_methods, parse
 from tablefold.methods.full import Full
 from tablefold.partitions import largest
 from tablefold.quoting import quoted
-from tablefold.tables import FLOAT_BYTES, TableSpec, TooSmallError, check_tables, full_bytes, show_bytes
+from tablefold.tables import FLOAT_BYTES, TableSpec, check_tables, full_bytes, show_bytes
 from tablefold.terms import AddressMap, join
 from tablefold.text_tables import text_table
 from tablefold.theory.expected import table_bytes
@@ -250,7 +250,7 @@ class Plan:
     @property
     def full_bytes(self) -> int | None:
         """Bytes of the full tables in float32; None with an open vocabulary."""
-        return None if any(table.rows is None for table in self.tables) else full_bytes(self.tables)
+        return None if _is_open(self.tables) else full_bytes(self.tables)
 
     def bytes(self, state_floats: float = 2) -> Bytes:
         """What the plan takes.
@@ -491,22 +491,27 @@ def make_plan(
 def tiers(method: Method, tables: Sequence[TableSpec], wishes: Wishes) -> tuple[tuple[Method, ...], ...]:
     """The methods that one stands for under wishes, itself but for `auto`: from the first tier of which a method can be
     so small; the last where none can."""
-    found, bound = method.tiers(any(table.rows is None for table in tables)), wishes.num_bytes(tables)
-    if len(found) == 1 or bound is None:
-        return found
-    possible = (any(_Planner(each, tuple(tables), wishes).least_bytes() <= bound for each in tier) for tier in found)
-    return found[next((number for number, fits in enumerate(possible) if fits), -1) :]
+    found = method.tiers(_is_open(tables))
+    fitting = (n for n, tier in enumerate(found[:-1]) if any(_can_be(each, tables, wishes) for each in tier))
+    return found[next(fitting, -1) :]
 
 
-def _without_data(method: Method, tables: tuple[TableSpec, ...], wishes: Wishes) -> Method:
+def _without_data(method: Method, tables: Sequence[TableSpec], wishes: Wishes) -> Method:
     """The first of the methods that one stands for which can be so small, and needs no trained tables; the last where
     none can."""
-    untaught = [each for tier in tiers(method, tables, wishes) for each in tier if not each.learns] or [method]
+    untaught = [each for tier in method.tiers(_is_open(tables)) for each in tier if not each.learns] or [method]
+    return next((each for each in untaught[:-1] if _can_be(each, tables, wishes)), untaught[-1])
+
+
+def _can_be(method: Method, tables: Sequence[TableSpec], wishes: Wishes) -> bool:
+    """Whether a method can be as small as is wished."""
     bound = wishes.num_bytes(tables)
-    if len(untaught) == 1 or bound is None:
-        return untaught[0]
-    possible = (each for each in untaught if _Planner(each, tables, wishes).least_bytes() <= bound)
-    return next(possible, untaught[-1])
+    return bound is None or _Planner(method, tuple(tables), wishes).least_bytes() <= bound
+
+
+def _is_open(tables: Sequence[TableSpec]) -> bool:
+    """Whether a table has an open vocabulary."""
+    return any(table.rows is None for table in tables)
 
 
 def _check_counts(tables: Sequence[TableSpec], counts: Counts) -> Counts:
@@ -540,7 +545,7 @@ class _Planner:
         for within, why in self.formats(self.budget):
             if self.fits(self.smallest(within)):
                 return self.largest(within, self.kept(within, self.budget), f"{size}, {why}")
-        raise TooSmallError(self.refusal(self.budget), self.least_bytes())
+        raise ValueError(self.refusal(self.budget))
 
     def fits(self, plan: Plan) -> bool:
         """Whether a plan takes at most the budget."""
@@ -555,7 +560,7 @@ class _Planner:
         ]
         if not self.method.size_options:
             return widest
-        full = None if any(table.rows is None for table in self.tables) else full_bytes(self.tables)
+        full = None if _is_open(self.tables) else full_bytes(self.tables)
         few = self.method.few_bits
         wide = [] if full is None else [each for each in (FP32, BF16, INT8) if _as_full(each, self.tables) <= budget]
         best: tuple[Format, str]

@@ -31,14 +31,6 @@ MAX_ROWS = 1 << 62
 """No table has more rows: addresses are computed in signed 64-bit integers and must not overflow."""
 
 
-class TooSmallError(ValueError):
-    """A size that cannot be; `smallest`: the bytes that can."""
-
-    def __init__(self, text: str, smallest: int) -> None:
-        super().__init__(text)
-        self.smallest = smallest
-
-
 @dataclass(frozen=True)
 class TableSpec:
     """One table: the embeddings of one categorical column.

@@ -23,7 +23,7 @@ from tablefold.methods.full import Full
 from tablefold.plans import Part, Plan, Wishes, make_plan
 from tablefold.quoting import quoted
 from tablefold.spec import check_choice
-from tablefold.tables import TableSpec, TooSmallError, full_bytes, parse_bytes, show_bytes
+from tablefold.tables import TableSpec, full_bytes, parse_bytes, show_bytes
 
 AUTO = "auto"
 
@@ -119,10 +119,9 @@ def plan_trained(
         ladders = [_options(each, method, each.num_bytes, seed, with_pointers) for each in tables]
         smallest = sum(options[0].num_bytes for options in ladders)
         counted = " with pointers" if with_pointers else ""
-        raise TooSmallError(
+        raise ValueError(
             f"a budget of {most} bytes is below the smallest possible that keeps these trained tables, {smallest} "
-            f"bytes{counted}: raise it to {show_bytes(smallest)}, or start afresh with weights='new'",
-            smallest,
+            f"bytes{counted}: raise it to {show_bytes(smallest)}, or start afresh with weights='new'"
         )
     chosen = choose(ladders, most)
     parts = [

@@ -17,7 +17,7 @@ from tablefold.methods.allotment import Curve, allot
 from tablefold.methods.metric import roots
 from tablefold.methods.zones import LARGEST_SCALE, Zone, cut, reaches_by_counts, zones_of
 from tablefold.partitions import EDGE_BYTES, largest
-from tablefold.tables import FLOAT_BYTES, TableSpec, TooSmallError
+from tablefold.tables import FLOAT_BYTES, TableSpec
 
 SHARES = ((16, 0.06), (64, 0.25), (256, 0.5), (1000, 1.0))
 """(compression, share of the budget that rows of clusters take): measured on Gowalla and synthetic clicks."""
@@ -84,10 +84,9 @@ def find_clusters(
     cut_within(drafts, max(0, room - for_rows), room)
     smallest = math.ceil(budget - room + sum(draft.taken for draft in drafts))
     if smallest > budget:
-        raise TooSmallError(
+        raise ValueError(
             f"a budget of {budget} bytes is below the smallest possible for clusters here, {smallest} bytes: raise the "
-            "budget",
-            smallest,
+            "budget"
         )
     zones = [(draft, number) for draft in drafts for number in draft.learned]
     costs, curves = [draft.row_bytes for draft, _ in zones], [draft.curve(number, seed) for draft, number in zones]

@@ -32,7 +32,7 @@ from tablefold.method import Method
 from tablefold.methods.full import Full
 from tablefold.models import Network
 from tablefold.plans import make_plan
-from tablefold.tables import FLOAT_BYTES, TooSmallError, full_bytes, show_bytes
+from tablefold.tables import FLOAT_BYTES, full_bytes, show_bytes
 from tablefold.train.config import Config
 from tablefold.train.design import Design, design_of, folded_design, learned_design
 from tablefold.train.journal import read_journal
@@ -104,6 +104,7 @@ def train_run(
 
 
 def _check_labels(dataset: Dataset) -> None:
+    """Refuse, with `ValueError`, a training part whose rows have one label."""
     part = dataset.schema.parts["train"]
     if part.rows and part.positives in (0, part.rows):
         label = int(part.positives > 0)
@@ -152,7 +153,7 @@ class _Trainings:
         refusals: list[ValueError] = []
         losses = next(filter(None, (self._losses(requests, refusals) for requests in tiers)), None)
         if losses is None:
-            raise _nearest(refusals)
+            raise refusals[-1]  # of what can be smallest
         best = min(losses, key=losses.__getitem__)
         if len(losses) > 1:
             self._tell(f"kept {best.what}, the best on the validation part")
@@ -287,9 +288,3 @@ class _Trainings:
     def _tell(self, text: str) -> None:
         for listener in self.listeners:
             listener.on_notice(text)
-
-
-def _nearest(refusals: Sequence[ValueError]) -> ValueError:
-    """The one that asks for the fewest bytes."""
-    sized = [refusal for refusal in refusals if isinstance(refusal, TooSmallError)]
-    return min(sized, key=lambda refusal: refusal.smallest) if sized else refusals[0]
